@@ -1,0 +1,275 @@
+"""From the predictions of a step to its guided result, one output at a time.
+
+    guided = Σ wᵢ·pᵢ + Σ deltas,   w = 1 + Σ strengths for cond and −strength for each other branch
+
+then the corrections, each in the space it asked for. Everything is accumulated in float32 and
+rounded once to the dtype of the predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+
+from guidance_core.arithmetic import Term, Weight, evaluate, is_blocked
+from guidance_core.branch import BASE, Needs
+from guidance_core.errors import PluginError
+from guidance_core.hooks import Implementation, around
+from guidance_core.plan import Acting, OutputLayout
+from guidance_core.reference import BasePrediction, Multiply, Reference
+from guidance_core.spaces import Noise, affine
+from guidance_core.step import Step
+
+MakeStep: TypeAlias = Callable[[str, str], Step]
+"Makes the step that a plugin's hook gets for an output."
+
+
+@attrs.frozen(eq=False)
+class Scene:
+    """What guiding one output needs to know, beside the predictions."""
+
+    layout: OutputLayout
+    sample: Tensor
+    noise: Noise
+    prediction_type: str
+    make_step: MakeStep
+    workspace: Workspace
+
+    def affine(self, source: str | None, target: str | None) -> tuple[float, float]:
+        """Return the conversion between two spaces; None is the host's own."""
+        return affine(source or self.prediction_type, target or self.prediction_type, self.noise)
+
+    def space(self, needs: Needs) -> str:
+        """Return the space a plugin works in."""
+        return needs.space or self.prediction_type
+
+
+class Workspace:
+    """A run's float32 buffers for large guided predictions, reused from step to step.
+
+    Fresh memory of that size costs more time in page faults than the arithmetic done in it.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    def buffer(self, output: str, like: Tensor) -> Tensor | None:
+        """Return a float32 buffer of the shape of `like`, or None where a fresh one is as good."""
+        if not is_blocked(like):
+            return None
+        held = self._buffers.get(output)
+        if held is None or held.shape != like.shape:
+            held = self._buffers[output] = torch.empty(like.shape, dtype=torch.float32)
+        return held
+
+    def safe(self, value: Any) -> Any:
+        """Return `value`, copied where it lives in one of the buffers and would be overwritten."""
+        if isinstance(value, Tensor):
+            owned = any(value.data_ptr() and _shares(value, buffer) for buffer in self._buffers.values())
+            return value.clone() if owned else value
+        if isinstance(value, dict):
+            return {key: self.safe(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+            return type(value)(self.safe(inner) for inner in value)
+        return value
+
+
+def _shares(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+class Predictions(Mapping[str, Tensor]):
+    """What a `combine` may look at: `cond` and the branches its plugin asked for, in its space."""
+
+    def __init__(self, plugin: str, names: tuple[str, ...], convert: Callable[[str], Tensor]) -> None:
+        self._plugin = plugin
+        self._names = names
+        self._convert = convert
+
+    def __getitem__(self, branch: str) -> Tensor:
+        if branch not in self._names:
+            raise PluginError(
+                f"plugin {self._plugin!r} looked for the prediction {branch!r}, but it can see "
+                f"{', '.join(self._names)}. It sees the branches it returned from build_branches in this step; "
+                "one of strength 0 has to be required=True."
+            )
+        return self._convert(branch)
+
+    def __contains__(self, branch: object) -> bool:
+        return branch in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
+    """Return the guided prediction of one output, `[B, ...]` in the dtype of its base prediction.
+
+    Args:
+        scene: the output's layout, its sample and its noise level.
+        predictions: the output's prediction by branch, in the host's space.
+
+    Raises:
+        PluginError: a hook raised or returned something it may not.
+        ConfigurationError: a strength does not broadcast, or a space cannot be reached.
+    """
+    base = predictions[BASE]
+    terms: list[Term] = [(predictions[branch], weight) for branch, weight in scene.layout.weights(base)]
+    layout = scene.layout
+    if layout.combining or layout.combine_wrappers:
+        terms += _deltas(scene, predictions)
+    return correct(scene, terms, base, lambda space: BasePrediction(base, scene.sample, scene.affine(None, space)))
+
+
+def correct(scene: Scene, terms: list[Term], like: Tensor, reference: Callable[[str], BasePrediction]) -> Tensor:
+    """Return the sum of `terms` (in the host's space) after all corrections, in the dtype of `like`.
+
+    Args:
+        scene: the output's layout, its sample and its noise level.
+        terms: predictions, sums and deltas with their weights.
+        like: a tensor of the result's shape and dtype.
+        reference: gives the base prediction in a space.
+    """
+    layout = scene.layout
+    if not layout.correcting and not layout.correct_wrappers:
+        return evaluate(terms, dtype=like.dtype)
+    first = (*reversed(layout.correct_wrappers), *layout.correcting)[0]
+    space = scene.space(first.needs)
+    buffer = scene.workspace.buffer(layout.name, like)
+    summed = evaluate(terms, scene.sample, scene.affine(None, space), out=buffer)
+    bases: dict[str, BasePrediction] = {}
+
+    def base(needs: Needs) -> Reference:
+        wanted = scene.space(needs)
+        if wanted not in bases:
+            bases[wanted] = reference(wanted)
+        return Reference(bases[wanted], needs)
+
+    guided = _wrapped(scene, list(layout.correct_wrappers), _Guided(summed, space), base)
+    final = scene.affine(guided.space, None)
+    result = evaluate([(guided.tensor, guided.factor)], scene.sample, final, dtype=like.dtype)
+    return scene.workspace.safe(result) if result is guided.tensor else result
+
+
+@attrs.frozen(eq=False)
+class _Guided:
+    """A guided prediction on its way through the corrections: `factor · tensor`, in `space`."""
+
+    tensor: Tensor
+    space: str
+    factor: Weight = 1.0
+
+    def to(self, space: str, scene: Scene) -> _Guided:
+        if space == self.space and not isinstance(self.factor, Tensor):
+            return self
+        converted = evaluate([(self.tensor, self.factor)], scene.sample, scene.affine(self.space, space))
+        return _Guided(converted, space)
+
+
+MakeReference: TypeAlias = Callable[[Needs], Reference]
+
+
+def _wrapped(scene: Scene, wrappers: list[Acting], guided: _Guided, base: MakeReference) -> _Guided:
+    """Run the chain of corrections inside its wrappers, the last of which is the outermost."""
+    if not wrappers:
+        return _chained(scene, guided, base)
+    *inside, wrapper = wrappers
+    space = scene.space(wrapper.needs)
+    given = guided.to(space, scene)
+    result = around(
+        wrapper.implementation,
+        {
+            "step": scene.make_step(wrapper.implementation.plugin, scene.layout.name),
+            "guided": given.tensor,
+            "reference": base(wrapper.needs),
+        },
+        lambda: _wrapped(scene, inside, given, base).to(space, scene).tensor,
+    )()
+    if isinstance(result, Multiply) or result is None:
+        raise wrapper.implementation.wrong("a tensor (a wrapper returns the corrected prediction itself)", result)
+    _check_tensor(wrapper.implementation, result, given.tensor)
+    return _Guided(result, space)
+
+
+def _chained(scene: Scene, guided: _Guided, base: MakeReference) -> _Guided:
+    for acting in scene.layout.correcting:
+        implementation = acting.implementation
+        guided = guided.to(scene.space(acting.needs), scene)
+        step = scene.make_step(implementation.plugin, scene.layout.name)
+        given = {"step": step, "guided": guided.tensor, "reference": base(acting.needs)}
+        result = implementation(given)
+        if isinstance(result, Multiply):
+            guided = attrs.evolve(guided, factor=_factor(implementation, result, guided.tensor))
+        elif result is not None:
+            _check_tensor(implementation, result, guided.tensor)
+            guided = _Guided(result, guided.space)
+    return guided
+
+
+def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
+    """Call every `combine` and return the deltas as terms of the sum in the host's space."""
+    converted: dict[tuple[str, str], Tensor] = {}
+
+    def visible(acting: Acting) -> Predictions:
+        space = scene.space(acting.needs)
+
+        def convert(branch: str) -> Tensor:
+            if (space, branch) not in converted:
+                term = (predictions[branch], 1.0)
+                converted[space, branch] = evaluate([term], scene.sample, scene.affine(None, space))
+            return converted[space, branch]
+
+        return Predictions(acting.implementation.plugin, acting.branches, convert)
+
+    def added(wrappers: list[Acting]) -> list[Term]:
+        callers = wrappers[-1:] or scene.layout.combining
+        terms: list[Term] = []
+        for acting in callers:
+            space = scene.space(acting.needs)
+            step = scene.make_step(acting.implementation.plugin, scene.layout.name)
+            given = {"step": step, "predictions": visible(acting)}
+            if wrappers:
+                inside = wrappers[:-1]
+                factor = scene.affine(None, space)[1]
+
+                def inner(inside: list[Acting] = inside, factor: float = factor) -> Tensor | None:
+                    within = added(inside)
+                    return evaluate([(evaluate(within), factor)]) if within else None
+
+                delta = around(acting.implementation, given, inner)()
+            else:
+                delta = acting.implementation(given)
+            if delta is not None:
+                _check_tensor(acting.implementation, delta, predictions[BASE])
+                terms.append((delta, scene.affine(space, None)[1]))
+        return terms
+
+    return added(list(scene.layout.combine_wrappers))
+
+
+def _check_tensor(implementation: Implementation, result: Any, like: Tensor) -> None:
+    expected = f"a floating-point tensor of shape {tuple(like.shape)}, or None,"
+    if not isinstance(result, Tensor) or not result.is_floating_point():
+        raise implementation.wrong(expected, result)
+    if result.shape != like.shape or result.device != like.device:
+        raise PluginError(
+            f"plugin {implementation.plugin!r} must return {expected} on {like.device} from {implementation.hook}; "
+            f"got shape {tuple(result.shape)} on {result.device}."
+        )
+
+
+def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> Tensor:
+    factor = result.factor
+    expected = f"Multiply with a floating-point tensor that broadcasts to {tuple(like.shape)}"
+    if not isinstance(factor, Tensor) or not factor.is_floating_point() or factor.ndim != like.ndim:
+        raise implementation.wrong(expected, factor)
+    if any(size not in (1, full) for size, full in zip(factor.shape, like.shape, strict=True)):
+        raise implementation.wrong(expected, factor)
+    return factor

@@ -1,0 +1,152 @@
+"""What a stack will do, in words: passes per step, who asked for each, where each value came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import attrs
+
+from guidance_core.branch import BASE, Branch
+from guidance_core.plan import Layout
+from guidance_core.stack import Stack
+
+
+@attrs.frozen
+class PassDescription:
+    """One forward pass of a step."""
+
+    branch: str
+    condition: str
+    perturbations: tuple[str, ...]
+    asked_by: tuple[str, ...]
+    strengths: dict[str, str]
+    "How far each output moves away from it."
+
+
+@attrs.frozen
+class StepsDescription:
+    """Consecutive steps with the same passes."""
+
+    first: int
+    last: int
+    passes: tuple[PassDescription, ...]
+    held: tuple[str, ...]
+    "The outputs that keep their last x0."
+
+
+@attrs.frozen
+class ParameterDescription:
+    """A parameter, its effective value and where it came from: given, preset or default."""
+
+    name: str
+    value: str
+    origin: str
+
+
+@attrs.frozen
+class Description:
+    """The effective plan of a run. `str()` gives a table, `to_dict()` plain data."""
+
+    plugins: dict[str, tuple[ParameterDescription, ...]]
+    executor: str
+    steps: tuple[StepsDescription, ...]
+    assumptions: tuple[str, ...] = ()
+
+    @property
+    def total_passes(self) -> int:
+        """Forward passes of the whole run."""
+        return sum(len(group.passes) * (group.last - group.first + 1) for group in self.steps)
+
+    @property
+    def step_count(self) -> int:
+        """Number of steps."""
+        return self.steps[-1].last + 1 if self.steps else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, ready for JSON."""
+        return {
+            **attrs.asdict(self, retain_collection_types=False),
+            "total_passes": self.total_passes,
+            "step_count": self.step_count,
+        }
+
+    def __str__(self) -> str:
+        """Return the description as text."""
+        lines = [f"executor   {self.executor}"]
+        for name, parameters in self.plugins.items():
+            lines.append(f"plugin     {name}")
+            width = max((len(parameter.name) for parameter in parameters), default=0)
+            shown = max((len(parameter.value) for parameter in parameters), default=0)
+            lines += [
+                f"             {parameter.name:<{width}}  {parameter.value:<{shown}}  ({parameter.origin})"
+                for parameter in parameters
+            ]
+        if not self.plugins:
+            lines.append("plugin     none: the base prediction is returned as it is")
+        for group in self.steps:
+            count = len(group.passes)
+            span = f"{group.first}" if group.first == group.last else f"{group.first} to {group.last}"
+            lines.append(f"steps      {span}: {count} {'pass' if count == 1 else 'passes'}")
+            lines += [f"             {_pass_line(each)}" for each in group.passes]
+            if group.held:
+                lines.append(f"             keeps the last x0 of {', '.join(group.held)}")
+        lines.append(f"total      {self.total_passes} passes in {self.step_count} steps")
+        lines += [f"assumed    {assumption}" for assumption in self.assumptions]
+        return "\n".join(lines)
+
+
+def _pass_line(each: PassDescription) -> str:
+    line = f"{each.branch:<10} {each.condition}"
+    if each.perturbations:
+        line += f", {'; '.join(each.perturbations)}"
+    if each.strengths:
+        values = set(each.strengths.values())
+        both = ", ".join(f"{output} {strength}" for output, strength in each.strengths.items())
+        line += f", strength {values.pop() if len(values) == 1 else both}"
+    return line + (f"  <- {', '.join(each.asked_by)}" if each.asked_by else "")
+
+
+def describe_run(
+    stack: Stack, executor: str, layouts: Sequence[Layout], assumptions: Sequence[str] = ()
+) -> Description:
+    """Describe the steps that `layouts` stand for."""
+    groups = []
+    for key, members in groupby(enumerate(layouts), key=lambda item: _of_layout(item[1])):
+        indices = [number for number, _ in members]
+        passes, held = key
+        groups.append(StepsDescription(indices[0], indices[-1], passes, held))
+    plugins = {
+        name: tuple(ParameterDescription(field, shown(each.value), each.origin) for field, each in settled.items())
+        for name, settled in stack.settled().items()
+    }
+    return Description(plugins, executor, tuple(groups), tuple(assumptions))
+
+
+def _of_layout(layout: Layout) -> tuple[tuple[PassDescription, ...], tuple[str, ...]]:
+    passes = tuple(_of_branch(layout, branch) for branch in layout.branches)
+    return passes, tuple(name for name in layout.moment.outputs if name in layout.holds)
+
+
+def _of_branch(layout: Layout, branch: Branch) -> PassDescription:
+    strengths = {
+        output: shown(dict(each.strengths).get(branch.name, 0.0))
+        for output, each in layout.outputs.items()
+        if branch.name != BASE and not each.held
+    }
+    perturbations = tuple(str(perturbation) for perturbation in branch.perturbations)
+    return PassDescription(branch.name, branch.condition, perturbations, layout.asked[branch.name], strengths)
+
+
+def shown(value: Any) -> str:
+    """Return a value as people write it."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if hasattr(value, "tolist"):
+        return str(value.tolist())
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(shown(inner) for inner in value) + "]"
+    return "none" if value is None else str(value)

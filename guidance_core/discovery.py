@@ -1,0 +1,115 @@
+"""Finding plugins and executors through entry points, so that a broken one harms no other.
+
+`GUIDANCE_CORE_DISABLE_AUTOLOAD=1` loads no plugin; `GUIDANCE_CORE_PLUGINS=a,b` only those, in that
+order. Otherwise plugins come by name.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import attrs
+
+from guidance_core.errors import ConfigurationError, UnknownNameError, suggest
+
+PLUGINS = "guidance_core.plugins"
+EXECUTORS = "guidance_core.executors"
+DISABLE = "GUIDANCE_CORE_DISABLE_AUTOLOAD"
+ONLY = "GUIDANCE_CORE_PLUGINS"
+
+
+@attrs.frozen
+class Found:
+    """One entry point: a plugin or executor, loaded or not."""
+
+    name: str
+    target: str
+    "`module:attribute`."
+    distribution: str
+    version: str
+    loaded: Any = None
+    "The class, or None where it could not be loaded."
+    failure: str | None = None
+    "Why it could not be loaded."
+
+
+def find_plugins() -> list[Found]:
+    """Load every plugin the environment allows; failures are listed, never raised."""
+    chosen = [name.strip() for name in os.environ.get(ONLY, "").split(",") if name.strip()]
+    if os.environ.get(DISABLE, "").strip().lower() not in ("", "0", "false", "no"):
+        return []
+    points = _points(PLUGINS)
+    names = chosen or sorted(points)
+    found = []
+    for name in names:
+        if name in points:
+            found.append(_load(name, points[name]))
+        else:
+            found.append(Found(name, "", "", "", failure=f"{ONLY} names it, but it is not installed"))
+    return found
+
+
+def plugin_class(name: str) -> type:
+    """Return the plugin class of that name.
+
+    Raises:
+        UnknownNameError: there is none; the nearest name is suggested.
+        ConfigurationError: its entry point cannot be loaded.
+    """
+    return _class(name, find_plugins(), "plugin", _why_no_plugin())
+
+
+def executor_class(name: str) -> type:
+    """Return the executor class of that name; raises as `plugin_class` does."""
+    points = _points(EXECUTORS)
+    return _class(name, [_load(found, points[found]) for found in sorted(points)], "executor", "")
+
+
+def entry_name(cls: type) -> str | None:
+    """Return the name under which a plugin class is published, or None; loads nothing."""
+    target = f"{cls.__module__}:{cls.__qualname__}"
+    return next((name for name, points in _points(PLUGINS).items() if points[0].value == target), None)
+
+
+def _points(group: str) -> dict[str, list[EntryPoint]]:
+    points: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=group):
+        same = points.setdefault(point.name, [])
+        if all(point.value != other.value for other in same):
+            same.append(point)
+    return points
+
+
+def _load(name: str, points: list[EntryPoint]) -> Found:
+    point = points[0]
+    distribution, version = (point.dist.name, point.dist.version) if point.dist else ("", "")
+    if len(points) > 1:
+        owners = " and ".join(sorted(other.dist.name if other.dist else other.value for other in points))
+        return Found(name, point.value, owners, "", failure=f"several distributions provide it: {owners}")
+    try:
+        loaded = point.load()
+    except Exception as error:
+        return Found(name, point.value, distribution, version, failure=f"{type(error).__name__}: {error}")
+    if not isinstance(loaded, type):
+        return Found(name, point.value, distribution, version, failure=f"{point.value} is no class")
+    return Found(name, point.value, distribution, version, loaded)
+
+
+def _class(name: str, found: list[Found], what: str, why: str) -> type:
+    match = next((each for each in found if each.name == name), None)
+    if match is None:
+        known = [each.name for each in found if each.failure is None]
+        raise UnknownNameError(f"there is no {what} {name!r}.{why or suggest(name, known)}")
+    if match.failure is not None:
+        source = f" of {match.distribution}" if match.distribution else ""
+        raise ConfigurationError(f"the {what} {name!r}{source} could not be loaded: {match.failure}.")
+    loaded: type = match.loaded
+    return loaded
+
+
+def _why_no_plugin() -> str:
+    if os.environ.get(DISABLE, "").strip().lower() not in ("", "0", "false", "no"):
+        return f" {DISABLE} is set, so none is loaded; pass plugin objects to Guidance([...]) instead."
+    return ""

@@ -1,0 +1,53 @@
+"""Every error this library raises on purpose, under one base class."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GuidanceError(Exception):
+    """Base class of all errors raised by guidance-core."""
+
+
+class ConfigurationError(GuidanceError, ValueError):
+    """A parameter, a stack, a condition or a sigma list cannot be used as given."""
+
+
+class SpecError(ConfigurationError):
+    """A spec string, dict, JSON or TOML text cannot be read."""
+
+
+class UnknownNameError(ConfigurationError):
+    """A plugin, parameter, preset, executor or condition of that name does not exist."""
+
+
+class BranchConflictError(ConfigurationError):
+    """Plugins want different content under one branch name, or perturbations that collide."""
+
+
+class PluginError(GuidanceError):
+    """A plugin raised inside a hook, or a hook returned something it may not."""
+
+
+class DenoiserError(GuidanceError):
+    """The denoiser returned something that does not fit the sample or the base branch."""
+
+
+class NonFiniteError(DenoiserError):
+    """A prediction holds NaN or infinity, and the run was started with `check_finite=True`."""
+
+
+class ExecutorError(GuidanceError):
+    """An executor cannot run the plan it was given."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return `" Did you mean 'x'?"`, or what there is to choose from, for an unknown `name`."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    if known:
+        return f" There is: {', '.join(known)}."
+    return " There is none."

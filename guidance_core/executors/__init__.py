@@ -1,0 +1,7 @@
+"""What runs a plan: one pass after another, batched, or spread over devices."""
+
+from guidance_core.executors.base import Denoiser, Executor, Sums
+from guidance_core.executors.batched import BatchedExecutor
+from guidance_core.executors.serial import SerialExecutor
+
+__all__ = ["BatchedExecutor", "Denoiser", "Executor", "SerialExecutor", "Sums"]

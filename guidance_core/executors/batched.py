@@ -1,0 +1,80 @@
+"""Several branches in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from guidance_core.errors import ConfigurationError, DenoiserError, ExecutorError
+from guidance_core.executors.base import Denoiser, Executor
+
+if TYPE_CHECKING:
+    from guidance_core.branch import BoundBranch
+    from guidance_core.run import Plan
+
+
+class BatchedExecutor(Executor):
+    """Hands the branches to `denoise.batch(branches)`, which runs them in one forward pass.
+
+    The library's own arithmetic is the same as with the serial executor. The model sees a larger
+    batch, and most matrix kernels round differently for another batch shape, so predictions agree
+    to the model's precision, not bit for bit.
+    """
+
+    name = "batched"
+
+    def __init__(self, max_rows: int | None = None) -> None:
+        """Limit each forward to `max_rows` rows: branches times the batch size of the sample.
+
+        Raises:
+            ConfigurationError: `max_rows` is not a positive whole number.
+        """
+        if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
+            raise ConfigurationError(f"max_rows must be a positive whole number or None; got {max_rows!r}.")
+        self.max_rows = max_rows
+
+    def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
+        """Return the prediction of every branch, by name.
+
+        Raises:
+            ExecutorError: the denoiser has no `batch`, or one branch alone exceeds `max_rows`.
+            DenoiserError: `batch` returned another number of predictions than it got branches.
+        """
+        batch = getattr(denoise, "batch", None)
+        if not callable(batch):
+            raise ExecutorError(
+                "the batched executor needs a denoiser with batch(branches) -> list of predictions; wrap a plain "
+                "model in guidance_core.StackedDenoiser, or use executor='serial'."
+            )
+        predictions: dict[str, Any] = {}
+        for group in self._groups(plan):
+            names = ", ".join(branch.name for branch in group)
+            try:
+                results = batch(group)
+            except Exception as error:
+                error.add_note(f"raised by denoise.batch for branches {names} of step {plan.index}")
+                raise
+            if not isinstance(results, Sequence) or len(results) != len(group):
+                got = f"{len(results)} predictions" if isinstance(results, Sequence) else f"a {type(results).__name__}"
+                raise DenoiserError(
+                    f"denoise.batch got {len(group)} branches ({names}) and must return a list of as many "
+                    f"predictions; got {got}."
+                )
+            predictions |= {branch.name: result for branch, result in zip(group, results, strict=True)}
+        return predictions
+
+    def _groups(self, plan: Plan) -> Iterator[list[BoundBranch]]:
+        branches = list(plan.branches)
+        if self.max_rows is None:
+            size = len(branches)
+        else:
+            size = self.max_rows // plan.rows
+            if size == 0:
+                raise ExecutorError(f"max_rows={self.max_rows} is less than the sample's {plan.rows} rows.")
+        for first in range(0, len(branches), max(size, 1)):
+            yield branches[first : first + size]
+
+    def describe(self) -> str:
+        """Return one line that says how branches are run."""
+        cap = f"at most {self.max_rows} rows each" if self.max_rows else "all branches together"
+        return f"batched: denoise.batch, {cap}; another batch shape than serial, so equal to the model's precision"

@@ -1,0 +1,25 @@
+"""One pass after another, in the order of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from guidance_core.executors.base import Denoiser, Executor, run_branch
+
+if TYPE_CHECKING:
+    from guidance_core.run import Plan
+
+
+class SerialExecutor(Executor):
+    """Runs each branch by itself on this process's device: the reference for all other executors."""
+
+    name = "serial"
+
+    def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
+        """Return the prediction of every branch, by name."""
+        return {branch.name: run_branch(branch, denoise) for branch in plan.branches}
+
+    def describe(self) -> str:
+        """Return one line that says how branches are run."""
+        return "serial: one forward pass per branch, one after another"

@@ -1,0 +1,254 @@
+"""Guidance: a stack of methods, from which runs are started."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from guidance_core import config
+from guidance_core.describe import Description, describe_run
+from guidance_core.discovery import executor_class
+from guidance_core.errors import ConfigurationError
+from guidance_core.executors.base import Executor
+from guidance_core.run import Run, RunSettings
+from guidance_core.spaces import check_space
+from guidance_core.spec import format_spec, parse_spec
+from guidance_core.stack import Stack
+
+Sigmas = Sequence[float] | torch.Tensor
+"Noise levels: one per step and the final one."
+
+
+class Guidance:
+    """A stack of guidance methods. It is immutable and may be shared by any number of runs."""
+
+    def __init__(self, plugins: Sequence[Any] = ()) -> None:
+        """Stack plugin instances in the order in which their corrections apply; none is no guidance.
+
+        Raises:
+            ConfigurationError: an entry is no frozen attrs instance with hooks, or two exclude each other.
+        """
+        if isinstance(plugins, str) or not isinstance(plugins, Sequence):
+            hint = f"; use Guidance.from_spec({plugins!r})" if isinstance(plugins, str) else ""
+            raise ConfigurationError(f"Guidance takes a list of plugins; got {type(plugins).__name__}{hint}.")
+        self._stack = Stack.of(plugins)
+
+    @property
+    def plugins(self) -> tuple[Any, ...]:
+        """The plugins, in order."""
+        return tuple(self._stack.plugins.values())
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the plugins and their parameters."""
+        return isinstance(other, Guidance) and self.plugins == other.plugins
+
+    def __hash__(self) -> int:
+        """Agree with equality."""
+        return hash(self.plugins)
+
+    def __repr__(self) -> str:
+        """Return the call that makes it."""
+        return f"Guidance([{', '.join(map(repr, self.plugins))}])"
+
+    @classmethod
+    def from_spec(cls, spec: str) -> Guidance:
+        """Build a stack from its one-line form, such as `cfg:scale=3,rescale:phi=0.7`.
+
+        Raises:
+            SpecError: the text has another form.
+            UnknownNameError: no such plugin or parameter; the nearest is suggested.
+            ConfigurationError: a value is not allowed.
+        """
+        return cls.from_dict(parse_spec(spec))
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Guidance:
+        """Build a stack from plain data: `{"guidance": [{"plugin": "cfg", "scale": 3}]}`."""
+        loaded = config.load_plugins(data)
+        guidance = cls([plugin for plugin, _ in loaded])
+        guidance._stack = Stack.of(guidance.plugins, [given for _, given in loaded])
+        return guidance
+
+    @classmethod
+    def from_json(cls, text: str) -> Guidance:
+        """Build a stack from JSON text with the form of `from_dict`."""
+        return cls.from_dict(config.from_json(text))
+
+    @classmethod
+    def from_toml(cls, text: str) -> Guidance:
+        """Build a stack from TOML text: one `[[guidance]]` table per plugin."""
+        return cls.from_dict(config.from_toml(text))
+
+    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Return plain data that `from_dict` turns into an equal stack."""
+        return config.dump_plugins(self.plugins)
+
+    def to_spec(self) -> str:
+        """Return the one-line form."""
+        return format_spec(self.to_dict())
+
+    def to_json(self) -> str:
+        """Return JSON text."""
+        return config.to_json(self.to_dict())
+
+    def to_toml(self) -> str:
+        """Return TOML text."""
+        return config.to_toml(self.to_dict())
+
+    def start(
+        self,
+        *,
+        conditions: Mapping[str, Mapping[str, Any] | None],
+        sigmas: Sigmas | Mapping[str, Sigmas],
+        prediction_type: str,
+        alphas: Sigmas | None = None,
+        outputs: Sequence[str] | None = None,
+        executor: str | Executor = "serial",
+        check_finite: bool = False,
+    ) -> Run:
+        """Start a run: one generation, which owns all state.
+
+        Args:
+            conditions: model inputs by condition, at least `positive`; None stands for not given.
+            sigmas: noise levels, one per step and the final one, in order; by output where they differ.
+            prediction_type: what the denoiser returns: `epsilon`, `v`, `x0` or `flow`.
+            alphas: signal levels, one per step (a final one is ignored), where a method works in a space
+                other than the denoiser's and the prediction type does not imply them.
+            outputs: names of the outputs, for a denoiser that returns a tuple.
+            executor: what runs the branches: a name, or an executor.
+            check_finite: raise where a prediction holds NaN or infinity; costs a look at every one.
+
+        Raises:
+            ConfigurationError: an argument or a parameter cannot be used, a condition is missing, or the
+                executor cannot carry one of the methods.
+            BranchConflictError: two plugins want different passes under one name.
+            PluginError: a plugin failed to name its branches.
+        """
+        settings = RunSettings(
+            conditions=_checked_conditions(conditions),
+            sigmas=_checked_sigmas(sigmas),
+            alphas=None if alphas is None else _numbers("alphas", alphas),
+            prediction_type=_checked_type(prediction_type),
+            outputs=_checked_outputs(outputs),
+            check_finite=bool(check_finite),
+        )
+        count = len(next(iter(settings.sigmas.values()))) - 1
+        if settings.alphas is not None and len(settings.alphas) not in (count, count + 1):
+            raise ConfigurationError(f"alphas must have one value for each of {count} steps; got {len(settings.alphas)}.")
+        return Run(self._stack, self._checked_executor(executor), settings)
+
+    def describe(
+        self, steps: int | None = None, *, sigmas: Sigmas | None = None, outputs: Sequence[str] | None = None
+    ) -> Description:
+        """Describe what the stack would do in a run, without starting one.
+
+        Args:
+            steps: number of steps, with sigmas falling evenly from 1 to 0; 30 if nothing is given.
+            sigmas: noise levels to use instead.
+            outputs: names of the outputs; those that parameters name, if not given.
+        """
+        assumptions = ["every condition is given"]
+        if sigmas is None:
+            steps = 30 if steps is None else steps
+            if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+                raise ConfigurationError(f"steps must be a positive whole number; got {steps!r}.")
+            sigmas = [1 - number / steps for number in range(steps + 1)]
+            assumptions.append(f"{steps} steps, sigmas falling evenly from 1 to 0")
+        settings = RunSettings(
+            conditions=None,
+            sigmas=_checked_sigmas(sigmas),
+            alphas=None,
+            prediction_type="flow",
+            outputs=_checked_outputs(outputs),
+            check_finite=False,
+        )
+        run = Run(self._stack, executor_class("serial")(), settings)
+        return describe_run(self._stack, run.executor.describe(), run.layouts, assumptions)
+
+    def _checked_executor(self, executor: str | Executor) -> Executor:
+        if isinstance(executor, str):
+            executor = executor_class(executor)()
+        if isinstance(executor, type) or not callable(getattr(executor, "execute", None)):
+            raise ConfigurationError(
+                f"executor must be a name or an executor such as SerialExecutor(); got {executor!r}."
+            )
+        looking = [found.plugin for found in self._stack.hooks["combine"].plain]
+        looking += [found.plugin for found in self._stack.hooks["combine"].wrappers]
+        if looking and not executor.gathers_predictions:
+            raise ConfigurationError(
+                f"plugin {looking[0]!r} looks at the predictions of its branches, but the executor "
+                f"{executor.name!r} only adds them up; use 'serial', 'batched' or 'all_gather'."
+            )
+        return executor
+
+
+def _checked_conditions(conditions: Any) -> Mapping[str, Mapping[str, Any] | None]:
+    if not isinstance(conditions, Mapping):
+        raise ConfigurationError(
+            f"conditions map names to model inputs, as in {{'positive': {{'text': p}}}}; got {type(conditions).__name__}."
+        )
+    for name, inputs in conditions.items():
+        if inputs is not None and not isinstance(inputs, Mapping):
+            raise ConfigurationError(
+                f"condition {name!r} must be a dict of model inputs, as in {{'text': embedding}}; "
+                f"got {type(inputs).__name__}."
+            )
+    return {str(name): inputs if inputs is None else dict(inputs) for name, inputs in conditions.items()}
+
+
+def _checked_sigmas(sigmas: Any) -> Mapping[str | None, tuple[float, ...]]:
+    if not isinstance(sigmas, Mapping):
+        return {None: _sigma_list("sigmas", sigmas)}
+    lists = {str(output): _sigma_list(f"sigmas of {output!r}", levels) for output, levels in sigmas.items()}
+    if len({len(levels) for levels in lists.values()}) != 1:
+        raise ConfigurationError(
+            f"sigmas of all outputs must be equally many; got {({name: len(levels) for name, levels in lists.items()})}."
+        )
+    return {**lists}
+
+
+def _sigma_list(what: str, given: Any) -> tuple[float, ...]:
+    levels = _numbers(what, given)
+    if len(levels) < 2:
+        raise ConfigurationError(f"{what} must have one value per step and the final one, so at least 2; got {len(levels)}.")
+    if min(levels) < 0:
+        raise ConfigurationError(f"{what} must not be negative; got {min(levels):g}.")
+    pairs = list(zip(levels, levels[1:], strict=False))
+    if any(one < other for one, other in pairs) and any(one > other for one, other in pairs):
+        raise ConfigurationError(f"{what} must be sorted (falling for sampling, rising for inversion); got {list(levels)}.")
+    return levels
+
+
+def _numbers(what: str, given: Any) -> tuple[float, ...]:
+    if isinstance(given, torch.Tensor):
+        if given.ndim != 1:
+            raise ConfigurationError(f"{what} must be one-dimensional; got a tensor of shape {tuple(given.shape)}.")
+        given = given.tolist()
+    if isinstance(given, str):
+        raise ConfigurationError(f"{what} must be a list of numbers; got {given!r}.")
+    try:
+        levels = tuple(float(level) for level in given)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{what} must be a list of numbers; got {given!r}.") from None
+    if not all(math.isfinite(level) for level in levels):
+        raise ConfigurationError(f"{what} must be finite; got {list(levels)}.")
+    return levels
+
+
+def _checked_type(given: Any) -> str:
+    check_space("prediction_type", given)
+    return str(given)
+
+
+def _checked_outputs(outputs: Any) -> tuple[str, ...] | None:
+    if outputs is None:
+        return None
+    if isinstance(outputs, str) or not all(isinstance(name, str) and name for name in outputs):
+        raise ConfigurationError(f"outputs is a list of names, such as ('video', 'audio'); got {outputs!r}.")
+    names = tuple(outputs)
+    if not names or len(set(names)) < len(names):
+        raise ConfigurationError(f"outputs must be distinct names, at least one; got {names}.")
+    return names

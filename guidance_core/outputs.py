@@ -1,0 +1,107 @@
+"""The structure of a prediction: one tensor, a tuple, or a dict of named outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import attrs
+from torch import Tensor
+
+from guidance_core.errors import ConfigurationError, GuidanceError
+
+Structured: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+"What a denoiser takes and returns."
+
+SINGLE = "output"
+"The name of the only output of a host whose denoiser returns one tensor."
+
+
+@attrs.frozen
+class Structure:
+    """How a run's predictions are laid out, so that results come back the same way."""
+
+    kind: str
+    "`tensor`, `tuple` or `dict`."
+    names: tuple[str, ...]
+    "The outputs in order."
+
+    @classmethod
+    def of(cls, sample: Any, declared: tuple[str, ...] | None) -> Structure:
+        """Read the structure off a sample.
+
+        Args:
+            sample: a tensor; a dict of tensors; or a tuple (list) of tensors, whose entries
+                `declared` must name.
+            declared: the names given to `start(outputs=...)`, or `None`.
+
+        Raises:
+            ConfigurationError: the sample is none of these, or does not fit the declared names.
+        """
+        if isinstance(sample, Tensor):
+            names: tuple[str, ...] = (SINGLE,)
+            if declared is not None and len(declared) != 1:
+                raise ConfigurationError(
+                    f"the run was started with outputs {', '.join(declared)}, but the sample is one tensor; "
+                    "pass it in the structure the model returns, such as (video, audio)."
+                )
+            return cls("tensor", declared or names)
+        if isinstance(sample, Mapping):
+            names = tuple(sample)
+            if declared is not None and set(declared) != set(names):
+                raise ConfigurationError(
+                    f"the run was started with outputs {', '.join(declared)}, but the sample has {', '.join(names)}."
+                )
+            return cls("dict", declared or names)
+        if isinstance(sample, (tuple, list)):
+            if declared is None:
+                raise ConfigurationError(
+                    f"the sample is a {type(sample).__name__} of {len(sample)}; name its entries when the run is "
+                    'started, for example outputs=("video", "audio").'
+                )
+            if len(declared) != len(sample):
+                raise ConfigurationError(
+                    f"the run was started with {len(declared)} outputs ({', '.join(declared)}), "
+                    f"but the sample has {len(sample)} entries."
+                )
+            return cls("tuple", declared)
+        raise ConfigurationError(
+            f"a sample is a tensor, a tuple of tensors or a dict of tensors; got {type(sample).__name__}."
+        )
+
+    def flatten(self, value: Any, what: str, error: type[GuidanceError]) -> dict[str, Tensor]:
+        """Return `{output: tensor}` for `value`, or raise `error` saying how `what` differs."""
+        if self.kind == "tensor":
+            if not isinstance(value, Tensor):
+                raise error(f"{what} must be a tensor, as the sample is; got {_shown(value)}.")
+            return {self.names[0]: value}
+        if self.kind == "dict":
+            if not isinstance(value, Mapping) or set(value) != set(self.names):
+                raise error(f"{what} must be a dict with {', '.join(self.names)}; got {_shown(value)}.")
+            named = {name: value[name] for name in self.names}
+        else:
+            if not isinstance(value, (tuple, list)) or len(value) != len(self.names):
+                raise error(
+                    f"{what} must be a tuple of {len(self.names)} ({', '.join(self.names)}); got {_shown(value)}."
+                )
+            named = dict(zip(self.names, value, strict=True))
+        for name, tensor in named.items():
+            if not isinstance(tensor, Tensor):
+                raise error(f"{what}: output {name!r} must be a tensor; got {_shown(tensor)}.")
+        return named
+
+    def restore(self, named: Mapping[str, Tensor]) -> Any:
+        """Return the tensor, tuple or dict that `named` stands for."""
+        if self.kind == "tensor":
+            return named[self.names[0]]
+        if self.kind == "dict":
+            return dict(named)
+        return tuple(named[name] for name in self.names)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a dict with {', '.join(map(str, value)) or 'nothing'}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,465 @@
+"""A run: one generation, which owns all state, and the plans of its steps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from operator import index as as_index
+from typing import Any, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+
+from guidance_core.arithmetic import evaluate
+from guidance_core.branch import BASE, BoundBranch
+from guidance_core.combination import Scene, Workspace, correct, guide
+from guidance_core.describe import Description, describe_run
+from guidance_core.errors import ConfigurationError, DenoiserError, NonFiniteError
+from guidance_core.executors.base import Denoiser, Executor, Sums
+from guidance_core.outputs import SINGLE, Structure, Structured
+from guidance_core.plan import Layout, States, build_layout
+from guidance_core.reference import BasePrediction
+from guidance_core.schedules import Position
+from guidance_core.spaces import Noise, affine
+from guidance_core.stack import Stack
+from guidance_core.step import Moment, Step
+
+_run_ids = itertools.count()
+
+Sigma: TypeAlias = float | Mapping[str, float]
+
+
+@attrs.frozen(eq=False)
+class RunSettings:
+    """What a run was started with, checked."""
+
+    conditions: Mapping[str, Mapping[str, Any] | None] | None
+    sigmas: Mapping[str | None, tuple[float, ...]]
+    "By output; under None where all outputs share one list."
+    alphas: tuple[float, ...] | None
+    prediction_type: str
+    outputs: tuple[str, ...] | None
+    check_finite: bool
+
+
+class Plan:
+    """The branches of one step, for those who run the forwards, and what finishing it needs."""
+
+    __slots__ = (
+        "_finished", "_noise", "_run", "_samples", "_state", "_structure", "_version",
+        "branches", "index", "layout", "sigma",
+    )
+
+    def __init__(
+        self,
+        run: Run,
+        layout: Layout,
+        branches: tuple[BoundBranch, ...],
+        structure: Structure,
+        samples: Mapping[str, Tensor],
+        noise: Mapping[str, Noise],
+        state: States,
+        version: int,
+    ) -> None:
+        self._run = run
+        self._state = state
+        self._version = version
+        self._structure = structure
+        self._samples = samples
+        self._noise = noise
+        self._finished = False
+        self.layout = layout
+        self.branches = branches
+        "The passes to run, `cond` first; empty where every output keeps its last x0."
+        self.index = layout.moment.index
+        "Index of the step."
+        self.sigma = noise[structure.names[0]].sigma
+        "Noise level of the step (of the first output)."
+
+    @property
+    def rows(self) -> int:
+        """Batch size of the sample."""
+        return int(next(iter(self._samples.values())).shape[0])
+
+    def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
+        """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""
+        return self._structure.flatten(prediction, f"the prediction of branch {branch!r}", DenoiserError)
+
+    def partial_sum(self, output: str, predictions: Mapping[str, Tensor]) -> Tensor | None:
+        """Return `Σ wᵢ·pᵢ` over those branches of the plan that `predictions` holds; None if none counts."""
+        if not predictions:
+            return None
+        weights = self.layout.outputs[output].weights(next(iter(predictions.values())))
+        terms = [(predictions[branch], weight) for branch, weight in weights if branch in predictions]
+        return evaluate(terms) if terms else None
+
+    def wanted_statistics(self, output: str) -> tuple[tuple[str, str, str], ...]:
+        """Return (space, `std` or `norm`, over) of each statistic of the base prediction that is wanted."""
+        own = self._run.settings.prediction_type
+        wanted = {
+            (acting.needs.space or own, kind, over): None
+            for acting in self.layout.outputs[output].all_correcting
+            for kind, overs in (("std", acting.needs.std), ("norm", acting.needs.norm))
+            for over in overs
+        }
+        return tuple(wanted)
+
+    def wants_reference(self, output: str) -> bool:
+        """Whether a correction looks at the whole base prediction of `output`."""
+        return any(acting.needs.reference for acting in self.layout.outputs[output].all_correcting)
+
+    def statistic(self, output: str, base: Tensor, key: tuple[str, str, str]) -> Tensor:
+        """Compute one wanted statistic from the base prediction of `output`; dimensions are kept."""
+        space, kind, over = key
+        conversion = affine(self._run.settings.prediction_type, space, self._noise[output])
+        return BasePrediction(base, self._samples[output], conversion).statistic(kind, over)
+
+
+class Run:
+    """One generation: call `step` once for every evaluation, in order.
+
+    A run belongs to one thread at a time. Different runs, of one `Guidance` or several, never
+    influence each other.
+    """
+
+    def __init__(self, stack: Stack, executor: Executor, settings: RunSettings) -> None:
+        self.id = next(_run_ids)
+        "Number of the run, unique in the process."
+        self.stack = stack
+        self.executor = executor
+        self.settings = settings
+        self.count = len(next(iter(settings.sigmas.values()))) - 1
+        "Number of steps."
+        self._state: States = {}
+        self._version = 0
+        self._held: dict[str, tuple[Tensor, torch.dtype]] = {}
+        self._workspace = Workspace()
+        self._last = (-1, 0)
+        self._prepare(settings.outputs or stack.named_outputs() or (SINGLE,))
+
+    def step(
+        self,
+        index: int,
+        sample: Structured,
+        denoise: Denoiser,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+    ) -> Any:
+        """Evaluate one step: run its branches and return the guided prediction.
+
+        Args:
+            index: which step, from 0. Samplers that evaluate a step twice pass the same index again.
+            sample: the noisy sample, `[B, ...]` floating point, or a tuple or dict of such.
+            denoise: runs one forward pass for the branch it is given.
+            sigma: noise level (by output where they differ), if not that of the step: Heun, res2s.
+            alpha: signal level to go with `sigma`, where the prediction type does not imply it.
+            model: name of the model in use, where the host switches between several.
+
+        Returns:
+            The guided prediction in the prediction type, structure, shape and dtype of the denoiser's.
+
+        Raises:
+            ConfigurationError: the index, sample or sigma cannot be used.
+            DenoiserError: a prediction does not fit the sample or the base branch.
+            PluginError: a plugin's hook failed.
+        """
+        plan = self.plan(index, sample, sigma=sigma, alpha=alpha, model=model)
+        return self.finish(plan, self.executor.execute(plan, denoise))
+
+    def plan(
+        self,
+        index: int,
+        sample: Structured,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+    ) -> Plan:
+        """Return the branches of a step; evaluate them and hand the predictions to `finish`."""
+        index = self._checked_index(index)
+        structure, samples = self._checked_sample(sample)
+        if structure.names != self._outputs:
+            self._prepare(structure.names)
+        evaluation = self._last[1] + 1 if self._last[0] == index else 0
+        layout, branches, noise = self.layouts[index], self._bound[index], self._noise[index]
+        state = self._copied_state()
+        usual = sigma is None and alpha is None and model is None and evaluation == 0
+        if not usual or layout.depends_on_state or (layout.holds and not layout.holds <= self._held.keys()):
+            if sigma is not None or alpha is not None:
+                noise = self._own_noise(index, sigma, alpha)
+            layout = self._built(self._moment(index, noise, evaluation, model), self._held, state)
+            branches = self._bind(layout)
+        if layout.has_tensor_strengths:
+            for name, each in samples.items():
+                layout.outputs[name].weights(each)  # raises where one does not broadcast
+        return Plan(self, layout, branches, structure, samples, noise, state, self._version)
+
+    def _copied_state(self) -> States:
+        return self._state and {
+            name: {output: dict(kept) for output, kept in states.items()} for name, states in self._state.items()
+        }
+
+    def finish(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
+        """Combine the predictions of a plan's branches, by branch name, into the guided prediction.
+
+        Raises:
+            ConfigurationError: the plan belongs to another run, or was finished before.
+            DenoiserError: a prediction is missing or does not fit.
+            PluginError: a plugin's hook failed.
+        """
+        if plan._run is not self or plan._finished or plan._version != self._version:
+            why = "belongs to another run" if plan._run is not self else "was finished before"
+            why = why if plan._finished or plan._run is not self else "was made before another was finished"
+            raise ConfigurationError(f"this plan of step {plan.index} {why}; call plan() anew.")
+        layout, names = plan.layout, plan._structure.names
+        state = plan._state or {}
+        if isinstance(predictions, Sums):
+            results = {name: self._from_sums(plan, name, predictions, state) for name in names}
+        else:
+            by_output = self._checked_predictions(plan, predictions)
+            results = {name: self._from_predictions(plan, name, by_output, state) for name in names}
+        plan._finished = True
+        self._version += 1
+        if state:
+            self._state = {
+                name: {output: self._workspace.safe(kept) for output, kept in states.items()}
+                for name, states in state.items()
+            }
+        if self._keeps:
+            self._keep_x0(plan, results)
+        self._last = (plan.index, layout.moment.evaluation)
+        return plan._structure.restore(results)
+
+    def describe(self) -> Description:
+        """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
+        return describe_run(self.stack, self.executor.describe(), self.layouts)
+
+    # Preparing: everything that needs no sample.
+
+    def _prepare(self, outputs: tuple[str, ...]) -> None:
+        """Build the layout of every step, so that what is wrong is known before any forward."""
+        sigmas = self.settings.sigmas
+        if None not in sigmas and set(sigmas) != set(outputs):
+            raise ConfigurationError(
+                f"sigmas are given for {', '.join(map(str, sigmas))}, but the outputs are {', '.join(outputs)}."
+            )
+        self._outputs = outputs
+        self._noise = [
+            {name: Noise(self._sigma(name, index), self._alpha(index)) for name in outputs}
+            for index in range(self.count)
+        ]
+        self.layouts: list[Layout] = []
+        state: States = {}
+        held: set[str] = set()
+        for index, noise in enumerate(self._noise):
+            self.layouts.append(self._built(self._moment(index, noise, 0, None), held, state))
+            held |= set(outputs) - self.layouts[-1].holds
+        for layout, noise in zip(self.layouts, self._noise, strict=True):
+            self._check_spaces(layout, noise)
+        self._bound = [self._bind(layout) for layout in self.layouts]
+        self._keeps = frozenset[str]().union(*(layout.holds for layout in self.layouts))
+
+    def _sigma(self, output: str, index: int) -> float:
+        sigmas = self.settings.sigmas
+        return (sigmas[None] if None in sigmas else sigmas[output])[index]
+
+    def _alpha(self, index: int) -> float | None:
+        return None if self.settings.alphas is None else self.settings.alphas[index]
+
+    def _moment(self, index: int, noise: Mapping[str, Noise], evaluation: int, model: str | None) -> Moment:
+        ahead = self._noise[index + 1] if index + 1 < self.count else None
+        return Moment(
+            run_id=self.id,
+            index=index,
+            count=self.count,
+            evaluation=evaluation,
+            outputs=tuple(noise),
+            positions=self._positions(index, noise),
+            next_positions=None if ahead is None else self._positions(index + 1, ahead),
+            prediction_type=self.settings.prediction_type,
+            conditions=frozenset(self.settings.conditions or ()),
+            model=model,
+        )
+
+    def _positions(self, index: int, noise: Mapping[str, Noise]) -> dict[str, Position]:
+        return {
+            name: Position(index, self.count, level.sigma, self._sigma(name, 0)) for name, level in noise.items()
+        }
+
+    def _built(self, moment: Moment, holdable: Iterable[str], state: States) -> Layout:
+        stack, conditions = self.stack, self.settings.conditions
+        return build_layout(stack.hooks, stack.plugins, moment, conditions, state, holdable=holdable)
+
+    def _check_spaces(self, layout: Layout, noise: Mapping[str, Noise]) -> None:
+        """Raise where a plugin wants a space that cannot be reached at this noise level."""
+        own = self.settings.prediction_type
+        for output in layout.outputs.values():
+            for acting in output.all_acting:
+                for pair in ((own, acting.needs.space or own), (acting.needs.space or own, own)):
+                    try:
+                        affine(*pair, noise[output.name])
+                    except ConfigurationError as error:
+                        raise ConfigurationError(
+                            f"plugin {acting.implementation.plugin!r} works in {acting.needs.space}: {error}"
+                        ) from None
+            if output.held:
+                affine("x0", own, noise[output.name])
+
+    def _bind(self, layout: Layout) -> tuple[BoundBranch, ...]:
+        moment = layout.moment
+        return tuple(
+            BoundBranch(
+                branch, layout.inputs[branch.name], moment.model, moment.run_id, moment.index, moment.evaluation
+            )
+            for branch in layout.branches
+        )
+
+    # Planning: what depends on the sample.
+
+    def _checked_index(self, index: int) -> int:
+        try:
+            number = as_index(index)
+        except TypeError:
+            raise ConfigurationError(f"a step index is a whole number; got {index!r}.") from None
+        if not 0 <= number < self.count:
+            raise ConfigurationError(
+                f"step {number} is out of range: the run has {self.count} steps, 0 to {self.count - 1}."
+            )
+        return number
+
+    def _checked_sample(self, sample: Any) -> tuple[Structure, dict[str, Tensor]]:
+        structure = Structure.of(sample, self.settings.outputs)
+        samples = structure.flatten(sample, "the sample", ConfigurationError)
+        for name, tensor in samples.items():
+            if not tensor.is_floating_point():
+                raise ConfigurationError(f"the sample ({name}) must be floating point; got {tensor.dtype}.")
+            if tensor.ndim == 0 or tensor.numel() == 0:
+                raise ConfigurationError(
+                    f"the sample ({name}) must be [B, ...] with at least one element; got shape {tuple(tensor.shape)}."
+                )
+        return structure, samples
+
+    def _own_noise(self, index: int, sigma: Sigma | None, alpha: float | None) -> dict[str, Noise]:
+        levels = sigma if isinstance(sigma, Mapping) else dict.fromkeys(self._outputs, sigma)
+        if set(levels) != set(self._outputs):
+            raise ConfigurationError(
+                f"sigma is given for {', '.join(levels)}, but the outputs are {', '.join(self._outputs)}."
+            )
+        noise = {}
+        for name, level in levels.items():
+            value = self._sigma(name, index) if level is None else _level("sigma", level)
+            own_alpha = _level("alpha", alpha) if alpha is not None else None if level is not None else self._alpha(index)
+            noise[name] = Noise(value, own_alpha)
+        return {name: noise[name] for name in self._outputs}
+
+    # Finishing: what depends on the predictions.
+
+    def _checked_predictions(self, plan: Plan, predictions: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+        """Return the predictions by output, then by branch."""
+        by_output: dict[str, dict[str, Tensor]] = {name: {} for name in plan._structure.names}
+        for branch in plan.branches:
+            name = branch.name
+            if name not in predictions:
+                raise DenoiserError(
+                    f"the prediction of branch {name!r} of step {plan.index} is missing; got "
+                    f"{', '.join(map(str, predictions)) or 'none'}."
+                )
+            for output, tensor in plan.named(predictions[name], name).items():
+                known = by_output[output]
+                if known:
+                    base = known[BASE]
+                    if tensor.shape != base.shape or tensor.dtype != base.dtype or tensor.device != base.device:
+                        raise DenoiserError(
+                            f"branch {name!r} of step {plan.index}: output {output!r} is {_kind(tensor)}, "
+                            f"but that of the base branch is {_kind(base)}."
+                        )
+                else:
+                    self._check_base(plan, output, tensor)
+                if self.settings.check_finite and not bool(torch.isfinite(tensor).all()):
+                    raise NonFiniteError(
+                        f"branch {name!r} of step {plan.index}: output {output!r} holds NaN or infinity."
+                    )
+                known[name] = tensor
+        return by_output
+
+    def _check_base(self, plan: Plan, output: str, base: Tensor) -> None:
+        sample = plan._samples[output]
+        if not base.is_floating_point():
+            raise DenoiserError(f"branch 'cond': output {output!r} must be floating point; got {base.dtype}.")
+        if base.shape != sample.shape or base.device != sample.device:
+            raise DenoiserError(
+                f"branch 'cond' of step {plan.index}: output {output!r} is {_kind(base)}, "
+                f"but its sample is {_kind(sample)}."
+            )
+
+    def _from_predictions(
+        self, plan: Plan, output: str, predictions: Mapping[str, Mapping[str, Tensor]], state: States
+    ) -> Tensor:
+        layout, given = plan.layout.outputs[output], predictions[output]
+        if layout.held:
+            return self._held_result(plan, output)
+        if layout.is_plain:
+            return evaluate([(given[name], weight) for name, weight in layout.weights(given[BASE])], dtype=given[BASE].dtype)
+        return guide(self._scene(plan, output, state), given)
+
+    def _from_sums(self, plan: Plan, output: str, given: Sums, state: States) -> Tensor:
+        if plan.layout.outputs[output].held:
+            return self._held_result(plan, output)
+        scene = self._scene(plan, output, state)
+
+        def reference(space: str) -> BasePrediction:
+            own = given.references.get(output)
+            known = {
+                (kind, over): value
+                for (where, kind, over), value in given.statistics.get(output, {}).items()
+                if where == space
+            }
+            return BasePrediction(own, plan._samples[output], scene.affine(None, space), known)
+
+        return correct(scene, [(given.sums[output], 1.0)], given.like[output], reference)
+
+    def _scene(self, plan: Plan, output: str, state: States) -> Scene:
+        moment, plugins, sample = plan.layout.moment, self.stack.plugins, plan._samples[output]
+
+        def make_step(name: str, output: str) -> Step:
+            return Step(moment, plugins[name], state.setdefault(name, {}), output, sample)
+
+        return Scene(
+            layout=plan.layout.outputs[output],
+            sample=sample,
+            noise=plan._noise[output],
+            prediction_type=self.settings.prediction_type,
+            make_step=make_step,
+            workspace=self._workspace,
+        )
+
+    def _keep_x0(self, plan: Plan, results: Mapping[str, Tensor]) -> None:
+        own = self.settings.prediction_type
+        for name in self._keeps - plan.layout.holds:
+            result = results[name]
+            x0 = evaluate([(result, 1.0)], plan._samples[name], affine(own, "x0", plan._noise[name]))
+            self._held[name] = (x0.clone() if x0 is result else x0, result.dtype)
+
+    def _held_result(self, plan: Plan, output: str) -> Tensor:
+        x0, dtype = self._held[output]
+        conversion = affine("x0", self.settings.prediction_type, plan._noise[output])
+        result = evaluate([(x0, 1.0)], plan._samples[output], conversion, dtype=dtype)
+        return result.clone() if result is x0 else result
+
+
+def _level(what: str, given: Any) -> float:
+    try:
+        level = float(given)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{what} must be a number; got {given!r}.") from None
+    if not math.isfinite(level) or level < 0:
+        raise ConfigurationError(f"{what} must be finite and not negative; got {level}.")
+    return level
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"

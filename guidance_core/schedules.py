@@ -1,0 +1,177 @@
+"""Values that depend on the step: by sigma, or by the fraction of the steps that is done.
+
+A schedule stands wherever a number may stand. Sigma is the portable axis: it means the same for
+every sampler and step count. The fraction of step `i` of `n` is `i / n`, so it runs over [0, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import attrs
+
+from guidance_core.errors import ConfigurationError
+
+Axis = Literal["sigma", "fraction"]
+
+
+@attrs.frozen
+class Position:
+    """Where in the run a step stands."""
+
+    index: int
+    "Index of the step, from 0."
+    count: int
+    "Number of steps of the run."
+    sigma: float
+    "Noise level at which this evaluation happens."
+    first_sigma: float
+    "Noise level of the run's first step."
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the steps that is done before this one, `index / count`."""
+        return self.index / self.count
+
+    def progress(self, by: Axis) -> float:
+        """How far the run is: 0 at the first step; 1 at the last step, or at sigma 0."""
+        if by == "sigma":
+            return 1.0 - self.sigma / self.first_sigma if self.first_sigma else 1.0
+        return self.index / (self.count - 1) if self.count > 1 else 0.0
+
+
+def _finite(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigurationError(
+            f"{type(owner).__name__}: {field.name} must be a finite number; got {value!r}."
+        )
+
+
+def _axis(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value not in ("sigma", "fraction"):
+        raise ConfigurationError(
+            f"{type(owner).__name__}: {field.name} must be 'sigma' or 'fraction'; got {value!r}."
+        )
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """Anything with `at(position)`; frozen attrs classes can be written in specs by name."""
+
+    def at(self, position: Position) -> Any:
+        """Return the value at `position`."""
+
+
+@attrs.frozen
+class Window:
+    """The steps between `lo` and `hi`, the one place where a step window is decided.
+
+    By sigma it is the closed interval [lo, hi]. By fraction it is [lo, hi), so that windows which
+    meet do not overlap; `hi = 1` includes the last step.
+    """
+
+    lo: float = attrs.field(validator=_finite)
+    hi: float = attrs.field(validator=_finite)
+    by: Axis = attrs.field(default="sigma", validator=_axis)
+
+    def __attrs_post_init__(self) -> None:
+        if self.lo > self.hi:
+            raise ConfigurationError(
+                f"a window needs lo <= hi; got lo={self.lo:g}, hi={self.hi:g}. Sigma falls during a run: "
+                "lo is the noise level at which the window ends."
+            )
+        if self.by == "fraction" and not 0 <= self.lo <= self.hi <= 1:
+            raise ConfigurationError(f"fractions lie in [0, 1]; got lo={self.lo:g}, hi={self.hi:g}.")
+        if self.lo < 0:
+            raise ConfigurationError(f"sigma is never negative; got lo={self.lo:g}.")
+
+    def contains(self, position: Position) -> bool:
+        """Whether the window holds at `position`."""
+        if self.by == "sigma":
+            return self.lo <= position.sigma <= self.hi
+        return self.lo <= position.fraction < self.hi or (self.hi == 1 and self.lo <= position.fraction)
+
+
+@attrs.frozen
+class Within:
+    """`value` inside a window of the run, `otherwise` outside it. arXiv:2404.07724."""
+
+    value: float = attrs.field(validator=_finite)
+    lo: float = 0.0
+    hi: float = 1.0
+    by: Axis = "sigma"
+    otherwise: float = attrs.field(default=1.0, validator=_finite)
+    window: Window = attrs.field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "window", Window(self.lo, self.hi, self.by))
+
+    def at(self, position: Position) -> float:
+        """Return `value` or `otherwise`."""
+        return self.value if self.window.contains(position) else self.otherwise
+
+
+@attrs.frozen
+class Linear:
+    """From `start` at the first step straight to `stop` at the last step (or, by sigma, at 0)."""
+
+    start: float = attrs.field(validator=_finite)
+    stop: float = attrs.field(validator=_finite)
+    by: Axis = attrs.field(default="fraction", validator=_axis)
+
+    def at(self, position: Position) -> float:
+        """Return `start + (stop − start)·progress`."""
+        return self.start + (self.stop - self.start) * position.progress(self.by)
+
+
+@attrs.frozen
+class Cosine:
+    """From `start` to `stop` along half a cosine wave, flat at both ends."""
+
+    start: float = attrs.field(validator=_finite)
+    stop: float = attrs.field(validator=_finite)
+    by: Axis = attrs.field(default="fraction", validator=_axis)
+
+    def at(self, position: Position) -> float:
+        """Return `start + (stop − start)·(1 − cos(π·progress))/2`."""
+        return self.start + (self.stop - self.start) * (1 - math.cos(math.pi * position.progress(self.by))) / 2
+
+
+def _as_rows(rows: Any) -> tuple[tuple[float, Any], ...]:
+    pairs = rows.items() if isinstance(rows, Mapping) else rows
+    if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+        raise ConfigurationError(f"a table maps upper bounds of sigma to values; got {rows!r}.")
+    try:
+        table = sorted(((float(bound), value) for bound, value in pairs), key=lambda row: row[0])
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"a table needs pairs (upper bound of sigma, value); got {rows!r}.") from None
+    bounds = [bound for bound, _ in table]
+    if not bounds or any(math.isnan(bound) or bound < 0 for bound in bounds) or len(set(bounds)) < len(bounds):
+        raise ConfigurationError(
+            f"a table needs at least one row and distinct bounds that are not negative; got bounds {bounds}."
+        )
+    return tuple((bound, tuple(value) if isinstance(value, list) else value) for bound, value in table)
+
+
+@attrs.frozen
+class Table:
+    """A value for each bin of sigma: `Table({0.5: 3.0, 1.0: 7.0})`.
+
+    The bin of a bound reaches from the next smaller bound (exclusive) to itself (inclusive); a
+    sigma above the largest bound uses the largest. The rule is that of ltx-core's guider factory.
+    """
+
+    rows: tuple[tuple[float, Any], ...] = attrs.field(converter=_as_rows)
+
+    def at(self, position: Position) -> Any:
+        """Return the value of the bin that holds this sigma."""
+        for bound, value in self.rows:
+            if position.sigma <= bound:
+                return value
+        return self.rows[-1][1]
+
+
+SCHEDULES: Mapping[str, type] = {"within": Within, "linear": Linear, "cosine": Cosine, "table": Table}
+"The schedules that specs can name."

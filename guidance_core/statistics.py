@@ -1,0 +1,129 @@
+"""Statistics of a prediction, per sample unless asked otherwise.
+
+The result for one row depends on that row alone, bit for bit: not on its batch mates, its place in
+the batch, or the number of threads. Torch's own reductions do not promise that for long rows, so a
+long row is reduced leaf by leaf along a tree that depends on its length only.
+
+`over` names what one statistic covers:
+
+    sample        all but the batch dimension (default)
+    channel       each channel of each sample, channels first: `[B, C, ...]` over the dots
+    channel_last  each channel of each sample, channels last: `[B, ..., C]` over the dots
+    token         each token: the last dimension
+    tensor        everything, batch included; results then depend on batch mates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from guidance_core.arithmetic import BLOCK
+from guidance_core.errors import ConfigurationError, suggest
+
+RANGES = ("sample", "channel", "channel_last", "token", "tensor")
+LEAF = 16384  # below the size from which torch splits one sum over threads
+SHORT = 4096  # rows up to this length take a single call: quick to dispatch, slow per element
+
+
+def check_over(over: object) -> None:
+    """Raise `ConfigurationError` unless `over` names a range."""
+    if over not in RANGES:
+        hint = suggest(over, RANGES) if isinstance(over, str) else ""
+        raise ConfigurationError(f"over must be one of {', '.join(RANGES)}; got {over!r}.{hint}")
+
+
+def std(x: Tensor, over: str = "sample") -> Tensor:
+    """Return the standard deviation (of the population) of `x` `[B, ...]`, dimensions kept."""
+    rows, shape = _rows(x, over)
+    if rows.shape[1] <= SHORT or not is_by_leaves(x):
+        return torch.std(rows, dim=1, correction=0).view(shape)
+    deviations = [std_of(lambda start, stop, row=row: row[start:stop], row.numel()) for row in rows]
+    return torch.stack(deviations).view(shape)
+
+
+def norm(x: Tensor, over: str = "sample") -> Tensor:
+    """Return the Euclidean norm of `x` `[B, ...]`, dimensions kept."""
+    rows, shape = _rows(x, over)
+    if rows.shape[1] <= LEAF or not is_by_leaves(x):
+        return torch.linalg.vector_norm(rows, dim=1).view(shape)
+    norms = [norm_of(lambda start, stop, row=row: row[start:stop], row.numel()) for row in rows]
+    return torch.stack(norms).view(shape)
+
+
+def inner(x: Tensor, y: Tensor, over: str = "sample") -> Tensor:
+    """Return the inner product `Σ xᵢ·yᵢ` of two tensors `[B, ...]` of one shape, dimensions kept."""
+    rows, shape = _rows(x * y, over)
+    n = rows.shape[1]
+    whole = n // LEAF
+    if whole == 0 or not is_by_leaves(x):
+        return rows.sum(dim=1).view(shape)
+    total = rows[:, : whole * LEAF].reshape(-1, whole, LEAF).sum(dim=2).sum(dim=1)
+    return (total + rows[:, whole * LEAF :].sum(dim=1)).view(shape)
+
+
+def is_by_leaves(x: Tensor) -> bool:
+    """Whether long rows are reduced leaf by leaf; GPUs and automatic differentiation take one call."""
+    return x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled())
+
+
+Read = Callable[[int, int], Tensor]
+
+
+def std_of(read: Read, n: int) -> Tensor:
+    """Return the standard deviation of `n` elements that `read(start, stop)` gives as 1-D tensors.
+
+    One pass: each leaf is centred on its own mean, and the leaves are joined by Chan's formula
+    `M₂ = Σ M₂ⱼ + Σ nⱼ(mⱼ − m)²` (Chan, Golub & LeVeque 1979).
+    """
+    sums, squares, sizes = [], [], []
+    for leaves in _leaves(read, n):
+        total = leaves.sum(dim=1)
+        centred = leaves - (total / leaves.shape[1]).unsqueeze(1)
+        sums.append(total)
+        squares.append(torch.linalg.vector_norm(centred, dim=1))
+        sizes += [leaves.shape[1]] * leaves.shape[0]
+    total, size = torch.cat(sums), torch.tensor(sizes, dtype=sums[0].dtype)
+    apart = (total / size).sub_(total.sum() / n)
+    second = torch.cat(squares).square_().sum() + apart.square_().mul_(size).sum()
+    return second.div_(n).sqrt_()
+
+
+def norm_of(read: Read, n: int) -> Tensor:
+    """Return the Euclidean norm of `n` elements that `read(start, stop)` gives as 1-D tensors."""
+    return torch.linalg.vector_norm(
+        torch.cat([torch.linalg.vector_norm(leaves, dim=1) for leaves in _leaves(read, n)])
+    )
+
+
+def _leaves(read: Read, n: int) -> Iterator[Tensor]:
+    """Yield the elements as `[leaves, LEAF]`, a block at a time, and the rest as one shorter leaf."""
+    whole = n - n % LEAF
+    for start in range(0, whole, BLOCK):
+        yield read(start, min(start + BLOCK, whole)).view(-1, LEAF)
+    if whole < n:
+        yield read(whole, n).view(1, -1)
+
+
+def _rows(x: Tensor, over: str) -> tuple[Tensor, tuple[int, ...]]:
+    """Return `x` as contiguous rows `[R, N]`, one per statistic, and the shape of the statistics."""
+    rows, shape = _arranged(x, over)
+    return rows.contiguous(), shape
+
+
+def _arranged(x: Tensor, over: str) -> tuple[Tensor, tuple[int, ...]]:
+    ones = (1,) * (x.ndim - 1)
+    if over == "sample" or x.ndim == 1:
+        return x.reshape(x.shape[0], -1), (x.shape[0], *ones)
+    if over == "tensor":
+        return x.reshape(1, -1), (1, *ones)
+    if over == "token":
+        return x.reshape(-1, x.shape[-1]), (*x.shape[:-1], 1)
+    if over == "channel_last":
+        x = x.movedim(-1, 1)
+        rows = x.reshape(x.shape[0] * x.shape[1], -1)
+        return rows, (x.shape[0], *ones[:-1], x.shape[1])
+    check_over(over)
+    return x.reshape(x.shape[0] * x.shape[1], -1), (x.shape[0], x.shape[1], *ones[1:])

@@ -1,0 +1,114 @@
+"""The values a parameter can hold beside a plain number: one per output, or a tensor."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from guidance_core.errors import ConfigurationError
+
+
+@attrs.frozen(eq=False, repr=False)
+class PerOutput(Mapping[str, Any]):
+    """A value for each named output, with element-wise arithmetic: `PerOutput(video=3) - 1`.
+
+    A dict given as a parameter becomes one. Arithmetic takes a number, a tensor, or another
+    `PerOutput` with the same outputs.
+    """
+
+    _values: dict[str, Any]
+
+    def __init__(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
+        self.__attrs_init__({**(values or {}), **named})  # type: ignore[attr-defined]
+
+    def __getitem__(self, output: str) -> Any:
+        return self._values[output]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{output}: {value!r}" for output, value in self._values.items()) + "}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PerOutput) and self._values == other._values
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def map(self, function: Callable[[Any], Any]) -> PerOutput:
+        """Apply `function` to each output's value."""
+        return PerOutput({output: function(value) for output, value in self._values.items()})
+
+    def _with(self, other: Any, function: Callable[[Any, Any], Any]) -> PerOutput:
+        if not isinstance(other, PerOutput):
+            return self.map(lambda value: function(value, other))
+        if other.keys() != self.keys():
+            raise ConfigurationError(
+                f"values for outputs {', '.join(self)} cannot be combined with values for {', '.join(other)}."
+            )
+        return PerOutput({output: function(value, other[output]) for output, value in self.items()})
+
+    def __add__(self, other: Any) -> PerOutput:
+        return self._with(other, operator.add)
+
+    def __sub__(self, other: Any) -> PerOutput:
+        return self._with(other, operator.sub)
+
+    def __mul__(self, other: Any) -> PerOutput:
+        return self._with(other, operator.mul)
+
+    def __truediv__(self, other: Any) -> PerOutput:
+        return self._with(other, operator.truediv)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __rsub__(self, other: Any) -> PerOutput:
+        return self._with(other, lambda value, left: left - value)
+
+    def __neg__(self) -> PerOutput:
+        return self.map(operator.neg)
+
+
+@attrs.frozen(eq=False, repr=False)
+class TensorValue:
+    """An immutable tensor parameter, such as one scale per sample.
+
+    Dimensions are aligned from the batch on: `[B]` is one value per sample, `[B, S]` one per
+    sample and token, `[1, S]` one per token; missing trailing dimensions broadcast. It is held as
+    float32 on the CPU and copied to the sample's device once per run.
+    """
+
+    tensor: Tensor = attrs.field(converter=lambda given: given.detach().to("cpu", torch.float32).clone())
+
+    def __repr__(self) -> str:
+        return f"tensor({self.tensor.tolist()})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TensorValue) and torch.equal(self.tensor, other.tensor)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.tensor.flatten().tolist()))
+
+
+@attrs.frozen
+class Unset:
+    """The value of a parameter that was not given, where every number would mean something."""
+
+    def __repr__(self) -> str:
+        return "unset"
+
+    def __bool__(self) -> bool:
+        raise TypeError("an unset parameter has no truth value; compare with `is UNSET`")
+
+
+UNSET = Unset()

@@ -1,0 +1,16 @@
+"""The guidance methods that ship with guidance-core, one class a method.
+
+They use nothing but what `guidance_core` exports, as any third-party plugin would.
+"""
+
+from guidance_plugins.apg import APG
+from guidance_plugins.cfg import CFG
+from guidance_plugins.cfg_zero_star import CFGZeroStar
+from guidance_plugins.gate import Gate
+from guidance_plugins.interval import Interval
+from guidance_plugins.ltx2 import LTX2
+from guidance_plugins.normalize import Normalize
+from guidance_plugins.rescale import Rescale
+from guidance_plugins.stg import STG
+
+__all__ = ["APG", "CFG", "LTX2", "STG", "CFGZeroStar", "Gate", "Interval", "Normalize", "Rescale"]

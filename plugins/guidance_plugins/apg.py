@@ -1,0 +1,78 @@
+"""Adaptive projected guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import attrs
+import torch
+from guidance_core import Branch, Needs, PerOutput, Scale, Step, choice, hookimpl, inner, norm, number
+
+
+@attrs.frozen
+class APG:
+    """Adaptive projected guidance: weaken the part of c − u that only makes the image stronger.
+
+        d = c − u + β·d_previous                  momentum (β is usually negative)
+        d = d·min(1, r/‖d‖)                       cap, if r > 0
+        d = d⊥ + η·d∥                             d∥ is the part of d parallel to c
+        guided = c + (s − 1)·d                    form=paper
+        guided = u + s·d                          form=diffusers
+
+    Norms and projections are per sample. At s = 1 the method is off and `uncond` is not run.
+
+    Source: Sadat et al., arXiv:2410.02416, Alg. 1; in x0 space, as section 4 recommends.
+    """
+
+    excludes: ClassVar[tuple[str, ...]] = ("cfg", "cfg-zero-star")
+
+    scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
+    eta: Scale = number(0.0, help="weight η of the parallel part; 1 keeps it all")
+    momentum: Scale = number(0.0, help="β, the share of the last step's direction to add; 0 is off")
+    threshold: Scale = number(0.0, ge=0, help="r, the largest norm of the direction; 0 is no limit")
+    form: str = choice("paper", ("paper", "diffusers"), help="whether s counts from c or from u")
+    space: str | None = choice(
+        "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
+    )
+
+    @hookimpl
+    def build_branches(self, step: Step) -> list[Branch | Needs]:
+        """Ask for the prediction of `uncond`, unless s is 1 for every output."""
+        s = step.value(self.scale)
+        active = tuple(
+            output for output in step.outputs if not _is_one(s[output] if isinstance(s, PerOutput) else s)
+        )
+        if not active:
+            return [Needs(outputs=())]
+        return [Branch("uncond", condition="negative", required=True), Needs(space=self.space, outputs=active)]
+
+    @hookimpl
+    def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return what to add to c."""
+        c, u = predictions["cond"], predictions["uncond"]
+        s, eta, beta, r = (step.value(each) for each in (self.scale, self.eta, self.momentum, self.threshold))
+
+        difference = c - u
+        d = difference
+        if isinstance(beta, torch.Tensor) or beta != 0:
+            if "direction" in step.state:
+                d = d + beta * step.state["direction"]
+            step.state["direction"] = d
+        if isinstance(r, torch.Tensor) or r > 0:
+            length = norm(d)
+            d = d * torch.where(length > r, r / length, 1.0)
+        parallel = _projected(d, c)
+        d = d - parallel + eta * parallel
+        return (s - 1) * d if self.form == "paper" else s * d - difference
+
+
+def _projected(d: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    """Return the part of `d` parallel to `c`, per sample; 0 where c is 0."""
+    length = norm(c)
+    unit = c / torch.where(length > 0, length, 1.0)
+    return inner(d, unit) * unit
+
+
+def _is_one(s: float | torch.Tensor) -> bool:
+    return bool(((s - 1).abs() < 1e-9).all()) if isinstance(s, torch.Tensor) else abs(s - 1) < 1e-9

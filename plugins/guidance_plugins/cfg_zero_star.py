@@ -1,0 +1,47 @@
+"""CFG-Zero*: classifier-free guidance for flow matching."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import attrs
+import torch
+from guidance_core import Branch, Needs, Scale, Step, hookimpl, inner, number, whole
+
+
+@attrs.frozen
+class CFGZeroStar:
+    """CFG with an optimised scale of the unconditional prediction, and zero for the first steps.
+
+        α = ⟨c, u⟩ / (‖u‖² + 1e−8)          per sample
+        guided = c + (s − 1)·(c − α·u)
+        guided = 0                          for the first `zero_steps` steps
+
+    Source: Fan et al., arXiv:2503.18886, eq. 9 and Alg. 1. Made for flow predictions.
+    """
+
+    excludes: ClassVar[tuple[str, ...]] = ("cfg", "apg")
+
+    scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
+    zero_steps: int = whole(1, help="number of first steps whose result is zero")
+
+    @hookimpl
+    def build_branches(self, step: Step) -> list[Branch | Needs]:
+        """Ask for the prediction of `uncond` once the zero steps are over."""
+        if step.index < self.zero_steps:
+            return [Needs()]
+        strength = step.value(self.scale) - 1
+        if isinstance(strength, float) and abs(strength) < 1e-9:
+            return [Needs(outputs=())]
+        return [Branch("uncond", condition="negative", required=True), Needs()]
+
+    @hookimpl
+    def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return what to add to c."""
+        c = predictions["cond"]
+        if step.index < self.zero_steps:
+            return -c
+        u = predictions["uncond"]
+        alpha = inner(c, u) / (inner(u, u) + 1e-8)
+        return (step.value(self.scale) - 1) * (c - alpha * u)

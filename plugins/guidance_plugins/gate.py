@@ -1,0 +1,59 @@
+"""Reusing the guidance of an earlier step."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import attrs
+import torch
+from guidance_core import Branch, Hold, Needs, Reference, Step, Window, choice, hookimpl
+
+
+@attrs.frozen
+class Gate:
+    """Inside a window of the run, reuse the last stored guidance instead of running its branches.
+
+        guided = c + Δ,   Δ = guided − c of the last step before the window
+
+    The default window is the second half of the steps. Only `cond` runs there. Δ is kept in the
+    prediction's own space, for each output, and is dropped when the host changes the model: that step
+    is run in full, and stored anew. It holds everything that the plugins given before the gate made
+    of the prediction; corrections given after it are applied to the sum.
+
+    Source: Castillo et al., arXiv:2312.12487 (reuse of the guidance direction).
+    """
+
+    lo: float = attrs.field(default=0.5, metadata={"help": "lower end of the window"})
+    hi: float = attrs.field(default=1.0, metadata={"help": "upper end of the window"})
+    by: str = choice("fraction", ("fraction", "sigma"), help="whether lo and hi are fractions of the steps or sigmas")
+    window: Window = attrs.field(init=False, repr=False, eq=False)
+
+    @window.default
+    def _make_window(self) -> Window:
+        return Window(self.lo, self.hi, self.by)  # type: ignore[arg-type]
+
+    @hookimpl(wrapper=True)
+    def build_branches(
+        self, step: Step
+    ) -> Generator[None, list[Branch | Needs | Hold], list[Branch | Needs | Hold]]:
+        """Drop every branch where the guidance can be reused; else have it stored, if it will be."""
+        asked = yield
+        if not any(isinstance(request, Branch) for request in asked):
+            return [*asked, Needs(outputs=())]
+        inside = len(step.inside(self.window)) == len(step.outputs)
+        if inside and step.shared.get("model", "") == step.model:
+            step.shared["reuses"] = True
+            return [*(request for request in asked if not isinstance(request, Branch)), Needs()]
+        if not inside and not step.next_inside(self.window):
+            return [*asked, Needs(outputs=())]
+        step.shared.update(model=step.model, reuses=False)
+        return [*asked, Needs(reference=True)]
+
+    @hookimpl
+    def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> torch.Tensor | None:
+        """Add the stored guidance, or store that of this step."""
+        if step.shared["reuses"]:
+            delta: torch.Tensor = step.state["delta"]
+            return guided + delta
+        step.state["delta"] = guided - reference.tensor
+        return None

@@ -1,0 +1,62 @@
+"""Guidance in a limited interval of the noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import attrs
+from guidance_core import Branch, Hold, Needs, PerOutput, Step, Window, choice, hookimpl
+
+
+def _as_methods(methods: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    return (methods,) if isinstance(methods, str) else tuple(methods)
+
+
+@attrs.frozen
+class Interval:
+    """Guidance only while the noise level is in [lo, hi]; outside, other methods are neutral.
+
+    It wraps the methods given before or after it: outside the window their branches are not run
+    and their corrections not applied. By fraction of the steps the window is [lo, hi).
+
+    Source: Kynkäänniemi et al., arXiv:2404.07724, eq. 5.
+    """
+
+    lo: float = attrs.field(default=0.0, metadata={"help": "lower end: the noise level at which guidance ends"})
+    hi: float = attrs.field(default=1.0, metadata={"help": "upper end: the noise level at which guidance begins"})
+    by: str = choice("sigma", ("sigma", "fraction"), help="whether lo and hi are sigmas or fractions of the steps")
+    methods: tuple[str, ...] = attrs.field(
+        default=(), converter=_as_methods, metadata={"help": "names of the methods to limit; none is all of them"}
+    )
+    window: Window = attrs.field(init=False, repr=False, eq=False)
+
+    @window.default
+    def _make_window(self) -> Window:
+        return Window(self.lo, self.hi, self.by)  # type: ignore[arg-type]
+
+    @hookimpl(wrapper=True)
+    def build_branches(
+        self, step: Step
+    ) -> Generator[None, list[Branch | Needs | Hold], list[Branch | Needs | Hold]]:
+        """Drop what the limited methods asked for, for the outputs that are outside."""
+        asked = yield
+        inside = step.inside(self.window)
+        if len(inside) == len(step.outputs):
+            return asked
+        kept = (self._limited(request, inside, step.outputs) if self._covers(request) else request for request in asked)
+        return [request for request in kept if request is not None]
+
+    def _covers(self, request: Branch | Needs | Hold) -> bool:
+        name = request.plugin.partition("#")[0]
+        return not self.methods or name in self.methods or request.plugin in self.methods
+
+    def _limited(
+        self, request: Branch | Needs | Hold, inside: tuple[str, ...], outputs: tuple[str, ...]
+    ) -> Branch | Needs | Hold | None:
+        if not inside:
+            return None
+        if isinstance(request, Branch):
+            mask = PerOutput({output: 1.0 if output in inside else 0.0 for output in outputs})
+            return attrs.evolve(request, strength=mask * request.strength)
+        wanted = outputs if request.outputs is None else request.outputs
+        return attrs.evolve(request, outputs=tuple(output for output in wanted if output in inside))

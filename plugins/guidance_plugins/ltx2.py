@@ -1,0 +1,150 @@
+"""LTX-2's four-branch guidance of video and audio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from guidance_core import (
+    UNSET,
+    Branch,
+    ConfigurationError,
+    Hold,
+    IsolateOutputs,
+    Multiply,
+    Needs,
+    PerOutput,
+    Reference,
+    SkipSelfAttention,
+    Step,
+    Table,
+    choice,
+    hookimpl,
+    number,
+    settle,
+    whole,
+)
+
+from guidance_plugins.rescale import rescaling
+
+
+def _both(video: Any, audio: Any) -> PerOutput:
+    return PerOutput(video=video, audio=audio)
+
+
+def _preset(cfg: PerOutput, stg: float, rescale: Any, modality: float, blocks: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "cfg_scale": cfg,
+        "stg_scale": stg,
+        "rescale_scale": rescale,
+        "modality_scale": modality,
+        "stg_blocks": blocks,
+        "skip_step": 0,
+    }
+
+
+_PRESETS = {
+    "2.0": _preset(_both(3.0, 7.0), 1.0, 0.7, 3.0, (29,)),
+    "2.3": _preset(_both(3.0, 7.0), 1.0, 0.7, 3.0, (28,)),
+    "2.4": _preset(_both(3.0, 7.0), 1.0, 0.7, 3.0, (28,)),
+    "2.3-hq": _preset(_both(3.0, 7.0), 0.0, _both(0.45, 1.0), 3.0, ()),
+    "distilled": _preset(_both(1.0, 1.0), 0.0, 0.0, 1.0, ()),
+}
+
+
+def _as_blocks(given: Any) -> Any:
+    """Block indices as a tuple; a value per output or a table of them is kept."""
+    if isinstance(given, Mapping):
+        return PerOutput({str(output): _as_blocks(blocks) for output, blocks in given.items()})
+    if isinstance(given, int) and not isinstance(given, bool):
+        return (given,)
+    return tuple(given) if isinstance(given, list) else given
+
+
+@attrs.frozen
+class LTX2:
+    """The guidance of LTX-2: four passes, combined per output, then rescaled in x0 space.
+
+        guided = c + (cfg − 1)·(c − neg) + stg·(c − perturbed) + (mod − 1)·(c − modality)
+        guided = guided·(rescale·std(c)/std(guided) + 1 − rescale)
+
+    `neg` has the negative condition; `perturbed` skips self-attention in the STG blocks; `modality`
+    turns the cross-attention between video and audio off. Every scale may be a number, a value per
+    output, or a table by sigma; what is not given comes from the preset. A pass runs if either output
+    needs it. With `skip_step` k an output is evaluated at steps divisible by k + 1 and keeps its
+    last x0 in between. The std is per sample, as in diffusers; ltx-core takes it over the batch.
+
+    Source: ltx-core, `MultiModalGuider`; rescale: arXiv:2305.08891 §3.4; STG: arXiv:2411.18664.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = _PRESETS
+
+    preset: str = choice("2.3", tuple(_PRESETS), help="whose values to use for what is not given")
+    cfg_scale: Any = number(UNSET, help="cfg; 1 runs no neg pass")
+    stg_scale: Any = number(UNSET, help="stg; 0 runs no perturbed pass")
+    modality_scale: Any = number(UNSET, help="mod; 1 runs no modality pass")
+    rescale_scale: Any = number(UNSET, ge=0, le=1, help="rescale; 0 is off")
+    stg_blocks: Any = attrs.field(
+        default=UNSET, converter=_as_blocks, metadata={"help": "indices of the blocks that the STG pass weakens"}
+    )
+    skip_step: Any = whole(UNSET, help="evaluate an output only where step % (skip_step + 1) is 0; 0 never skips")
+    values: Mapping[str, Any] = attrs.field(init=False, repr=False, eq=False)
+
+    @values.default
+    def _settle(self) -> Mapping[str, Any]:
+        return {name: settled.value for name, settled in settle(self).items()}
+
+    @classmethod
+    def by_sigma(cls, table: Mapping[float, Mapping[str, Any]], preset: str = "2.3") -> LTX2:
+        """Make one whose parameters depend on sigma: upper bounds of sigma to parameters.
+
+        The bin of a bound reaches from the next smaller bound (exclusive) to itself (inclusive).
+
+        Raises:
+            ConfigurationError: the rows do not give the same parameters.
+        """
+        names = {frozenset(row) for row in table.values()}
+        if len(names) != 1:
+            raise ConfigurationError(
+                "LTX2.by_sigma: every row must give the same parameters; got "
+                f"{'; '.join(', '.join(sorted(row)) for row in table.values()) or 'no rows'}."
+            )
+        columns = {name: Table({bound: row[name] for bound, row in table.items()}) for name in names.pop()}
+        return cls(preset=preset, **columns)
+
+    @hookimpl
+    def build_branches(self, step: Step) -> list[Branch | Needs | Hold]:
+        """Ask for the three passes to move away from, and hold the outputs that skip this step."""
+        cfg, stg, modality, rescale, blocks, skip = (
+            step.value(self.values[name])
+            for name in ("cfg_scale", "stg_scale", "modality_scale", "rescale_scale", "stg_blocks", "skip_step")
+        )
+        weakened = tuple(
+            SkipSelfAttention(_of(blocks, output), output if len(step.outputs) > 1 else None)
+            for output in step.outputs
+            if not _is_zero(_of(stg, output))
+        )
+        held = tuple(output for output in step.outputs if step.index % (_of(skip, output) + 1))
+        rescaled = tuple(output for output in step.outputs if not _is_zero(_of(rescale, output)))
+        return [
+            Branch("neg", condition="negative", strength=cfg - 1),
+            Branch("perturbed", perturbations=weakened, strength=stg),
+            Branch("modality", perturbations=(IsolateOutputs(),), strength=modality - 1),
+            Hold(held),
+            Needs(space="x0" if rescaled else None, std="sample", outputs=rescaled),
+        ]
+
+    @hookimpl
+    def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> Multiply:
+        """Rescale one output's guided x0."""
+        return rescaling(guided, reference, step.value(self.values["rescale_scale"]), "sample")
+
+
+def _of(value: Any, output: str) -> Any:
+    return value[output] if isinstance(value, PerOutput) else value
+
+
+def _is_zero(value: Any) -> bool:
+    return not isinstance(value, torch.Tensor) and value == 0

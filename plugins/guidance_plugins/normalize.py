@@ -1,0 +1,49 @@
+"""Bounding or matching the norm of the guided prediction."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from guidance_core import Multiply, Needs, Reference, Scale, Step, choice, hookimpl, norm, number
+
+
+@attrs.frozen
+class Normalize:
+    """Norm correction of the guided prediction g, against the conditional prediction c.
+
+        clamp:  g·min(1, k·‖c‖/‖g‖)   per sample: the norm may grow by the factor k at most
+        match:  g·‖c‖/‖g‖             per token (last dimension): the norm is that of c
+
+    Where ‖g‖ is 0 the prediction is left as it is.
+
+    Source: clamp as in the CFG normalization of Z-Image; match as in Qwen-Image.
+    """
+
+    form: str = choice("clamp", ("clamp", "match"), help="clamp bounds the norm, match makes it equal")
+    limit: Scale = number(1.0, ge=0, help="k, how much the norm may grow (clamp form)")
+    over: str | None = choice(
+        None,
+        ("sample", "token", "channel", "channel_last"),
+        optional=True,
+        help="what one norm covers; none is a sample for clamp, a token for match",
+    )
+
+    @property
+    def range(self) -> str:
+        """What one norm covers."""
+        return self.over or ("sample" if self.form == "clamp" else "token")
+
+    @hookimpl
+    def build_branches(self, step: Step) -> list[Needs]:
+        """Ask for the base prediction's norm."""
+        return [Needs(norm=self.range)]
+
+    @hookimpl
+    def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> Multiply:
+        """Scale the guided prediction."""
+        norm_c, norm_g = reference.norm(self.range), norm(guided, self.range)
+        if self.form == "match":
+            # A guided token far below the reference cannot be told from rounding noise.
+            return Multiply(torch.where(norm_g * 1e6 > norm_c, norm_c / norm_g, 1.0))
+        allowed = norm_c * step.value(self.limit)
+        return Multiply(torch.where(norm_g > allowed, allowed / norm_g, 1.0))

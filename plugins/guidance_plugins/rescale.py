@@ -1,0 +1,54 @@
+"""Rescaling the guided prediction to the spread of the conditional one."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from guidance_core import Multiply, Needs, Reference, Scale, Step, choice, hookimpl, number, std
+
+LARGEST_RATIO = 1e6
+"Beyond it the guided prediction counts as constant, and its spread cannot be corrected."
+
+
+def rescaling(guided: torch.Tensor, reference: Reference, phi: float | torch.Tensor, over: str) -> Multiply:
+    """Return the factor φ·std(c)/std(g) + (1 − φ), and 1 where g has no spread to speak of.
+
+    `guided` is `[B, ...]`; the factor has the shape of the statistics, `[B, 1, ...]`.
+    """
+    std_c, std_g = reference.std(over), std(guided, over)
+    ratio = torch.where(std_g * LARGEST_RATIO > std_c, std_c / std_g, 1.0)
+    return Multiply(ratio * phi + (1 - phi))
+
+
+@attrs.frozen
+class Rescale:
+    """Guidance rescale: give the guided prediction the standard deviation of the conditional one.
+
+        guided = φ·g·std(c)/std(g) + (1 − φ)·g
+
+    Each sample has its own statistics. A guided prediction without spread is left as it is.
+
+    Source: Lin et al., arXiv:2305.08891, eq. 15 and 16.
+    """
+
+    phi: Scale = number(0.7, ge=0, le=1, help="how much of the rescaled prediction to use; 0 is off")
+    over: str = choice(
+        "sample",
+        ("sample", "channel", "channel_last", "tensor"),
+        help="what one std covers: a sample, each of its channels (first or last dimension), or the whole tensor",
+    )
+    space: str | None = choice(
+        None, ("epsilon", "v", "x0", "flow"), optional=True, help="space to rescale in; none is the model's own"
+    )
+
+    @hookimpl
+    def build_branches(self, step: Step) -> list[Needs]:
+        """Ask for the base prediction's std, unless φ is 0."""
+        phi = step.value(self.phi)
+        return [] if isinstance(phi, float) and phi == 0 else [Needs(space=self.space, std=self.over)]
+
+    @hookimpl
+    def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> Multiply | None:
+        """Scale the guided prediction."""
+        phi = step.value(self.phi)
+        return None if isinstance(phi, float) and phi == 0 else rescaling(guided, reference, phi, self.over)

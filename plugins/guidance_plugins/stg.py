@@ -1,0 +1,48 @@
+"""Spatio-temporal guidance and skip-layer guidance."""
+
+from __future__ import annotations
+
+import attrs
+from guidance_core import Branch, Scale, SkipBlocks, SkipSelfAttention, Step, Window, choice, hookimpl, number
+
+
+@attrs.frozen
+class STG:
+    """Spatio-temporal guidance: move away from the prediction of a deliberately weakened model.
+
+        guided = c + s·(c − p)
+
+    `p` is the conditional pass with the self-attention of some blocks skipped (`skip=attention`), or
+    those blocks skipped as a whole (`skip=blocks`, also known as skip-layer guidance). At s = 0 it
+    is not run. `start` and `stop` are fractions of the steps.
+
+    Source: Hyung et al., arXiv:2411.18664, eq. 7; skip-layer guidance: Stability AI, SD3.5.
+    """
+
+    scale: Scale = number(1.0, help="strength s; 0 is off and runs no extra pass")
+    blocks: tuple[int, ...] | None = attrs.field(
+        default=None,
+        converter=lambda given: (given,) if isinstance(given, int) else given if given is None else tuple(given),
+        metadata={"help": "indices of the transformer blocks to weaken, from 0; none is all of them"},
+    )
+    skip: str = choice("attention", ("attention", "blocks"), help="what to skip in those blocks")
+    start: float = number(0.0, ge=0, le=1, help="fraction of the steps after which it starts")
+    stop: float = number(1.0, ge=0, le=1, help="fraction of the steps after which it stops")
+    branch: str = attrs.field(default="perturbed", metadata={"help": "name of the branch; two stacked STGs need two"})
+    window: Window = attrs.field(init=False, repr=False, eq=False)
+    perturbation: SkipSelfAttention | SkipBlocks = attrs.field(init=False, repr=False, eq=False)
+
+    @window.default
+    def _make_window(self) -> Window:
+        return Window(self.start, self.stop, by="fraction")
+
+    @perturbation.default
+    def _make_perturbation(self) -> SkipSelfAttention | SkipBlocks:
+        return SkipSelfAttention(self.blocks) if self.skip == "attention" else SkipBlocks(self.blocks)
+
+    @hookimpl
+    def build_branches(self, step: Step) -> list[Branch]:
+        """Ask for the weakened pass with strength s, inside the window."""
+        if not step.inside(self.window):
+            return []
+        return [Branch(self.branch, perturbations=(self.perturbation,), strength=step.value(self.scale))]
