@@ -32,7 +32,7 @@ from guidance_core.reference import Multiply, Reference
 from guidance_core.run import Plan, Run
 from guidance_core.schedules import Cosine, Linear, Schedule, Table, Window, Within
 from guidance_core.stacking import StackedDenoiser
-from guidance_core.statistics import inner, norm, std
+from guidance_core.statistics import inner, norm, ratio, std
 from guidance_core.step import Step
 from guidance_core.values import UNSET, PerOutput
 
@@ -83,6 +83,7 @@ __all__ = [
     "inner",
     "norm",
     "number",
+    "ratio",
     "settle",
     "std",
     "whole",

@@ -10,31 +10,43 @@ On CPUs large tensors are worked on in blocks that stay in cache, which also kee
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from guidance_core.spaces import IDENTITY, Affine
+
 BLOCK = 131072
 "Elements worked on at a time: the float32 temporaries of a block stay in cache."
 
+ONE = 1.0
+"The weight of a term that is taken as it is, compared by identity."
+
 Weight: TypeAlias = float | Tensor
-"A number, or a tensor with as many dimensions as the prediction, each its size or 1."
+"`ONE`, a scalar tensor, or a tensor with as many dimensions as the prediction, each its size or 1."
 
 Term: TypeAlias = tuple[Tensor, Weight]
 Span: TypeAlias = tuple[slice, slice]
 
 
-def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
-    """Return the dtype sums of these tensors are accumulated in: float64 if any is, else float32."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+@functools.lru_cache(maxsize=4096)
+def scalar(number: float) -> Weight:
+    """Return a number as a weight: a scalar tensor, which torch takes faster, and 1 as it is."""
+    return ONE if number == 1.0 else torch.tensor(number, dtype=torch.float64)
+
+
+def accumulation_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype that sums of such tensors are accumulated in: float32, or float64 for float64."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def evaluate(
     terms: Sequence[Term],
     sample: Tensor | None = None,
-    affine: tuple[float, float] = (0.0, 1.0),
+    space: Affine = IDENTITY,
     *,
     dtype: torch.dtype | None = None,
     out: Tensor | None = None,
@@ -44,71 +56,80 @@ def evaluate(
     Args:
         terms: predictions `[B, ...]` of one shape, with their weights.
         sample: the noisy sample, of the same shape; needed where `a` is not 0.
-        affine: `(a, b)`.
-        dtype: of the result; the accumulation dtype if not given.
+        space: `a` and `b`.
+        dtype: of the result; the accumulation dtype of the first prediction if not given.
         out: contiguous buffer of the accumulation dtype to write a large result into.
 
     Returns:
         The result; where nothing is to be computed, the prediction itself.
     """
-    first = terms[0][0]
-    working = accumulation_dtype(*(prediction for prediction, _ in terms))
+    first, weight = terms[0]
+    working = accumulation_dtype(first)
     dtype = dtype or working
-    if len(terms) == 1 and affine == (0.0, 1.0) and _is_one(terms[0][1]) and first.dtype == dtype:
+    if len(terms) == 1 and weight is ONE and space.is_identity and first.dtype == dtype:
         return first
-    tracked = torch.is_grad_enabled() and any(prediction.requires_grad for prediction, _ in terms)
-    if is_blocked(first) and not tracked:
+    if is_blocked(first) and not _is_tracked(terms):
         result = out if out is not None and out.dtype == dtype else torch.empty(first.shape, dtype=dtype)
-        _by_blocks(result, terms, sample, affine, working)
+        _by_blocks(result, terms, sample, space, working)
         return result
-    return _sum(terms, sample, affine, working).to(dtype)
+    total = _sum(terms, working)
+    total = to_space(total, sample, space, in_place=total is not first)
+    return total if dtype == working else total.to(dtype)
 
 
 def is_blocked(tensor: Tensor) -> bool:
     """Whether a tensor of this size and device is worked on block by block."""
-    return tensor.device.type == "cpu" and tensor.numel() > BLOCK
+    return tensor.is_cpu and tensor.numel() > BLOCK
 
 
-def _is_one(weight: Weight) -> bool:
-    return not isinstance(weight, Tensor) and weight == 1.0
+def _is_tracked(terms: Sequence[Term]) -> bool:
+    return torch.is_grad_enabled() and any(prediction.requires_grad for prediction, _ in terms)
 
 
-def _sum(terms: Sequence[Term], sample: Tensor | None, affine: tuple[float, float], working: torch.dtype) -> Tensor:
+def _sum(terms: Sequence[Term], working: torch.dtype) -> Tensor:
+    """Return the sum of the terms; the first prediction itself where there is nothing to compute."""
     total: Tensor | None = None
     for prediction, weight in terms:
         if prediction.dtype == working:
-            term = prediction * weight
+            term = prediction if weight is ONE else prediction * weight
         else:
             term = prediction.to(working)
-            if not _is_one(weight):
+            if weight is not ONE:
                 term.mul_(weight)
-        total = term if total is None else total.add_(term)
+        if total is None:
+            total = term
+        elif total is terms[0][0]:
+            total = total + term
+        else:
+            total.add_(term)
     assert total is not None
-    return to_space(total, sample, affine)
+    return total
 
 
-def to_space(total: Tensor, sample: Tensor | None, affine: tuple[float, float]) -> Tensor:
-    """Return `a·sample + b·total` for `affine = (a, b)`, computed in place of `total`."""
-    a, b = affine
-    if a == 0.0 or sample is None:
-        return total if b == 1.0 else total.mul_(b)
+def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, in_place: bool = True) -> Tensor:
+    """Return `a·sample + b·total`; `total` may be overwritten if `in_place`."""
+    if space.is_identity:
+        return total
+    if space.a == 0.0 or sample is None:
+        return total.mul_(space.b_tensor) if in_place else total * space.b_tensor
     if sample.dtype != total.dtype:
         sample = sample.to(total.dtype)
-    if a == -b:
-        return total.sub_(sample).mul_(b)
-    return total.mul_(b).add_(sample if a == 1.0 else sample * a)
+    if space.a == -space.b:
+        return (total.sub_(sample) if in_place else total - sample).mul_(space.b_tensor)
+    scaled = total.mul_(space.b_tensor) if in_place else total * space.b_tensor
+    return scaled.add_(sample if space.a == 1.0 else sample * space.a_tensor)
 
 
 def _by_blocks(
     result: Tensor,
     terms: Sequence[Term],
     sample: Tensor | None,
-    affine: tuple[float, float],
+    space: Affine,
     working: torch.dtype,
 ) -> None:
     shape = _three_dims(terms)
     views = [(prediction.reshape(shape), _view(weight, prediction, shape, working)) for prediction, weight in terms]
-    samples = sample.reshape(shape) if sample is not None and affine[0] != 0.0 else None
+    samples = sample.reshape(shape) if sample is not None and space.a != 0.0 else None
     results = result.view(shape)
     total_buffer, term_buffer = (torch.empty(_largest(shape), dtype=working) for _ in range(2))
     for span in _spans(shape):
@@ -119,17 +140,17 @@ def _by_blocks(
             _multiply(prediction[span], _part(weight, span), term if number else total)
             if number:
                 total.add_(term)
-        to_space(total, _loaded(samples[span], term) if samples is not None else None, affine)
+        to_space(total, _loaded(samples[span], term) if samples is not None else None, space)
         if total is not target:
             target.copy_(total)
 
 
 def _multiply(prediction: Tensor, weight: Weight, out: Tensor) -> None:
-    if prediction.dtype == out.dtype:
+    if prediction.dtype == out.dtype and weight is not ONE:
         torch.mul(prediction, weight, out=out)
     else:
         out.copy_(prediction)
-        if not _is_one(weight):
+        if weight is not ONE:
             out.mul_(weight)
 
 
@@ -140,14 +161,14 @@ def _loaded(sample: Tensor, buffer: Tensor) -> Tensor:
 def _three_dims(terms: Sequence[Term]) -> tuple[int, int, int]:
     """Return the shape `[batch, rows, rest]` to walk through: blocks are made of whole rows."""
     shape = terms[0][0].shape
-    inner = any(isinstance(weight, Tensor) and weight[:1].numel() > 1 for _, weight in terms)
+    inner = any(isinstance(weight, Tensor) and weight.ndim > 0 and weight[:1].numel() > 1 for _, weight in terms)
     if not inner or len(shape) == 1:
         return shape[0], shape[1:].numel(), 1
     return shape[0], shape[1], shape[2:].numel()
 
 
 def _view(weight: Weight, prediction: Tensor, shape: tuple[int, int, int], working: torch.dtype) -> Weight:
-    if not isinstance(weight, Tensor):
+    if not isinstance(weight, Tensor) or weight.ndim == 0:
         return weight
     weight = weight.to(working)
     if weight[:1].numel() == 1:
@@ -158,7 +179,7 @@ def _view(weight: Weight, prediction: Tensor, shape: tuple[int, int, int], worki
 
 
 def _part(weight: Weight, span: Span) -> Weight:
-    if not isinstance(weight, Tensor):
+    if not isinstance(weight, Tensor) or weight.ndim == 0:
         return weight
     batch, rows = span
     return weight[batch if weight.shape[0] > 1 else slice(None), rows if weight.shape[1] > 1 else slice(None)]

@@ -15,13 +15,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import Term, Weight, evaluate, is_blocked
+from guidance_core.arithmetic import ONE, Term, Weight, evaluate, is_blocked, scalar
 from guidance_core.branch import BASE, Needs
 from guidance_core.errors import PluginError
 from guidance_core.hooks import Implementation, around
 from guidance_core.plan import Acting, OutputLayout
 from guidance_core.reference import BasePrediction, Multiply, Reference
-from guidance_core.spaces import Noise, affine
+from guidance_core.spaces import Affine, Noise, affine
 from guidance_core.step import Step
 
 MakeStep: TypeAlias = Callable[[str, str], Step]
@@ -39,7 +39,7 @@ class Scene:
     make_step: MakeStep
     workspace: Workspace
 
-    def affine(self, source: str | None, target: str | None) -> tuple[float, float]:
+    def affine(self, source: str | None, target: str | None) -> Affine:
         """Return the conversion between two spaces; None is the host's own."""
         return affine(source or self.prediction_type, target or self.prediction_type, self.noise)
 
@@ -164,10 +164,10 @@ class _Guided:
 
     tensor: Tensor
     space: str
-    factor: Weight = 1.0
+    factor: Weight = ONE
 
     def to(self, space: str, scene: Scene) -> _Guided:
-        if space == self.space and not isinstance(self.factor, Tensor):
+        if space == self.space and self.factor is ONE:
             return self
         converted = evaluate([(self.tensor, self.factor)], scene.sample, scene.affine(self.space, space))
         return _Guided(converted, space)
@@ -222,7 +222,7 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
 
         def convert(branch: str) -> Tensor:
             if (space, branch) not in converted:
-                term = (predictions[branch], 1.0)
+                term = (predictions[branch], ONE)
                 converted[space, branch] = evaluate([term], scene.sample, scene.affine(None, space))
             return converted[space, branch]
 
@@ -237,9 +237,9 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
             given = {"step": step, "predictions": visible(acting)}
             if wrappers:
                 inside = wrappers[:-1]
-                factor = scene.affine(None, space)[1]
+                factor = scalar(scene.affine(None, space).b)
 
-                def inner(inside: list[Acting] = inside, factor: float = factor) -> Tensor | None:
+                def inner(inside: list[Acting] = inside, factor: Weight = factor) -> Tensor | None:
                     within = added(inside)
                     return evaluate([(evaluate(within), factor)]) if within else None
 
@@ -248,7 +248,7 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
                 delta = acting.implementation(given)
             if delta is not None:
                 _check_tensor(acting.implementation, delta, predictions[BASE])
-                terms.append((delta, scene.affine(space, None)[1]))
+                terms.append((delta, scalar(scene.affine(space, None).b)))
         return terms
 
     return added(list(scene.layout.combine_wrappers))

@@ -69,6 +69,14 @@ class Structure:
             f"a sample is a tensor, a tuple of tensors or a dict of tensors; got {type(sample).__name__}."
         )
 
+    def fits(self, sample: Any) -> bool:
+        """Whether a sample surely has this structure."""
+        if self.kind == "tensor":
+            return type(sample) is Tensor
+        if self.kind == "tuple":
+            return type(sample) is tuple and len(sample) == len(self.names)
+        return type(sample) is dict and tuple(sample) == self.names
+
     def flatten(self, value: Any, what: str, error: type[GuidanceError]) -> dict[str, Tensor]:
         """Return `{output: tensor}` for `value`, or raise `error` saying how `what` differs."""
         if self.kind == "tensor":

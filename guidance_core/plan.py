@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import Weight
+from guidance_core.arithmetic import Weight, scalar
 from guidance_core.branch import BASE, Branch, Hold, Needs, Request
 from guidance_core.errors import BranchConflictError, ConfigurationError, PluginError, UnknownNameError, suggest
 from guidance_core.hooks import Hook, Implementation, around
@@ -76,14 +76,29 @@ class OutputLayout:
         Raises:
             ConfigurationError: a tensor strength does not broadcast to the sample.
         """
+        if self._numbers is not None:
+            return self._numbers
         base: Any = 1.0
         others: list[tuple[str, Weight]] = []
         for branch, strength in self.strengths:
             if isinstance(strength, Tensor):
                 strength = placed(strength, sample, f"the strength of branch {branch!r}")
+                others.append((branch, -strength))
+            else:
+                others.append((branch, scalar(-strength)))
             base = base + strength
-            others.append((branch, -strength))
         return [(BASE, base), *others]
+
+    _numbers: list[tuple[str, Weight]] | None = attrs.field(init=False)
+    "The weights, where they are the same for every sample."
+
+    @_numbers.default
+    def _default_numbers(self) -> list[tuple[str, Weight]] | None:
+        numbers = [strength for _, strength in self.strengths if not isinstance(strength, Tensor)]
+        if len(numbers) < len(self.strengths):
+            return None
+        others = [(branch, scalar(-strength)) for (branch, _), strength in zip(self.strengths, numbers, strict=True)]
+        return [(BASE, scalar(1.0 + sum(numbers))), *others]
 
 
 @attrs.frozen(eq=False)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from guidance_core import statistics
-from guidance_core.arithmetic import BLOCK, evaluate, is_blocked, to_space
+from guidance_core.arithmetic import BLOCK, ONE, accumulation_dtype, evaluate, is_blocked, to_space
 from guidance_core.branch import Needs
 from guidance_core.errors import PluginError
+from guidance_core.spaces import Affine
 
 
 @attrs.frozen
@@ -33,13 +34,13 @@ class BasePrediction:
         self,
         prediction: Tensor | None,
         sample: Tensor,
-        affine: tuple[float, float],
+        space: Affine,
         known: Mapping[tuple[str, str], Tensor] | None = None,
     ) -> None:
         """Take the prediction in the host's space, or None where only statistics travelled here."""
         self._given = prediction
         self._sample = sample
-        self._affine = affine
+        self._space = space
         self._tensor: Tensor | None = None
         self._known = dict(known or {})
 
@@ -53,7 +54,7 @@ class BasePrediction:
     def tensor(self) -> Tensor:
         """The prediction itself, `[B, ...]`, float32."""
         if self._tensor is None:
-            self._tensor = evaluate([(self._prediction, 1.0)], self._sample, self._affine)
+            self._tensor = evaluate([(self._prediction, ONE)], self._sample, self._space)
         return self._tensor
 
     def statistic(self, kind: str, over: str) -> Tensor:
@@ -75,15 +76,15 @@ class BasePrediction:
     def _reader(self, number: int) -> statistics.Read:
         """Read one sample's prediction in this space a block at a time, without ever holding it whole."""
         row, noisy = self._prediction[number].reshape(-1), self._sample[number].reshape(-1)
-        working = torch.float64 if row.dtype == torch.float64 else torch.float32
+        working = accumulation_dtype(row)
         buffer, loaded = torch.empty(BLOCK, dtype=working), torch.empty(BLOCK, dtype=working)
 
         def read(start: int, stop: int) -> Tensor:
             total = buffer[: stop - start].copy_(row[start:stop])
             sample = noisy[start:stop]
-            if self._affine[0] != 0.0 and sample.dtype != working:
+            if self._space.a != 0.0 and sample.dtype != working:
                 sample = loaded[: stop - start].copy_(sample)
-            return to_space(total, sample, self._affine)
+            return to_space(total, sample, self._space)
 
         return read
 

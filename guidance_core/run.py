@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import evaluate
+from guidance_core.arithmetic import ONE, evaluate
 from guidance_core.branch import BASE, BoundBranch
 from guidance_core.combination import Scene, Workspace, correct, guide
 from guidance_core.describe import Description, describe_run
@@ -137,6 +137,7 @@ class Run:
         self._held: dict[str, tuple[Tensor, torch.dtype]] = {}
         self._workspace = Workspace()
         self._last = (-1, 0)
+        self._structure: Structure | None = None
         self._prepare(settings.outputs or stack.named_outputs() or (SINGLE,))
 
     def step(
@@ -332,7 +333,9 @@ class Run:
         return number
 
     def _checked_sample(self, sample: Any) -> tuple[Structure, dict[str, Tensor]]:
-        structure = Structure.of(sample, self.settings.outputs)
+        structure = self._structure
+        if structure is None or not structure.fits(sample):
+            structure = Structure.of(sample, self.settings.outputs)
         samples = structure.flatten(sample, "the sample", ConfigurationError)
         for name, tensor in samples.items():
             if not tensor.is_floating_point():
@@ -341,6 +344,7 @@ class Run:
                 raise ConfigurationError(
                     f"the sample ({name}) must be [B, ...] with at least one element; got shape {tuple(tensor.shape)}."
                 )
+        self._structure = structure
         return structure, samples
 
     def _own_noise(self, index: int, sigma: Sigma | None, alpha: float | None) -> dict[str, Noise]:
@@ -370,15 +374,14 @@ class Run:
                 )
             for output, tensor in plan.named(predictions[name], name).items():
                 known = by_output[output]
-                if known:
-                    base = known[BASE]
-                    if tensor.shape != base.shape or tensor.dtype != base.dtype or tensor.device != base.device:
-                        raise DenoiserError(
-                            f"branch {name!r} of step {plan.index}: output {output!r} is {_kind(tensor)}, "
-                            f"but that of the base branch is {_kind(base)}."
-                        )
-                else:
+                base = known.get(BASE)
+                if base is None:
                     self._check_base(plan, output, tensor)
+                elif tensor.shape != base.shape or tensor.dtype != base.dtype or tensor.device != base.device:
+                    raise DenoiserError(
+                        f"branch {name!r} of step {plan.index}: output {output!r} is {_kind(tensor)}, "
+                        f"but that of the base branch is {_kind(base)}."
+                    )
                 if self.settings.check_finite and not bool(torch.isfinite(tensor).all()):
                     raise NonFiniteError(
                         f"branch {name!r} of step {plan.index}: output {output!r} holds NaN or infinity."
@@ -420,7 +423,7 @@ class Run:
             }
             return BasePrediction(own, plan._samples[output], scene.affine(None, space), known)
 
-        return correct(scene, [(given.sums[output], 1.0)], given.like[output], reference)
+        return correct(scene, [(given.sums[output], ONE)], given.like[output], reference)
 
     def _scene(self, plan: Plan, output: str, state: States) -> Scene:
         moment, plugins, sample = plan.layout.moment, self.stack.plugins, plan._samples[output]
@@ -441,13 +444,13 @@ class Run:
         own = self.settings.prediction_type
         for name in self._keeps - plan.layout.holds:
             result = results[name]
-            x0 = evaluate([(result, 1.0)], plan._samples[name], affine(own, "x0", plan._noise[name]))
+            x0 = evaluate([(result, ONE)], plan._samples[name], affine(own, "x0", plan._noise[name]))
             self._held[name] = (x0.clone() if x0 is result else x0, result.dtype)
 
     def _held_result(self, plan: Plan, output: str) -> Tensor:
         x0, dtype = self._held[output]
         conversion = affine("x0", self.settings.prediction_type, plan._noise[output])
-        result = evaluate([(x0, 1.0)], plan._samples[output], conversion, dtype=dtype)
+        result = evaluate([(x0, ONE)], plan._samples[output], conversion, dtype=dtype)
         return result.clone() if result is x0 else result
 
 

@@ -13,10 +13,13 @@ sum of predictions whose weights add up to 1 may be taken in any of them.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal, get_args
 
 import attrs
+import torch
+from torch import Tensor
 
 from guidance_core.errors import ConfigurationError, suggest
 
@@ -58,19 +61,47 @@ class Noise:
         )
 
 
-def affine(source: str, target: str, noise: Noise) -> tuple[float, float]:
-    """Return `(a, b)` with `target = a·sample + b·source` at this noise level.
+@attrs.frozen
+class Affine:
+    """The conversion `target = a·sample + b·source` between two spaces at one noise level."""
+
+    a: float
+    b: float
+    a_tensor: Tensor = attrs.field(init=False, eq=False, repr=False)
+    "`a` as a scalar tensor: torch takes it faster than a Python number."
+    b_tensor: Tensor = attrs.field(init=False, eq=False, repr=False)
+
+    @a_tensor.default
+    def _make_a(self) -> Tensor:
+        return torch.tensor(self.a, dtype=torch.float64)
+
+    @b_tensor.default
+    def _make_b(self) -> Tensor:
+        return torch.tensor(self.b, dtype=torch.float64)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is to be computed."""
+        return self.a == 0.0 and self.b == 1.0
+
+
+IDENTITY = Affine(0.0, 1.0)
+
+
+@functools.lru_cache(maxsize=4096)
+def affine(source: str, target: str, noise: Noise) -> Affine:
+    """Return the conversion from `source` to `target` at this noise level.
 
     Raises:
         ConfigurationError: alpha is needed and not known, or the conversion does not exist at this
             noise level (from x0 at sigma 0, from epsilon at alpha 0).
     """
     if source == target:
-        return 0.0, 1.0
+        return IDENTITY
     alpha = noise.alpha_for((source, target))
     a1, b1 = _to_x0(source, alpha, noise.sigma)
     a2, b2 = _from_x0(target, alpha, noise.sigma)
-    return a2 + b2 * a1, b2 * b1
+    return Affine(a2 + b2 * a1, b2 * b1)
 
 
 def _to_x0(source: str, alpha: float, sigma: float) -> tuple[float, float]:

@@ -64,6 +64,11 @@ def inner(x: Tensor, y: Tensor, over: str = "sample") -> Tensor:
     return (total + rows[:, whole * LEAF :].sum(dim=1)).view(shape)
 
 
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return `numerator / denominator` of two statistics, and 1 where the denominator is 0."""
+    return torch.nan_to_num(numerator / denominator, nan=1.0, posinf=1.0)
+
+
 def is_by_leaves(x: Tensor) -> bool:
     """Whether long rows are reduced leaf by leaf; GPUs and automatic differentiation take one call."""
     return x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled())
@@ -75,15 +80,20 @@ Read = Callable[[int, int], Tensor]
 def std_of(read: Read, n: int) -> Tensor:
     """Return the standard deviation of `n` elements that `read(start, stop)` gives as 1-D tensors.
 
-    One pass: each leaf is centred on its own mean, and the leaves are joined by Chan's formula
+    One pass: elements are counted from the first one, so that a constant row gives exactly 0; each leaf
+    is centred on its own mean, and the leaves are joined by Chan's formula
     `M₂ = Σ M₂ⱼ + Σ nⱼ(mⱼ − m)²` (Chan, Golub & LeVeque 1979).
     """
     sums, squares, sizes = [], [], []
+    origin: Tensor | None = None
     for leaves in _leaves(read, n):
-        total = leaves.sum(dim=1)
-        centred = leaves - (total / leaves.shape[1]).unsqueeze(1)
+        if origin is None:
+            origin = leaves[0, 0].clone()
+        shifted = leaves - origin
+        total = shifted.sum(dim=1)
+        shifted.sub_((total / leaves.shape[1]).unsqueeze(1))
         sums.append(total)
-        squares.append(torch.linalg.vector_norm(centred, dim=1))
+        squares.append(torch.linalg.vector_norm(shifted, dim=1))
         sizes += [leaves.shape[1]] * leaves.shape[0]
     total, size = torch.cat(sums), torch.tensor(sizes, dtype=sums[0].dtype)
     apart = (total / size).sub_(total.sum() / n)

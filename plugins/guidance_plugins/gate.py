@@ -38,16 +38,24 @@ class Gate:
     ) -> Generator[None, list[Branch | Needs | Hold], list[Branch | Needs | Hold]]:
         """Drop every branch where the guidance can be reused; else have it stored, if it will be."""
         asked = yield
-        if not any(isinstance(request, Branch) for request in asked):
+        held = {
+            output
+            for request in asked
+            if isinstance(request, Hold)
+            for output in (step.outputs if request.outputs is None else request.outputs)
+        }
+        active = tuple(output for output in step.outputs if output not in held)
+        if not active or not any(isinstance(request, Branch) for request in asked):
             return [*asked, Needs(outputs=())]
         inside = len(step.inside(self.window)) == len(step.outputs)
-        if inside and step.shared.get("model", "") == step.model:
-            step.shared["reuses"] = True
-            return [*(request for request in asked if not isinstance(request, Branch)), Needs()]
         if not inside and not step.next_inside(self.window):
             return [*asked, Needs(outputs=())]
-        step.shared.update(model=step.model, reuses=False)
-        return [*asked, Needs(reference=True)]
+        known = step.shared.get("stored", {})
+        if inside and all(known.get(output, "") == step.model for output in active):
+            step.shared["reuses"] = True
+            return [*(request for request in asked if not isinstance(request, Branch)), Needs(outputs=active)]
+        step.shared.update(reuses=False, stored={**known, **dict.fromkeys(active, step.model)})
+        return [*asked, Needs(reference=True, outputs=active)]
 
     @hookimpl
     def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> torch.Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 import torch
-from guidance_core import Multiply, Needs, Reference, Scale, Step, choice, hookimpl, norm, number
+from guidance_core import Multiply, Needs, Reference, Scale, Step, choice, hookimpl, norm, number, ratio
 
 
 @attrs.frozen
@@ -43,7 +43,5 @@ class Normalize:
         """Scale the guided prediction."""
         norm_c, norm_g = reference.norm(self.range), norm(guided, self.range)
         if self.form == "match":
-            # A guided token far below the reference cannot be told from rounding noise.
-            return Multiply(torch.where(norm_g * 1e6 > norm_c, norm_c / norm_g, 1.0))
-        allowed = norm_c * step.value(self.limit)
-        return Multiply(torch.where(norm_g > allowed, allowed / norm_g, 1.0))
+            return Multiply(ratio(norm_c, norm_g))
+        return Multiply(ratio(norm_c * step.value(self.limit), norm_g).clamp(max=1.0))

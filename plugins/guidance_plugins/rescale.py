@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import attrs
 import torch
-from guidance_core import Multiply, Needs, Reference, Scale, Step, choice, hookimpl, number, std
-
-LARGEST_RATIO = 1e6
-"Beyond it the guided prediction counts as constant, and its spread cannot be corrected."
+from guidance_core import Multiply, Needs, Reference, Scale, Step, choice, hookimpl, number, ratio, std
 
 
 def rescaling(guided: torch.Tensor, reference: Reference, phi: float | torch.Tensor, over: str) -> Multiply:
-    """Return the factor φ·std(c)/std(g) + (1 − φ), and 1 where g has no spread to speak of.
+    """Return the factor φ·std(c)/std(g) + (1 − φ), and 1 where g is constant.
 
     `guided` is `[B, ...]`; the factor has the shape of the statistics, `[B, 1, ...]`.
     """
-    std_c, std_g = reference.std(over), std(guided, over)
-    ratio = torch.where(std_g * LARGEST_RATIO > std_c, std_c / std_g, 1.0)
-    return Multiply(ratio * phi + (1 - phi))
+    return Multiply(ratio(reference.std(over), std(guided, over)) * phi + (1 - phi))
 
 
 @attrs.frozen
