@@ -1,9 +1,9 @@
 """The one expression a step is made of, evaluated without waste: `a·sample + b·Σ wᵢ·pᵢ`.
 
 Terms are accumulated in float32 (float64 where a prediction is float64), in the order given, and
-rounded once. Every elementary operation is rounded on its own: no fused multiply-add, whose use
-would depend on an element's place in memory. So a result depends on the values alone, not on batch
-mates, strides, the number of threads, or whether it was computed block by block.
+rounded once. The same elementary operations are applied to every element wherever it lies, so a
+result depends on the values alone: not on batch mates, strides, the number of threads, or whether
+it was computed block by block.
 
 On CPUs large tensors are worked on in blocks that stay in cache, which also keeps temporaries small.
 """
@@ -22,20 +22,17 @@ from guidance_core.spaces import IDENTITY, Affine
 BLOCK = 131072
 "Elements worked on at a time: the float32 temporaries of a block stay in cache."
 
-ONE = 1.0
-"The weight of a term that is taken as it is, compared by identity."
-
 Weight: TypeAlias = float | Tensor
-"`ONE`, a scalar tensor, or a tensor with as many dimensions as the prediction, each its size or 1."
+"A number, or a tensor with as many dimensions as the prediction, each its size or 1."
 
 Term: TypeAlias = tuple[Tensor, Weight]
 Span: TypeAlias = tuple[slice, slice]
 
 
 @functools.lru_cache(maxsize=4096)
-def scalar(number: float) -> Weight:
-    """Return a number as a weight: a scalar tensor, which torch takes faster, and 1 as it is."""
-    return ONE if number == 1.0 else torch.tensor(number, dtype=torch.float64)
+def _scalar(number: float) -> Tensor:
+    """Return a number as a scalar tensor, which torch multiplies by faster than by a number."""
+    return torch.tensor(number, dtype=torch.float64)
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
@@ -66,14 +63,19 @@ def evaluate(
     first, weight = terms[0]
     working = accumulation_dtype(first)
     dtype = dtype or working
-    if len(terms) == 1 and weight is ONE and space.is_identity and first.dtype == dtype:
+    if (
+        len(terms) == 1
+        and type(weight) is float
+        and weight == 1.0
+        and space is IDENTITY
+        and first.dtype == dtype
+    ):
         return first
     if is_blocked(first) and not _is_tracked(terms):
         result = out if out is not None and out.dtype == dtype else torch.empty(first.shape, dtype=dtype)
         _by_blocks(result, terms, sample, space, working)
         return result
-    total = _sum(terms, working)
-    total = to_space(total, sample, space, in_place=total is not first)
+    total = to_space(_sum(terms, working), sample, space, owned=len(terms) > 1 or first.dtype != working)
     return total if dtype == working else total.to(dtype)
 
 
@@ -87,37 +89,39 @@ def _is_tracked(terms: Sequence[Term]) -> bool:
 
 
 def _sum(terms: Sequence[Term], working: torch.dtype) -> Tensor:
-    """Return the sum of the terms; the first prediction itself where there is nothing to compute."""
-    total: Tensor | None = None
-    for prediction, weight in terms:
-        if prediction.dtype == working:
-            term = prediction if weight is ONE else prediction * weight
+    """Return the sum of the terms; a single prediction of weight 1 and that dtype is returned itself."""
+    first, weight = terms[0]
+    total = _product(first, weight, working)
+    for prediction, weight in terms[1:]:
+        if isinstance(weight, Tensor):
+            total = total + _product(prediction, weight, working)
+        elif total is first:
+            total = torch.add(total, prediction, alpha=weight)
         else:
-            term = prediction.to(working)
-            if weight is not ONE:
-                term.mul_(weight)
-        if total is None:
-            total = term
-        elif total is terms[0][0]:
-            total = total + term
-        else:
-            total.add_(term)
-    assert total is not None
+            total.add_(prediction, alpha=weight)
     return total
 
 
-def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, in_place: bool = True) -> Tensor:
-    """Return `a·sample + b·total`; `total` may be overwritten if `in_place`."""
-    if space.is_identity:
+def _product(prediction: Tensor, weight: Weight, working: torch.dtype) -> Tensor:
+    if isinstance(weight, Tensor):
+        return prediction.to(working) * weight
+    if weight == 1.0:
+        return prediction if prediction.dtype == working else prediction.to(working)
+    if prediction.dtype == working:
+        return prediction * _scalar(weight)
+    return prediction.to(working).mul_(_scalar(weight))
+
+
+def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool = True) -> Tensor:
+    """Return `a·sample + b·total`; `total` may be overwritten if it is `owned`."""
+    if space is IDENTITY or sample is None:
         return total
-    if space.a == 0.0 or sample is None:
-        return total.mul_(space.b_tensor) if in_place else total * space.b_tensor
-    if sample.dtype != total.dtype:
-        sample = sample.to(total.dtype)
+    if space.a == 1.0:
+        return torch.add(sample, total, alpha=space.b)
     if space.a == -space.b:
-        return (total.sub_(sample) if in_place else total - sample).mul_(space.b_tensor)
-    scaled = total.mul_(space.b_tensor) if in_place else total * space.b_tensor
-    return scaled.add_(sample if space.a == 1.0 else sample * space.a_tensor)
+        return (total.sub_(sample) if owned else total - sample).mul_(_scalar(space.b))
+    scaled = total.mul_(_scalar(space.b)) if owned else total * _scalar(space.b)
+    return scaled.add_(sample, alpha=space.a)
 
 
 def _by_blocks(
@@ -128,47 +132,62 @@ def _by_blocks(
     working: torch.dtype,
 ) -> None:
     shape = _three_dims(terms)
-    views = [(prediction.reshape(shape), _view(weight, prediction, shape, working)) for prediction, weight in terms]
-    samples = sample.reshape(shape) if sample is not None and space.a != 0.0 else None
+    views = [
+        (prediction.reshape(shape), _view(weight, prediction, shape, working)) for prediction, weight in terms
+    ]
+    samples = sample.reshape(shape) if sample is not None and space is not IDENTITY else None
     results = result.view(shape)
     total_buffer, term_buffer = (torch.empty(_largest(shape), dtype=working) for _ in range(2))
     for span in _spans(shape):
         target = results[span]
         total = target if result.dtype == working else total_buffer[: target.numel()].view(target.shape)
-        term = term_buffer[: target.numel()].view(target.shape)
+        buffer = term_buffer[: target.numel()].view(target.shape)
         for number, (prediction, weight) in enumerate(views):
-            _multiply(prediction[span], _part(weight, span), term if number else total)
-            if number:
-                total.add_(term)
-        to_space(total, _loaded(samples[span], term) if samples is not None else None, space)
+            part, factor = prediction[span], _part(weight, span)
+            if number == 0:
+                _multiply(part, factor, total)
+            elif isinstance(factor, Tensor):
+                _multiply(part, factor, buffer)
+                total.add_(buffer)
+            else:
+                total.add_(_loaded(part, buffer), alpha=factor)
+        if samples is not None:
+            _to_space_in_place(total, _loaded(samples[span], buffer), space)
         if total is not target:
             target.copy_(total)
 
 
-def _multiply(prediction: Tensor, weight: Weight, out: Tensor) -> None:
-    if prediction.dtype == out.dtype and weight is not ONE:
-        torch.mul(prediction, weight, out=out)
+def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:
+    """Do what `to_space` does, operation for operation, in the memory of `total`."""
+    if space.a == 1.0:
+        torch.add(sample, total, alpha=space.b, out=total)
     else:
-        out.copy_(prediction)
-        if weight is not ONE:
-            out.mul_(weight)
+        to_space(total, sample, space)
 
 
-def _loaded(sample: Tensor, buffer: Tensor) -> Tensor:
-    return sample if sample.dtype == buffer.dtype else buffer.copy_(sample)
+def _multiply(prediction: Tensor, weight: Weight, out: Tensor) -> None:
+    factor = weight if isinstance(weight, Tensor) else _scalar(weight)
+    if prediction.dtype == out.dtype:
+        torch.mul(prediction, factor, out=out)
+    else:
+        out.copy_(prediction).mul_(factor)
+
+
+def _loaded(given: Tensor, buffer: Tensor) -> Tensor:
+    return given if given.dtype == buffer.dtype else buffer.copy_(given)
 
 
 def _three_dims(terms: Sequence[Term]) -> tuple[int, int, int]:
     """Return the shape `[batch, rows, rest]` to walk through: blocks are made of whole rows."""
     shape = terms[0][0].shape
-    inner = any(isinstance(weight, Tensor) and weight.ndim > 0 and weight[:1].numel() > 1 for _, weight in terms)
+    inner = any(isinstance(weight, Tensor) and weight[:1].numel() > 1 for _, weight in terms)
     if not inner or len(shape) == 1:
         return shape[0], shape[1:].numel(), 1
     return shape[0], shape[1], shape[2:].numel()
 
 
 def _view(weight: Weight, prediction: Tensor, shape: tuple[int, int, int], working: torch.dtype) -> Weight:
-    if not isinstance(weight, Tensor) or weight.ndim == 0:
+    if not isinstance(weight, Tensor):
         return weight
     weight = weight.to(working)
     if weight[:1].numel() == 1:
@@ -179,7 +198,7 @@ def _view(weight: Weight, prediction: Tensor, shape: tuple[int, int, int], worki
 
 
 def _part(weight: Weight, span: Span) -> Weight:
-    if not isinstance(weight, Tensor) or weight.ndim == 0:
+    if not isinstance(weight, Tensor):
         return weight
     batch, rows = span
     return weight[batch if weight.shape[0] > 1 else slice(None), rows if weight.shape[1] > 1 else slice(None)]

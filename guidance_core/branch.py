@@ -148,7 +148,13 @@ class BoundBranch:
     __slots__ = ("evaluation", "inputs", "model", "name", "perturbations", "run_id", "step")
 
     def __init__(
-        self, branch: Branch, inputs: Mapping[str, Any], model: str | None, run_id: int, step: int, evaluation: int
+        self,
+        branch: Branch,
+        inputs: Mapping[str, Any],
+        model: str | None,
+        run_id: int,
+        step: int,
+        evaluation: int,
     ) -> None:
         self.name = branch.name
         "Stable name of the branch; `cond` is the base."
@@ -166,4 +172,6 @@ class BoundBranch:
         "How often the run was evaluated at this step before: 0, or 1 for Heun's second pass."
 
     def __repr__(self) -> str:
-        return f"BoundBranch({self.name!r}, run {self.run_id}, step {self.step}, inputs {sorted(self.inputs)})"
+        return (
+            f"BoundBranch({self.name!r}, run {self.run_id}, step {self.step}, inputs {sorted(self.inputs)})"
+        )

@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import ONE, Term, Weight, evaluate, is_blocked, scalar
+from guidance_core.arithmetic import Term, Weight, evaluate, is_blocked
 from guidance_core.branch import BASE, Needs
 from guidance_core.errors import PluginError
 from guidance_core.hooks import Implementation, around
@@ -125,10 +125,14 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
     layout = scene.layout
     if layout.combining or layout.combine_wrappers:
         terms += _deltas(scene, predictions)
-    return correct(scene, terms, base, lambda space: BasePrediction(base, scene.sample, scene.affine(None, space)))
+    return correct(
+        scene, terms, base, lambda space: BasePrediction(base, scene.sample, scene.affine(None, space))
+    )
 
 
-def correct(scene: Scene, terms: list[Term], like: Tensor, reference: Callable[[str], BasePrediction]) -> Tensor:
+def correct(
+    scene: Scene, terms: list[Term], like: Tensor, reference: Callable[[str], BasePrediction]
+) -> Tensor:
     """Return the sum of `terms` (in the host's space) after all corrections, in the dtype of `like`.
 
     Args:
@@ -164,10 +168,10 @@ class _Guided:
 
     tensor: Tensor
     space: str
-    factor: Weight = ONE
+    factor: Weight = 1.0
 
     def to(self, space: str, scene: Scene) -> _Guided:
-        if space == self.space and self.factor is ONE:
+        if space == self.space and not isinstance(self.factor, Tensor):
             return self
         converted = evaluate([(self.tensor, self.factor)], scene.sample, scene.affine(self.space, space))
         return _Guided(converted, space)
@@ -193,7 +197,9 @@ def _wrapped(scene: Scene, wrappers: list[Acting], guided: _Guided, base: MakeRe
         lambda: _wrapped(scene, inside, given, base).to(space, scene).tensor,
     )()
     if isinstance(result, Multiply) or result is None:
-        raise wrapper.implementation.wrong("a tensor (a wrapper returns the corrected prediction itself)", result)
+        raise wrapper.implementation.wrong(
+            "a tensor (a wrapper returns the corrected prediction itself)", result
+        )
     _check_tensor(wrapper.implementation, result, given.tensor)
     return _Guided(result, space)
 
@@ -222,7 +228,7 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
 
         def convert(branch: str) -> Tensor:
             if (space, branch) not in converted:
-                term = (predictions[branch], ONE)
+                term = (predictions[branch], 1.0)
                 converted[space, branch] = evaluate([term], scene.sample, scene.affine(None, space))
             return converted[space, branch]
 
@@ -237,7 +243,7 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
             given = {"step": step, "predictions": visible(acting)}
             if wrappers:
                 inside = wrappers[:-1]
-                factor = scalar(scene.affine(None, space).b)
+                factor = scene.affine(None, space).b
 
                 def inner(inside: list[Acting] = inside, factor: Weight = factor) -> Tensor | None:
                     within = added(inside)
@@ -248,7 +254,7 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
                 delta = acting.implementation(given)
             if delta is not None:
                 _check_tensor(acting.implementation, delta, predictions[BASE])
-                terms.append((delta, scalar(scene.affine(space, None).b)))
+                terms.append((delta, scene.affine(space, None).b))
         return terms
 
     return added(list(scene.layout.combine_wrappers))

@@ -137,7 +137,9 @@ class Guidance:
         )
         count = len(next(iter(settings.sigmas.values()))) - 1
         if settings.alphas is not None and len(settings.alphas) not in (count, count + 1):
-            raise ConfigurationError(f"alphas must have one value for each of {count} steps; got {len(settings.alphas)}.")
+            raise ConfigurationError(
+                f"alphas must have one value for each of {count} steps; got {len(settings.alphas)}."
+            )
         return Run(self._stack, self._checked_executor(executor), settings)
 
     def describe(
@@ -205,7 +207,7 @@ def _checked_sigmas(sigmas: Any) -> Mapping[str | None, tuple[float, ...]]:
     lists = {str(output): _sigma_list(f"sigmas of {output!r}", levels) for output, levels in sigmas.items()}
     if len({len(levels) for levels in lists.values()}) != 1:
         raise ConfigurationError(
-            f"sigmas of all outputs must be equally many; got {({name: len(levels) for name, levels in lists.items()})}."
+            f"sigmas of all outputs must be equally many; got { ({name: len(levels) for name, levels in lists.items()}) }."
         )
     return {**lists}
 
@@ -213,19 +215,25 @@ def _checked_sigmas(sigmas: Any) -> Mapping[str | None, tuple[float, ...]]:
 def _sigma_list(what: str, given: Any) -> tuple[float, ...]:
     levels = _numbers(what, given)
     if len(levels) < 2:
-        raise ConfigurationError(f"{what} must have one value per step and the final one, so at least 2; got {len(levels)}.")
+        raise ConfigurationError(
+            f"{what} must have one value per step and the final one, so at least 2; got {len(levels)}."
+        )
     if min(levels) < 0:
         raise ConfigurationError(f"{what} must not be negative; got {min(levels):g}.")
     pairs = list(zip(levels, levels[1:], strict=False))
     if any(one < other for one, other in pairs) and any(one > other for one, other in pairs):
-        raise ConfigurationError(f"{what} must be sorted (falling for sampling, rising for inversion); got {list(levels)}.")
+        raise ConfigurationError(
+            f"{what} must be sorted (falling for sampling, rising for inversion); got {list(levels)}."
+        )
     return levels
 
 
 def _numbers(what: str, given: Any) -> tuple[float, ...]:
     if isinstance(given, torch.Tensor):
         if given.ndim != 1:
-            raise ConfigurationError(f"{what} must be one-dimensional; got a tensor of shape {tuple(given.shape)}.")
+            raise ConfigurationError(
+                f"{what} must be one-dimensional; got a tensor of shape {tuple(given.shape)}."
+            )
         given = given.tolist()
     if isinstance(given, str):
         raise ConfigurationError(f"{what} must be a list of numbers; got {given!r}.")

@@ -49,7 +49,9 @@ class Implementation:
 
     def wrong(self, expected: str, got: Any) -> PluginError:
         """Return the error to raise when this implementation returned something it may not."""
-        shown = f"{got!r} ({type(got).__name__})" if not hasattr(got, "shape") else f"a tensor {tuple(got.shape)}"
+        shown = (
+            f"{got!r} ({type(got).__name__})" if not hasattr(got, "shape") else f"a tensor {tuple(got.shape)}"
+        )
         return PluginError(f"plugin {self.plugin!r} must return {expected} from {self.hook}; got {shown}.")
 
 
@@ -133,8 +135,7 @@ def collect(plugins: Sequence[tuple[str, object]]) -> dict[str, Hook]:
         unknown = {caller.name for caller in manager.get_hookcallers(member) or ()} - set(HOOKS)
         if unknown:
             raise ConfigurationError(
-                f"plugin {name!r} marks {', '.join(sorted(unknown))} as a hook; "
-                f"there are {', '.join(HOOKS)}."
+                f"plugin {name!r} marks {', '.join(sorted(unknown))} as a hook; there are {', '.join(HOOKS)}."
             )
     return {hook: _ordered(hook, getattr(manager.hook, hook).get_hookimpls()) for hook in HOOKS}
 

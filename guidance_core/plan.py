@@ -15,9 +15,15 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import Weight, scalar
+from guidance_core.arithmetic import Weight
 from guidance_core.branch import BASE, Branch, Hold, Needs, Request
-from guidance_core.errors import BranchConflictError, ConfigurationError, PluginError, UnknownNameError, suggest
+from guidance_core.errors import (
+    BranchConflictError,
+    ConfigurationError,
+    PluginError,
+    UnknownNameError,
+    suggest,
+)
 from guidance_core.hooks import Hook, Implementation, around
 from guidance_core.step import Moment, Step, placed
 from guidance_core.values import PerOutput
@@ -85,7 +91,7 @@ class OutputLayout:
                 strength = placed(strength, sample, f"the strength of branch {branch!r}")
                 others.append((branch, -strength))
             else:
-                others.append((branch, scalar(-strength)))
+                others.append((branch, -strength))
             base = base + strength
         return [(BASE, base), *others]
 
@@ -97,8 +103,8 @@ class OutputLayout:
         numbers = [strength for _, strength in self.strengths if not isinstance(strength, Tensor)]
         if len(numbers) < len(self.strengths):
             return None
-        others = [(branch, scalar(-strength)) for (branch, _), strength in zip(self.strengths, numbers, strict=True)]
-        return [(BASE, scalar(1.0 + sum(numbers))), *others]
+        others = [(branch, -strength) for (branch, _), strength in zip(self.strengths, numbers, strict=True)]
+        return [(BASE, 1.0 + sum(numbers)), *others]
 
 
 @attrs.frozen(eq=False)
@@ -174,7 +180,9 @@ def build_layout(
         moment=moment,
         branches=tuple(united.branch for united in branches.values()),
         asked={name: united.plugins for name, united in branches.items()},
-        outputs={name: _output_layout(name, hooks, view, branches, held=name in held) for name in moment.outputs},
+        outputs={
+            name: _output_layout(name, hooks, view, branches, held=name in held) for name in moment.outputs
+        },
         depends_on_state=any(step.looked_at_state for step in steps.values()),
         inputs={name: _inputs(united.branch, conditions or {}) for name, united in branches.items()},
     )
@@ -208,7 +216,9 @@ def _ask(hooks: Mapping[str, Hook], steps: Mapping[str, Step]) -> list[Request]:
         result = implementation({"step": steps[implementation.plugin]})
         asked += _marked(implementation, [] if result is None else result)
     acting = [
-        found.plugin for name in ("combine", "postprocess") for found in (*hooks[name].plain, *hooks[name].wrappers)
+        found.plugin
+        for name in ("combine", "postprocess")
+        for found in (*hooks[name].plain, *hooks[name].wrappers)
     ]
     stating = {request.plugin for request in asked if isinstance(request, Needs)}
     asked += [Needs(plugin=name) for name in dict.fromkeys(acting) if name not in stating]
@@ -221,7 +231,9 @@ def _through_wrappers(hook: Hook, steps: Mapping[str, Step], asked: list[Request
         given = list(requests)
         result = around(wrapper, {"step": steps[wrapper.plugin]}, lambda given=given: given)()
         marked = _marked(wrapper, result)
-        own = [new for old, new in zip(result, marked, strict=True) if new is not old and isinstance(new, Needs)]
+        own = [
+            new for old, new in zip(result, marked, strict=True) if new is not old and isinstance(new, Needs)
+        ]
         requests = [
             request
             for request in marked
@@ -360,11 +372,15 @@ class _View:
             if isinstance(request, Needs) and (request.outputs is None or output in request.outputs)
         ]
         kept = {request.name for request in mine if isinstance(request, Branch)}
-        wanted = {request.name for request in self.asked if isinstance(request, Branch) and request.plugin == name}
+        wanted = {
+            request.name for request in self.asked if isinstance(request, Branch) and request.plugin == name
+        }
         if not needs or (with_all_branches and not wanted <= kept):
             return None
         if len(needs) > 1:
-            raise PluginError(f"plugin {name!r} returned {len(needs)} Needs for output {output!r}; return one.")
+            raise PluginError(
+                f"plugin {name!r} returned {len(needs)} Needs for output {output!r}; return one."
+            )
         visible = (BASE, *(branch for branch in self.branches if branch in kept and branch != BASE))
         return Acting(implementation, needs[0], visible)
 

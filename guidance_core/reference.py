@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from guidance_core import statistics
-from guidance_core.arithmetic import BLOCK, ONE, accumulation_dtype, evaluate, is_blocked, to_space
+from guidance_core.arithmetic import BLOCK, accumulation_dtype, evaluate, is_blocked, to_space
 from guidance_core.branch import Needs
 from guidance_core.errors import PluginError
-from guidance_core.spaces import Affine
+from guidance_core.spaces import IDENTITY, Affine
 
 
 @attrs.frozen
@@ -47,14 +47,16 @@ class BasePrediction:
     @property
     def _prediction(self) -> Tensor:
         if self._given is None:
-            raise PluginError("the base prediction is not on this device; a correction must ask for it beforehand.")
+            raise PluginError(
+                "the base prediction is not on this device; a correction must ask for it beforehand."
+            )
         return self._given
 
     @property
     def tensor(self) -> Tensor:
         """The prediction itself, `[B, ...]`, float32."""
         if self._tensor is None:
-            self._tensor = evaluate([(self._prediction, ONE)], self._sample, self._space)
+            self._tensor = evaluate([(self._prediction, 1.0)], self._sample, self._space)
         return self._tensor
 
     def statistic(self, kind: str, over: str) -> Tensor:
@@ -66,7 +68,11 @@ class BasePrediction:
     def _computed(self, kind: str, over: str) -> Tensor:
         prediction = self._prediction
         by_leaves = self._tensor is None and over == "sample" and is_blocked(prediction)
-        if not by_leaves or not statistics.is_by_leaves(prediction) or prediction[0].numel() <= statistics.LEAF:
+        if (
+            not by_leaves
+            or not statistics.is_by_leaves(prediction)
+            or prediction[0].numel() <= statistics.LEAF
+        ):
             return statistics.std(self.tensor, over) if kind == "std" else statistics.norm(self.tensor, over)
         of = statistics.std_of if kind == "std" else statistics.norm_of
         n = prediction[0].numel()
@@ -82,7 +88,7 @@ class BasePrediction:
         def read(start: int, stop: int) -> Tensor:
             total = buffer[: stop - start].copy_(row[start:stop])
             sample = noisy[start:stop]
-            if self._space.a != 0.0 and sample.dtype != working:
+            if self._space is not IDENTITY and sample.dtype != working:
                 sample = loaded[: stop - start].copy_(sample)
             return to_space(total, sample, self._space)
 
@@ -101,13 +107,17 @@ class Reference:
     def std(self, over: str = "sample") -> Tensor:
         """Return its standard deviation, `[B, 1, ...]`; ask with `Needs(std=over)`."""
         if over not in self._needs.std:
-            raise PluginError(f"reference.std({over!r}) was not asked for; return Needs(std={over!r}) beforehand.")
+            raise PluginError(
+                f"reference.std({over!r}) was not asked for; return Needs(std={over!r}) beforehand."
+            )
         return self._base.statistic("std", over)
 
     def norm(self, over: str = "sample") -> Tensor:
         """Return its Euclidean norm, `[B, 1, ...]`; ask with `Needs(norm=over)`."""
         if over not in self._needs.norm:
-            raise PluginError(f"reference.norm({over!r}) was not asked for; return Needs(norm={over!r}) beforehand.")
+            raise PluginError(
+                f"reference.norm({over!r}) was not asked for; return Needs(norm={over!r}) beforehand."
+            )
         return self._base.statistic("norm", over)
 
     @property

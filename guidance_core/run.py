@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import ONE, evaluate
+from guidance_core.arithmetic import evaluate
 from guidance_core.branch import BASE, BoundBranch
 from guidance_core.combination import Scene, Workspace, correct, guide
 from guidance_core.describe import Description, describe_run
@@ -48,8 +48,17 @@ class Plan:
     """The branches of one step, for those who run the forwards, and what finishing it needs."""
 
     __slots__ = (
-        "_finished", "_noise", "_run", "_samples", "_state", "_structure", "_version",
-        "branches", "index", "layout", "sigma",
+        "_finished",
+        "_noise",
+        "_run",
+        "_samples",
+        "_state",
+        "_structure",
+        "_version",
+        "branches",
+        "index",
+        "layout",
+        "sigma",
     )
 
     def __init__(
@@ -132,6 +141,8 @@ class Run:
         self.settings = settings
         self.count = len(next(iter(settings.sigmas.values()))) - 1
         "Number of steps."
+        self.passes = 0
+        "Branches evaluated so far."
         self._state: States = {}
         self._version = 0
         self._held: dict[str, tuple[Tensor, torch.dtype]] = {}
@@ -201,7 +212,8 @@ class Run:
 
     def _copied_state(self) -> States:
         return self._state and {
-            name: {output: dict(kept) for output, kept in states.items()} for name, states in self._state.items()
+            name: {output: dict(kept) for output, kept in states.items()}
+            for name, states in self._state.items()
         }
 
     def finish(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
@@ -225,6 +237,7 @@ class Run:
             results = {name: self._from_predictions(plan, name, by_output, state) for name in names}
         plan._finished = True
         self._version += 1
+        self.passes += len(plan.branches)
         if state:
             self._state = {
                 name: {output: self._workspace.safe(kept) for output, kept in states.items()}
@@ -288,7 +301,8 @@ class Run:
 
     def _positions(self, index: int, noise: Mapping[str, Noise]) -> dict[str, Position]:
         return {
-            name: Position(index, self.count, level.sigma, self._sigma(name, 0)) for name, level in noise.items()
+            name: Position(index, self.count, level.sigma, self._sigma(name, 0))
+            for name, level in noise.items()
         }
 
     def _built(self, moment: Moment, holdable: Iterable[str], state: States) -> Layout:
@@ -314,7 +328,12 @@ class Run:
         moment = layout.moment
         return tuple(
             BoundBranch(
-                branch, layout.inputs[branch.name], moment.model, moment.run_id, moment.index, moment.evaluation
+                branch,
+                layout.inputs[branch.name],
+                moment.model,
+                moment.run_id,
+                moment.index,
+                moment.evaluation,
             )
             for branch in layout.branches
         )
@@ -356,13 +375,21 @@ class Run:
         noise = {}
         for name, level in levels.items():
             value = self._sigma(name, index) if level is None else _level("sigma", level)
-            own_alpha = _level("alpha", alpha) if alpha is not None else None if level is not None else self._alpha(index)
+            own_alpha = (
+                _level("alpha", alpha)
+                if alpha is not None
+                else None
+                if level is not None
+                else self._alpha(index)
+            )
             noise[name] = Noise(value, own_alpha)
         return {name: noise[name] for name in self._outputs}
 
     # Finishing: what depends on the predictions.
 
-    def _checked_predictions(self, plan: Plan, predictions: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    def _checked_predictions(
+        self, plan: Plan, predictions: Mapping[str, Any]
+    ) -> dict[str, dict[str, Tensor]]:
         """Return the predictions by output, then by branch."""
         by_output: dict[str, dict[str, Tensor]] = {name: {} for name in plan._structure.names}
         for branch in plan.branches:
@@ -406,7 +433,10 @@ class Run:
         if layout.held:
             return self._held_result(plan, output)
         if layout.is_plain:
-            return evaluate([(given[name], weight) for name, weight in layout.weights(given[BASE])], dtype=given[BASE].dtype)
+            return evaluate(
+                [(given[name], weight) for name, weight in layout.weights(given[BASE])],
+                dtype=given[BASE].dtype,
+            )
         return guide(self._scene(plan, output, state), given)
 
     def _from_sums(self, plan: Plan, output: str, given: Sums, state: States) -> Tensor:
@@ -423,7 +453,7 @@ class Run:
             }
             return BasePrediction(own, plan._samples[output], scene.affine(None, space), known)
 
-        return correct(scene, [(given.sums[output], ONE)], given.like[output], reference)
+        return correct(scene, [(given.sums[output], 1.0)], given.like[output], reference)
 
     def _scene(self, plan: Plan, output: str, state: States) -> Scene:
         moment, plugins, sample = plan.layout.moment, self.stack.plugins, plan._samples[output]
@@ -444,13 +474,13 @@ class Run:
         own = self.settings.prediction_type
         for name in self._keeps - plan.layout.holds:
             result = results[name]
-            x0 = evaluate([(result, ONE)], plan._samples[name], affine(own, "x0", plan._noise[name]))
+            x0 = evaluate([(result, 1.0)], plan._samples[name], affine(own, "x0", plan._noise[name]))
             self._held[name] = (x0.clone() if x0 is result else x0, result.dtype)
 
     def _held_result(self, plan: Plan, output: str) -> Tensor:
         x0, dtype = self._held[output]
         conversion = affine("x0", self.settings.prediction_type, plan._noise[output])
-        result = evaluate([(x0, ONE)], plan._samples[output], conversion, dtype=dtype)
+        result = evaluate([(x0, 1.0)], plan._samples[output], conversion, dtype=dtype)
         return result.clone() if result is x0 else result
 
 

@@ -136,7 +136,9 @@ class Cosine:
 
     def at(self, position: Position) -> float:
         """Return `start + (stop − start)·(1 − cos(π·progress))/2`."""
-        return self.start + (self.stop - self.start) * (1 - math.cos(math.pi * position.progress(self.by))) / 2
+        return (
+            self.start + (self.stop - self.start) * (1 - math.cos(math.pi * position.progress(self.by))) / 2
+        )
 
 
 def _as_rows(rows: Any) -> tuple[tuple[float, Any], ...]:
@@ -146,9 +148,15 @@ def _as_rows(rows: Any) -> tuple[tuple[float, Any], ...]:
     try:
         table = sorted(((float(bound), value) for bound, value in pairs), key=lambda row: row[0])
     except (TypeError, ValueError):
-        raise ConfigurationError(f"a table needs pairs (upper bound of sigma, value); got {rows!r}.") from None
+        raise ConfigurationError(
+            f"a table needs pairs (upper bound of sigma, value); got {rows!r}."
+        ) from None
     bounds = [bound for bound, _ in table]
-    if not bounds or any(math.isnan(bound) or bound < 0 for bound in bounds) or len(set(bounds)) < len(bounds):
+    if (
+        not bounds
+        or any(math.isnan(bound) or bound < 0 for bound in bounds)
+        or len(set(bounds)) < len(bounds)
+    ):
         raise ConfigurationError(
             f"a table needs at least one row and distinct bounds that are not negative; got bounds {bounds}."
         )

@@ -18,8 +18,6 @@ import math
 from typing import Literal, get_args
 
 import attrs
-import torch
-from torch import Tensor
 
 from guidance_core.errors import ConfigurationError, suggest
 
@@ -67,22 +65,6 @@ class Affine:
 
     a: float
     b: float
-    a_tensor: Tensor = attrs.field(init=False, eq=False, repr=False)
-    "`a` as a scalar tensor: torch takes it faster than a Python number."
-    b_tensor: Tensor = attrs.field(init=False, eq=False, repr=False)
-
-    @a_tensor.default
-    def _make_a(self) -> Tensor:
-        return torch.tensor(self.a, dtype=torch.float64)
-
-    @b_tensor.default
-    def _make_b(self) -> Tensor:
-        return torch.tensor(self.b, dtype=torch.float64)
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether nothing is to be computed."""
-        return self.a == 0.0 and self.b == 1.0
 
 
 IDENTITY = Affine(0.0, 1.0)

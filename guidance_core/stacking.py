@@ -97,7 +97,9 @@ class StackedDenoiser:
     def _joined(self, name: str, values: list[Any], longest: Mapping[str, int]) -> Any:
         if not isinstance(values[0], Tensor):
             if any(value is not values[0] and value != values[0] for value in values):
-                raise DenoiserError(f"input {name!r} differs between branches and is no tensor, so it cannot be stacked.")
+                raise DenoiserError(
+                    f"input {name!r} differs between branches and is no tensor, so it cannot be stacked."
+                )
             return values[0]
         masks = {mask: padded for padded, mask in self._pad.items()}
         length = longest.get(name, longest.get(masks.get(name, ""), None) or 0)

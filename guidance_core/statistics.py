@@ -39,7 +39,7 @@ def std(x: Tensor, over: str = "sample") -> Tensor:
     """Return the standard deviation (of the population) of `x` `[B, ...]`, dimensions kept."""
     rows, shape = _rows(x, over)
     if rows.shape[1] <= SHORT or not is_by_leaves(x):
-        return torch.std(rows, dim=1, correction=0).view(shape)
+        return torch.std(rows, 1, correction=0).view(shape)
     deviations = [std_of(lambda start, stop, row=row: row[start:stop], row.numel()) for row in rows]
     return torch.stack(deviations).view(shape)
 
@@ -119,21 +119,16 @@ def _leaves(read: Read, n: int) -> Iterator[Tensor]:
 
 def _rows(x: Tensor, over: str) -> tuple[Tensor, tuple[int, ...]]:
     """Return `x` as contiguous rows `[R, N]`, one per statistic, and the shape of the statistics."""
-    rows, shape = _arranged(x, over)
-    return rows.contiguous(), shape
-
-
-def _arranged(x: Tensor, over: str) -> tuple[Tensor, tuple[int, ...]]:
-    ones = (1,) * (x.ndim - 1)
-    if over == "sample" or x.ndim == 1:
-        return x.reshape(x.shape[0], -1), (x.shape[0], *ones)
-    if over == "tensor":
-        return x.reshape(1, -1), (1, *ones)
-    if over == "token":
-        return x.reshape(-1, x.shape[-1]), (*x.shape[:-1], 1)
-    if over == "channel_last":
-        x = x.movedim(-1, 1)
-        rows = x.reshape(x.shape[0] * x.shape[1], -1)
-        return rows, (x.shape[0], *ones[:-1], x.shape[1])
+    if over == "sample":
+        return x.reshape(x.shape[0], -1).contiguous(), (x.shape[0], *(1,) * (x.ndim - 1))
     check_over(over)
-    return x.reshape(x.shape[0] * x.shape[1], -1), (x.shape[0], x.shape[1], *ones[1:])
+    if over == "tensor":
+        return x.reshape(1, -1).contiguous(), (1,) * x.ndim
+    if x.ndim == 1:
+        return x.unsqueeze(1), tuple(x.shape)
+    if over == "token":
+        return x.reshape(-1, x.shape[-1]).contiguous(), (*x.shape[:-1], 1)
+    if over == "channel_last":
+        rows = x.movedim(-1, 1).reshape(x.shape[0] * x.shape[-1], -1)
+        return rows.contiguous(), (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
+    return x.reshape(x.shape[0] * x.shape[1], -1).contiguous(), (*x.shape[:2], *(1,) * (x.ndim - 2))

@@ -225,4 +225,6 @@ def placed(value: Tensor, sample: Tensor, what: str) -> Tensor:
             f"[{sample.shape[0]}]."
         )
     dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
-    return value.to(sample.device, dtype, non_blocking=True).view(*value.shape, *(1,) * (sample.ndim - value.ndim))
+    return value.to(sample.device, dtype, non_blocking=True).view(
+        *value.shape, *(1,) * (sample.ndim - value.ndim)
+    )

@@ -45,7 +45,10 @@ class APG:
         )
         if not active:
             return [Needs(outputs=())]
-        return [Branch("uncond", condition="negative", required=True), Needs(space=self.space, outputs=active)]
+        return [
+            Branch("uncond", condition="negative", required=True),
+            Needs(space=self.space, outputs=active),
+        ]
 
     @hookimpl
     def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:

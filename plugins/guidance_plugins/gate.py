@@ -25,7 +25,9 @@ class Gate:
 
     lo: float = attrs.field(default=0.5, metadata={"help": "lower end of the window"})
     hi: float = attrs.field(default=1.0, metadata={"help": "upper end of the window"})
-    by: str = choice("fraction", ("fraction", "sigma"), help="whether lo and hi are fractions of the steps or sigmas")
+    by: str = choice(
+        "fraction", ("fraction", "sigma"), help="whether lo and hi are fractions of the steps or sigmas"
+    )
     window: Window = attrs.field(init=False, repr=False, eq=False)
 
     @window.default

@@ -22,11 +22,19 @@ class Interval:
     Source: Kynkäänniemi et al., arXiv:2404.07724, eq. 5.
     """
 
-    lo: float = attrs.field(default=0.0, metadata={"help": "lower end: the noise level at which guidance ends"})
-    hi: float = attrs.field(default=1.0, metadata={"help": "upper end: the noise level at which guidance begins"})
-    by: str = choice("sigma", ("sigma", "fraction"), help="whether lo and hi are sigmas or fractions of the steps")
+    lo: float = attrs.field(
+        default=0.0, metadata={"help": "lower end: the noise level at which guidance ends"}
+    )
+    hi: float = attrs.field(
+        default=1.0, metadata={"help": "upper end: the noise level at which guidance begins"}
+    )
+    by: str = choice(
+        "sigma", ("sigma", "fraction"), help="whether lo and hi are sigmas or fractions of the steps"
+    )
     methods: tuple[str, ...] = attrs.field(
-        default=(), converter=_as_methods, metadata={"help": "names of the methods to limit; none is all of them"}
+        default=(),
+        converter=_as_methods,
+        metadata={"help": "names of the methods to limit; none is all of them"},
     )
     window: Window = attrs.field(init=False, repr=False, eq=False)
 
@@ -43,7 +51,10 @@ class Interval:
         inside = step.inside(self.window)
         if len(inside) == len(step.outputs):
             return asked
-        kept = (self._limited(request, inside, step.outputs) if self._covers(request) else request for request in asked)
+        kept = (
+            self._limited(request, inside, step.outputs) if self._covers(request) else request
+            for request in asked
+        )
         return [request for request in kept if request is not None]
 
     def _covers(self, request: Branch | Needs | Hold) -> bool:

@@ -34,7 +34,9 @@ def _both(video: Any, audio: Any) -> PerOutput:
     return PerOutput(video=video, audio=audio)
 
 
-def _preset(cfg: PerOutput, stg: float, rescale: Any, modality: float, blocks: tuple[int, ...]) -> dict[str, Any]:
+def _preset(
+    cfg: PerOutput, stg: float, rescale: Any, modality: float, blocks: tuple[int, ...]
+) -> dict[str, Any]:
     return {
         "cfg_scale": cfg,
         "stg_scale": stg,
@@ -87,9 +89,13 @@ class LTX2:
     modality_scale: Any = number(UNSET, help="mod; 1 runs no modality pass")
     rescale_scale: Any = number(UNSET, ge=0, le=1, help="rescale; 0 is off")
     stg_blocks: Any = attrs.field(
-        default=UNSET, converter=_as_blocks, metadata={"help": "indices of the blocks that the STG pass weakens"}
+        default=UNSET,
+        converter=_as_blocks,
+        metadata={"help": "indices of the blocks that the STG pass weakens"},
     )
-    skip_step: Any = whole(UNSET, help="evaluate an output only where step % (skip_step + 1) is 0; 0 never skips")
+    skip_step: Any = whole(
+        UNSET, help="evaluate an output only where step % (skip_step + 1) is 0; 0 never skips"
+    )
     values: Mapping[str, Any] = attrs.field(init=False, repr=False, eq=False)
 
     @values.default
@@ -119,7 +125,14 @@ class LTX2:
         """Ask for the three passes to move away from, and hold the outputs that skip this step."""
         cfg, stg, modality, rescale, blocks, skip = (
             step.value(self.values[name])
-            for name in ("cfg_scale", "stg_scale", "modality_scale", "rescale_scale", "stg_blocks", "skip_step")
+            for name in (
+                "cfg_scale",
+                "stg_scale",
+                "modality_scale",
+                "rescale_scale",
+                "stg_blocks",
+                "skip_step",
+            )
         )
         weakened = tuple(
             SkipSelfAttention(_of(blocks, output), output if len(step.outputs) > 1 else None)

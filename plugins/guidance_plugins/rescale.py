@@ -33,7 +33,10 @@ class Rescale:
         help="what one std covers: a sample, each of its channels (first or last dimension), or the whole tensor",
     )
     space: str | None = choice(
-        None, ("epsilon", "v", "x0", "flow"), optional=True, help="space to rescale in; none is the model's own"
+        None,
+        ("epsilon", "v", "x0", "flow"),
+        optional=True,
+        help="space to rescale in; none is the model's own",
     )
 
     @hookimpl

@@ -1,0 +1,5 @@
+"""`python -m guidance_core` is the command `guidance-core`."""
+
+from guidance_core.cli import main
+
+main()

@@ -1,0 +1,202 @@
+"""The command `guidance-core`. Needs the extra `cli`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import attrs
+
+from guidance_core.discovery import PLUGINS, find_plugins
+from guidance_core.errors import GuidanceError
+from guidance_core.guidance import Guidance
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+except ImportError as error:  # pragma: no cover
+    raise SystemExit(
+        f"guidance-core needs the extra 'cli' ({error.name} is missing): pip install 'guidance-core[cli]'"
+    ) from None
+
+app = typer.Typer(
+    help="Diffusion guidance: methods are plugins, execution is a backend.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench_app = typer.Typer(help="Measure the library against its peers and its floor.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+_SPEC = "Methods in one line, such as 'cfg:scale=3,rescale:phi=0.7'. Empty: no guidance."
+
+
+def main() -> None:
+    """Run the command; an error of the library is one line on stderr and exit status 2."""
+    try:
+        app()
+    except GuidanceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2))
+
+
+@app.command()
+def plugins(as_json: AsJson = False) -> None:
+    """List the installed methods: name, version, distribution, parameters, and what failed to load."""
+    found = [_plugin_row(each) for each in find_plugins()]
+    if as_json:
+        _print_json({"group": PLUGINS, "plugins": found})
+        return
+    console = Console()
+    for row in found:
+        origin = f"{row['distribution']} {row['version']}".strip()
+        console.print(
+            f"[bold]{row['name']}[/bold]  {row['summary'] or ''}  [dim]({origin})[/dim]", highlight=False
+        )
+        if row["failure"]:
+            console.print(f"  [red]not loaded:[/red] {row['failure']}", highlight=False, markup=True)
+        for parameter in row["parameters"]:
+            line = f"  {parameter['name']}={parameter['default']}"
+            console.print(f"{line:<28} [dim]{parameter['help']}[/dim]", highlight=False)
+    if not found:
+        console.print("No plugins: autoload is switched off.")
+
+
+def _plugin_row(found: Any) -> dict[str, Any]:
+    from guidance_core.describe import shown
+
+    parameters = []
+    summary = None
+    if found.loaded is not None and attrs.has(found.loaded):
+        summary = (found.loaded.__doc__ or "").strip().partition("\n")[0]
+        for field in attrs.fields(found.loaded):
+            if field.init:
+                default = "required" if field.default is attrs.NOTHING else shown(field.default)
+                parameters.append(
+                    {"name": field.name, "default": default, "help": field.metadata.get("help", "")}
+                )
+    return {
+        "name": found.name,
+        "version": found.version,
+        "distribution": found.distribution,
+        "target": found.target,
+        "summary": summary,
+        "parameters": parameters,
+        "failure": found.failure,
+    }
+
+
+@app.command()
+def describe(
+    spec: Annotated[str, typer.Argument(help=_SPEC)],
+    steps: Annotated[int, typer.Option(help="Number of steps of the run to describe.")] = 30,
+    outputs: Annotated[str, typer.Option(help="Names of the outputs, such as video,audio.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what a stack will do: passes per step, who asked for each, where each value came from."""
+    names = [name.strip() for name in outputs.split(",") if name.strip()] or None
+    description = Guidance.from_spec(spec).describe(steps, outputs=names)
+    if as_json:
+        _print_json(description.to_dict())
+    else:
+        print(description)
+
+
+@app.command()
+def sample(
+    guidance: Annotated[
+        list[str] | None, typer.Option("--guidance", "-g", help=f"{_SPEC} Repeat it: each one is a row.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Number of Euler steps.")] = 25,
+    seed: Annotated[int, typer.Option(help="Seed of the noise; all rows start from the same.")] = 0,
+    per_digit: Annotated[
+        int, typer.Option(min=1, help="Images of each digit to measure the accuracy on.")
+    ] = 20,
+    executor: Annotated[str, typer.Option(help="What runs the passes: serial or batched.")] = "serial",
+    out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("out/sample.png"),
+    as_json: AsJson = False,
+) -> None:
+    """Draw handwritten digits with the embedded model: a row for each --guidance, a column for each digit."""
+    from guidance_core.drawing import draw_digits, save_grid
+
+    specs = guidance or ["", "cfg:scale=3"]
+    stacks = [Guidance.from_spec(spec) for spec in specs]
+    drawings = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for spec, stack in zip(specs, stacks, strict=True):
+            task = progress.add_task(spec or "no guidance", total=steps)
+            drawings.append(
+                draw_digits(
+                    stack,
+                    steps=steps,
+                    per_digit=per_digit,
+                    seed=seed,
+                    executor=executor,
+                    on_step=lambda task=task: progress.advance(task),
+                )
+            )
+    save_grid(drawings, out)
+    rows = [
+        {
+            "guidance": spec,
+            "passes_per_step": drawing.passes_per_step,
+            "seconds": round(drawing.seconds, 3),
+            "accuracy": round(drawing.accuracy, 4),
+        }
+        for spec, drawing in zip(specs, drawings, strict=True)
+    ]
+    if as_json:
+        settings = {"steps": steps, "seed": seed, "samples": 10 * per_digit, "executor": executor}
+        _print_json({**settings, "picture": str(out), "rows": rows})
+        return
+    table = Table("guidance", "passes per step", "seconds", "accuracy")
+    for row in rows:
+        table.add_row(
+            str(row["guidance"]) or "none",
+            f"{row['passes_per_step']:.2f}",
+            f"{row['seconds']:.2f}",
+            f"{row['accuracy']:.1%}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"accuracy: share of {10 * per_digit} images that an independent classifier reads as asked for"
+    )
+    console.print(f"picture: {out}", soft_wrap=True)
+
+
+@bench_app.command("dispatch")
+def bench_dispatch(
+    rounds: Annotated[int, typer.Option(min=10, help="Steps to time of each.")] = 2000,
+    as_json: AsJson = False,
+) -> None:
+    """Time one step with a model that costs nothing, [1, 16, 8], one thread."""
+    from guidance_core.bench import dispatch
+
+    _report(dispatch.measure(rounds), as_json)
+
+
+@bench_app.command("combine")
+def bench_combine(
+    rounds: Annotated[int, typer.Option(min=3, help="Steps to time of each.")] = 7, as_json: AsJson = False
+) -> None:
+    """Time LTX-2's combination of four branches with rescale, one thread, against written-out formulas."""
+    from guidance_core.bench import combine
+
+    _report(combine.measure(rounds), as_json)
+
+
+def _report(report: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        print(report)

@@ -1,0 +1,207 @@
+"""A small class-conditional transformer that draws 8×8 digits, and a classifier that reads them.
+
+Both were trained on scikit-learn's `load_digits` by `training/train_digits.py`; the weights ship
+with the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guidance_core.errors import ConfigurationError
+from guidance_core.perturbations import IdentityAttention, Perturbation, SkipBlocks, SkipSelfAttention
+
+CLASSES = 10
+NULL_LABEL = 10
+"The label of a sample of no given class: the unconditional prediction."
+SIDE = 8
+PATCH = 2
+OUTPUT = "output"
+"The name of the one output, where a perturbation names one."
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over `[B, tokens, width]`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, *, mixes_tokens: bool = True) -> Tensor:
+        """Attend; where `mixes_tokens` is false, with the identity as the attention map."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v) if mixes_tokens else v
+        result: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return result
+
+
+class Block(nn.Module):
+    """A transformer block modulated by the conditioning vector (adaLN-Zero, arXiv:2212.09748)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.attention = Attention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, condition: Tensor, *, mixes_tokens: bool = True) -> Tensor:
+        """Map tokens `[B, tokens, width]` to tokens, given `condition` `[B, width]`."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, -1)
+        h = self.norm(x) * (1 + scale1) + shift1
+        x = x + gate1 * self.attention(h, mixes_tokens=mixes_tokens)
+        h = self.norm(x) * (1 + scale2) + shift2
+        return x + gate2 * self.mlp(h)
+
+
+class DigitsTransformer(nn.Module):
+    """Predicts the flow `ε − x0` of noisy digits `x = (1 − σ)·x0 + σ·ε`, with `x0` in [-1, 1].
+
+    A diffusion transformer (arXiv:2212.09748) over 16 patches of 2×2 pixels, conditioned on sigma
+    and on one of ten classes or `NULL_LABEL`. No operation crosses samples.
+    """
+
+    def __init__(self, width: int = 64, depth: int = 6, heads: int = 4) -> None:
+        super().__init__()
+        pixels = PATCH * PATCH
+        self.width = width
+        self.embed = nn.Linear(pixels, width)
+        self.position = nn.Parameter(0.02 * torch.randn((SIDE // PATCH) ** 2, width))
+        self.sigma = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.label = nn.Embedding(CLASSES + 1, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, pixels)
+        for layer in (self.modulation, self.head):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: float | Tensor,
+        label: Tensor,
+        perturbations: Sequence[Perturbation] = (),
+    ) -> Tensor:
+        """Return the flow, `[B, 1, 8, 8]` in the dtype of `x`; computed in the dtype of the weights.
+
+        `x` is `[B, 1, 8, 8]`, `sigma` a number in [0, 1] or a tensor `[B]` of them, `label` a
+        LongTensor `[B]` of 0 to 9 or `NULL_LABEL`. `SkipBlocks` makes a block the identity;
+        `SkipSelfAttention` and `IdentityAttention` are one thing here: each token attends to
+        itself only, so that its value passes through the output projection unmixed.
+
+        Raises:
+            ConfigurationError: a perturbation is of another kind, or names an output or a block
+                that this model does not have.
+        """
+        skipped = self._blocks_of(perturbations, SkipBlocks)
+        unmixed = self._blocks_of(perturbations, SkipSelfAttention, IdentityAttention)
+
+        sigma = torch.as_tensor(sigma, dtype=self.position.dtype, device=x.device).expand(len(x))
+        condition = F.silu(self.sigma(_fourier(sigma, self.width)) + self.label(label))
+        h = self.embed(_to_patches(x.to(self.position.dtype))) + self.position
+        for index, block in enumerate(self.blocks):
+            if index not in skipped:
+                h = block(h, condition, mixes_tokens=index not in unmixed)
+        shift, scale = self.modulation(condition)[:, None].chunk(2, -1)
+        return _from_patches(self.head(self.norm(h) * (1 + scale) + shift)).to(x.dtype)
+
+    def _blocks_of(self, perturbations: Sequence[Perturbation], *kinds: type[Perturbation]) -> set[int]:
+        """Return the blocks on which perturbations of these kinds act, having checked all of them."""
+        depth = len(self.blocks)
+        found: set[int] = set()
+        for perturbation in perturbations:
+            if not isinstance(perturbation, (SkipBlocks, SkipSelfAttention, IdentityAttention)):
+                raise ConfigurationError(
+                    f"DigitsTransformer cannot run {perturbation!r}: it has a single output. "
+                    "It takes SkipBlocks, SkipSelfAttention and IdentityAttention."
+                )
+            if perturbation.output not in (None, OUTPUT):
+                raise ConfigurationError(
+                    f"DigitsTransformer has the single output {OUTPUT!r}; {perturbation!r} names another."
+                )
+            blocks = range(depth) if perturbation.blocks is None else perturbation.blocks
+            if blocks and max(blocks) >= depth:
+                raise ConfigurationError(
+                    f"DigitsTransformer has {depth} blocks, 0 to {depth - 1}; got {perturbation!r}."
+                )
+            if isinstance(perturbation, kinds):
+                found.update(blocks)
+        return found
+
+
+class DigitsClassifier(nn.Module):
+    """Tells which digit an 8×8 picture in [-1, 1] shows; it has seen real digits only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 24, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(24, 48, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(48 * (SIDE // 2) ** 2, CLASSES),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits `[B, 10]` of pictures `[B, 1, 8, 8]`."""
+        logits: Tensor = self.layers(x)
+        return logits
+
+
+def load_digits_model() -> DigitsTransformer:
+    """Return the trained transformer: float32 on the CPU, in eval mode, without gradients."""
+    with torch.device("meta"):
+        model = DigitsTransformer()
+    _load(model, "digits.safetensors")
+    return model
+
+
+def load_digits_classifier() -> DigitsClassifier:
+    """Return the trained classifier: float32 on the CPU, in eval mode, without gradients."""
+    with torch.device("meta"):
+        model = DigitsClassifier()
+    _load(model, "classifier.safetensors")
+    return model
+
+
+def _load(model: nn.Module, name: str) -> None:
+    # Imported here because safetensors is not needed to import the package or the exact mixture.
+    from safetensors.torch import load
+
+    weights = load(resources.files("guidance_core.models").joinpath("weights", name).read_bytes())
+    # Assigning to a model built on the meta device draws no random numbers.
+    model.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
+    model.eval().requires_grad_(False)
+
+
+def _fourier(sigma: Tensor, width: int) -> Tensor:
+    """Return sines and cosines of `sigma` `[B]` at frequencies from 1 to 100, `[B, width]`."""
+    frequencies = 100.0 ** torch.linspace(0, 1, width // 2, dtype=sigma.dtype, device=sigma.device)
+    angles = sigma[:, None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=1)
+
+
+def _to_patches(x: Tensor) -> Tensor:
+    """Cut `[B, 1, 8, 8]` into `[B, 16, 4]`."""
+    grid = SIDE // PATCH
+    return x.reshape(-1, grid, PATCH, grid, PATCH).transpose(2, 3).reshape(-1, grid**2, PATCH**2)
+
+
+def _from_patches(patches: Tensor) -> Tensor:
+    """Undo `_to_patches`."""
+    grid = SIDE // PATCH
+    return patches.reshape(-1, grid, grid, PATCH, PATCH).transpose(2, 3).reshape(-1, 1, SIDE, SIDE)
