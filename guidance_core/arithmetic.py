@@ -63,13 +63,7 @@ def evaluate(
     first, weight = terms[0]
     working = accumulation_dtype(first)
     dtype = dtype or working
-    if (
-        len(terms) == 1
-        and type(weight) is float
-        and weight == 1.0
-        and space is IDENTITY
-        and first.dtype == dtype
-    ):
+    if len(terms) == 1 and type(weight) is float and weight == 1.0 and space is IDENTITY and first.dtype == dtype:
         return first
     if is_blocked(first) and not _is_tracked(terms):
         result = out if out is not None and out.dtype == dtype else torch.empty(first.shape, dtype=dtype)
@@ -132,9 +126,7 @@ def _by_blocks(
     working: torch.dtype,
 ) -> None:
     shape = _three_dims(terms)
-    views = [
-        (prediction.reshape(shape), _view(weight, prediction, shape, working)) for prediction, weight in terms
-    ]
+    views = [(prediction.reshape(shape), _view(weight, prediction, shape, working)) for prediction, weight in terms]
     samples = sample.reshape(shape) if sample is not None and space is not IDENTITY else None
     results = result.view(shape)
     total_buffer, term_buffer = (torch.empty(_largest(shape), dtype=working) for _ in range(2))

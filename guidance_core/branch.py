@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -20,6 +20,10 @@ BASE = "cond"
 "The name of the base branch."
 
 Strength: TypeAlias = float | Tensor | PerOutput
+
+
+def _as_perturbations(perturbations: Iterable[Perturbation]) -> tuple[Perturbation, ...]:
+    return tuple(perturbations)
 
 
 def _as_overrides(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -45,7 +49,7 @@ class Branch:
     "The condition, among those the host gave to `start`, whose inputs the pass gets."
     strength: Strength = 0.0
     "A number (negative too), a tensor that broadcasts from the batch on, or a `PerOutput` of these."
-    perturbations: tuple[Perturbation, ...] = attrs.field(default=(), converter=tuple)
+    perturbations: tuple[Perturbation, ...] = attrs.field(default=(), converter=_as_perturbations)
     "What the pass changes inside the model."
     overrides: Mapping[str, Any] = attrs.field(factory=dict, converter=_as_overrides)
     "Model inputs that replace those of the condition."
@@ -172,6 +176,4 @@ class BoundBranch:
         "How often the run was evaluated at this step before: 0, or 1 for Heun's second pass."
 
     def __repr__(self) -> str:
-        return (
-            f"BoundBranch({self.name!r}, run {self.run_id}, step {self.step}, inputs {sorted(self.inputs)})"
-        )
+        return f"BoundBranch({self.name!r}, run {self.run_id}, step {self.step}, inputs {sorted(self.inputs)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,9 +60,7 @@ def plugins(as_json: AsJson = False) -> None:
     console = Console()
     for row in found:
         origin = f"{row['distribution']} {row['version']}".strip()
-        console.print(
-            f"[bold]{row['name']}[/bold]  {row['summary'] or ''}  [dim]({origin})[/dim]", highlight=False
-        )
+        console.print(f"[bold]{row['name']}[/bold]  {row['summary'] or ''}  [dim]({origin})[/dim]", highlight=False)
         if row["failure"]:
             console.print(f"  [red]not loaded:[/red] {row['failure']}", highlight=False, markup=True)
         for parameter in row["parameters"]:
@@ -81,9 +80,7 @@ def _plugin_row(found: Any) -> dict[str, Any]:
         for field in attrs.fields(found.loaded):
             if field.init:
                 default = "required" if field.default is attrs.NOTHING else shown(field.default)
-                parameters.append(
-                    {"name": field.name, "default": default, "help": field.metadata.get("help", "")}
-                )
+                parameters.append({"name": field.name, "default": default, "help": field.metadata.get("help", "")})
     return {
         "name": found.name,
         "version": found.version,
@@ -118,9 +115,7 @@ def sample(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Number of Euler steps.")] = 25,
     seed: Annotated[int, typer.Option(help="Seed of the noise; all rows start from the same.")] = 0,
-    per_digit: Annotated[
-        int, typer.Option(min=1, help="Images of each digit to measure the accuracy on.")
-    ] = 20,
+    per_digit: Annotated[int, typer.Option(min=1, help="Images of each digit to measure the accuracy on.")] = 20,
     executor: Annotated[str, typer.Option(help="What runs the passes: serial or batched.")] = "serial",
     out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("out/sample.png"),
     as_json: AsJson = False,
@@ -141,7 +136,7 @@ def sample(
                     per_digit=per_digit,
                     seed=seed,
                     executor=executor,
-                    on_step=lambda task=task: progress.advance(task),
+                    on_step=partial(progress.advance, task),
                 )
             )
     save_grid(drawings, out)
@@ -168,9 +163,7 @@ def sample(
         )
     console = Console()
     console.print(table)
-    console.print(
-        f"accuracy: share of {10 * per_digit} images that an independent classifier reads as asked for"
-    )
+    console.print(f"accuracy: share of {10 * per_digit} images that an independent classifier reads as asked for")
     console.print(f"picture: {out}", soft_wrap=True)
 
 

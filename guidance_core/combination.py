@@ -125,14 +125,10 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
     layout = scene.layout
     if layout.combining or layout.combine_wrappers:
         terms += _deltas(scene, predictions)
-    return correct(
-        scene, terms, base, lambda space: BasePrediction(base, scene.sample, scene.affine(None, space))
-    )
+    return correct(scene, terms, base, lambda space: BasePrediction(base, scene.sample, scene.affine(None, space)))
 
 
-def correct(
-    scene: Scene, terms: list[Term], like: Tensor, reference: Callable[[str], BasePrediction]
-) -> Tensor:
+def correct(scene: Scene, terms: list[Term], like: Tensor, reference: Callable[[str], BasePrediction]) -> Tensor:
     """Return the sum of `terms` (in the host's space) after all corrections, in the dtype of `like`.
 
     Args:
@@ -197,9 +193,7 @@ def _wrapped(scene: Scene, wrappers: list[Acting], guided: _Guided, base: MakeRe
         lambda: _wrapped(scene, inside, given, base).to(space, scene).tensor,
     )()
     if isinstance(result, Multiply) or result is None:
-        raise wrapper.implementation.wrong(
-            "a tensor (a wrapper returns the corrected prediction itself)", result
-        )
+        raise wrapper.implementation.wrong("a tensor (a wrapper returns the corrected prediction itself)", result)
     _check_tensor(wrapper.implementation, result, given.tensor)
     return _Guided(result, space)
 

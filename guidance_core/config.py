@@ -42,20 +42,14 @@ def load_plugins(data: Any) -> list[tuple[Any, frozenset[str]]]:
     """
     tables = data.get(TABLE) if isinstance(data, Mapping) else data
     if not isinstance(tables, Sequence) or isinstance(tables, str):
-        raise SpecError(
-            f'guidance is a list of tables under "{TABLE}", one per plugin; got {type(data).__name__}.'
-        )
+        raise SpecError(f'guidance is a list of tables under "{TABLE}", one per plugin; got {type(data).__name__}.')
     extra = set(data) - {TABLE} if isinstance(data, Mapping) else set()
     if extra:
-        raise SpecError(
-            f'only "{TABLE}" is known at the top; got {", ".join(map(str, sorted(extra, key=str)))}.'
-        )
+        raise SpecError(f'only "{TABLE}" is known at the top; got {", ".join(map(str, sorted(extra, key=str)))}.')
     loaded = []
     for table in tables:
         if not isinstance(table, Mapping) or not isinstance(table.get("plugin"), str):
-            raise SpecError(
-                f'each plugin is a table with "plugin": its name, and its parameters; got {table!r}.'
-            )
+            raise SpecError(f'each plugin is a table with "plugin": its name, and its parameters; got {table!r}.')
         parameters = {str(name): value for name, value in table.items() if name != "plugin"}
         loaded.append((build_plugin(table["plugin"], parameters), frozenset(parameters)))
     return loaded
@@ -70,26 +64,18 @@ def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
     fields = {field.alias or field.name: field for field in attrs.fields(cls) if field.init}
     for parameter in parameters:
         if parameter not in fields:
-            raise UnknownNameError(
-                f"plugin {name!r} has no parameter {parameter!r}.{suggest(parameter, fields)}"
-            )
+            raise UnknownNameError(f"plugin {name!r} has no parameter {parameter!r}.{suggest(parameter, fields)}")
     try:
         return cls(**{parameter: _typed(fields[parameter], value) for parameter, value in parameters.items()})
     except GuidanceError as error:
         raise type(error)(f"plugin {name!r}: {error}") from None
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"plugin {name!r} cannot be made from {dict(parameters)}: {error}"
-        ) from error
+        raise ConfigurationError(f"plugin {name!r} cannot be made from {dict(parameters)}: {error}") from error
 
 
 def _typed(field: attrs.Attribute[Any], value: Any) -> Any:
     decoded = decode(value)
-    if (
-        field.converter is not None
-        or field.type is None
-        or isinstance(decoded, PerOutput | TensorValue | Schedule)
-    ):
+    if field.converter is not None or field.type is None or isinstance(decoded, PerOutput | TensorValue | Schedule):
         return decoded
     try:
         if field.type is float and isinstance(decoded, str):
@@ -110,9 +96,7 @@ def decode(value: Any) -> Any:
             try:
                 return TensorValue(torch.tensor(value["tensor"], dtype=torch.float32))
             except (TypeError, ValueError) as error:
-                raise SpecError(
-                    f"a tensor is a nested list of numbers; got {value['tensor']!r} ({error})."
-                ) from None
+                raise SpecError(f"a tensor is a nested list of numbers; got {value['tensor']!r} ({error}).") from None
         return PerOutput({str(output): decode(inner) for output, inner in value.items()})
     if isinstance(value, list | tuple):
         return tuple(decode(inner) for inner in value)
@@ -162,11 +146,7 @@ def encode(value: Any, what: str) -> Any:
         if type(value) is cls:
             fields = [field for field in attrs.fields(cls) if field.init]
             held = {field.name: getattr(value, field.name) for field in fields}
-            kept = {
-                field.name: encode(held[field.name], what)
-                for field in fields
-                if held[field.name] != field.default
-            }
+            kept = {field.name: encode(held[field.name], what) for field in fields if held[field.name] != field.default}
             return {"schedule": name, **kept}
     if isinstance(value, list | tuple):
         return [encode(inner, what) for inner in value]

@@ -118,9 +118,7 @@ def describe_run(
         passes, held = key
         groups.append(StepsDescription(indices[0], indices[-1], passes, held))
     plugins = {
-        name: tuple(
-            ParameterDescription(field, shown(each.value), each.origin) for field, each in settled.items()
-        )
+        name: tuple(ParameterDescription(field, shown(each.value), each.origin) for field, each in settled.items())
         for name, settled in stack.settled().items()
     }
     return Description(plugins, executor, tuple(groups), tuple(assumptions))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -173,7 +174,7 @@ class Guidance:
     def _checked_executor(self, executor: str | Executor) -> Executor:
         if isinstance(executor, str):
             executor = executor_class(executor)()
-        if isinstance(executor, type) or not callable(getattr(executor, "execute", None)):
+        if not isinstance(executor, Executor):
             raise ConfigurationError(
                 f"executor must be a name or an executor such as SerialExecutor(); got {executor!r}."
             )
@@ -190,7 +191,8 @@ class Guidance:
 def _checked_conditions(conditions: Any) -> Mapping[str, Mapping[str, Any] | None]:
     if not isinstance(conditions, Mapping):
         raise ConfigurationError(
-            f"conditions map names to model inputs, as in {{'positive': {{'text': p}}}}; got {type(conditions).__name__}."
+            "conditions map names to model inputs, as in {'positive': {'text': p}}; "
+            f"got {type(conditions).__name__}."
         )
     for name, inputs in conditions.items():
         if inputs is not None and not isinstance(inputs, Mapping):
@@ -204,12 +206,15 @@ def _checked_conditions(conditions: Any) -> Mapping[str, Mapping[str, Any] | Non
 def _checked_sigmas(sigmas: Any) -> Mapping[str | None, tuple[float, ...]]:
     if not isinstance(sigmas, Mapping):
         return {None: _sigma_list("sigmas", sigmas)}
-    lists = {str(output): _sigma_list(f"sigmas of {output!r}", levels) for output, levels in sigmas.items()}
+    lists: dict[str | None, tuple[float, ...]] = {
+        str(output): _sigma_list(f"sigmas of {output!r}", levels) for output, levels in sigmas.items()
+    }
     if len({len(levels) for levels in lists.values()}) != 1:
         raise ConfigurationError(
-            f"sigmas of all outputs must be equally many; got { ({name: len(levels) for name, levels in lists.items()}) }."
+            "sigmas of all outputs must be equally many; got "
+            + ", ".join(f"{len(levels)} for {name}" for name, levels in lists.items())
         )
-    return {**lists}
+    return dict(lists.items())
 
 
 def _sigma_list(what: str, given: Any) -> tuple[float, ...]:
@@ -220,7 +225,7 @@ def _sigma_list(what: str, given: Any) -> tuple[float, ...]:
         )
     if min(levels) < 0:
         raise ConfigurationError(f"{what} must not be negative; got {min(levels):g}.")
-    pairs = list(zip(levels, levels[1:], strict=False))
+    pairs = list(pairwise(levels))
     if any(one < other for one, other in pairs) and any(one > other for one, other in pairs):
         raise ConfigurationError(
             f"{what} must be sorted (falling for sampling, rising for inversion); got {list(levels)}."
@@ -231,9 +236,7 @@ def _sigma_list(what: str, given: Any) -> tuple[float, ...]:
 def _numbers(what: str, given: Any) -> tuple[float, ...]:
     if isinstance(given, torch.Tensor):
         if given.ndim != 1:
-            raise ConfigurationError(
-                f"{what} must be one-dimensional; got a tensor of shape {tuple(given.shape)}."
-            )
+            raise ConfigurationError(f"{what} must be one-dimensional; got a tensor of shape {tuple(given.shape)}.")
         given = given.tolist()
     if isinstance(given, str):
         raise ConfigurationError(f"{what} must be a list of numbers; got {given!r}.")

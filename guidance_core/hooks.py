@@ -17,7 +17,6 @@ import pluggy
 from guidance_core import hookspecs
 from guidance_core.errors import ConfigurationError, GuidanceError, PluginError
 
-
 HOOKS = ("build_branches", "combine", "postprocess")
 
 
@@ -49,9 +48,7 @@ class Implementation:
 
     def wrong(self, expected: str, got: Any) -> PluginError:
         """Return the error to raise when this implementation returned something it may not."""
-        shown = (
-            f"{got!r} ({type(got).__name__})" if not hasattr(got, "shape") else f"a tensor {tuple(got.shape)}"
-        )
+        shown = f"{got!r} ({type(got).__name__})" if not hasattr(got, "shape") else f"a tensor {tuple(got.shape)}"
         return PluginError(f"plugin {self.plugin!r} must return {expected} from {self.hook}; got {shown}.")
 
 

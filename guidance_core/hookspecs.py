@@ -33,7 +33,7 @@ def build_branches(step: Step) -> list[Request]:  # type: ignore[empty-body]
 
 
 @hookspec
-def combine(step: Step, predictions: Mapping[str, Tensor]) -> Tensor | None:  # type: ignore[empty-body]
+def combine(step: Step, predictions: Mapping[str, Tensor]) -> Tensor | None:
     """Return a delta to add to the base prediction of one output, or None.
 
     `predictions` holds `cond` and the branches this plugin asked for, `[B, ...]`, float32, in the
@@ -42,7 +42,7 @@ def combine(step: Step, predictions: Mapping[str, Tensor]) -> Tensor | None:  # 
 
 
 @hookspec
-def postprocess(step: Step, guided: Tensor, reference: Reference) -> Tensor | Multiply | None:  # type: ignore[empty-body]
+def postprocess(step: Step, guided: Tensor, reference: Reference) -> Tensor | Multiply | None:
     """Correct the guided prediction of one output; None leaves it as it is.
 
     `guided` is `[B, ...]`, float32, in the space the plugin needs; `reference` is the base

@@ -68,9 +68,7 @@ def check_number(what: str, value: Any, ge: float | None = None, le: float | Non
             raise ConfigurationError(f"{what} must lie in {bounds}; got {leaf!r}.")
 
 
-def number(
-    default: Any = attrs.NOTHING, *, ge: float | None = None, le: float | None = None, help: str = ""
-) -> Any:
+def number(default: Any = attrs.NOTHING, *, ge: float | None = None, le: float | None = None, help: str = "") -> Any:
     """An attrs field for a numeric parameter: number, tensor, value per output, or schedule.
 
     Args:

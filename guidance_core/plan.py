@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -180,9 +181,7 @@ def build_layout(
         moment=moment,
         branches=tuple(united.branch for united in branches.values()),
         asked={name: united.plugins for name, united in branches.items()},
-        outputs={
-            name: _output_layout(name, hooks, view, branches, held=name in held) for name in moment.outputs
-        },
+        outputs={name: _output_layout(name, hooks, view, branches, held=name in held) for name in moment.outputs},
         depends_on_state=any(step.looked_at_state for step in steps.values()),
         inputs={name: _inputs(united.branch, conditions or {}) for name, united in branches.items()},
     )
@@ -216,9 +215,7 @@ def _ask(hooks: Mapping[str, Hook], steps: Mapping[str, Step]) -> list[Request]:
         result = implementation({"step": steps[implementation.plugin]})
         asked += _marked(implementation, [] if result is None else result)
     acting = [
-        found.plugin
-        for name in ("combine", "postprocess")
-        for found in (*hooks[name].plain, *hooks[name].wrappers)
+        found.plugin for name in ("combine", "postprocess") for found in (*hooks[name].plain, *hooks[name].wrappers)
     ]
     stating = {request.plugin for request in asked if isinstance(request, Needs)}
     asked += [Needs(plugin=name) for name in dict.fromkeys(acting) if name not in stating]
@@ -229,11 +226,9 @@ def _through_wrappers(hook: Hook, steps: Mapping[str, Step], asked: list[Request
     requests = asked
     for wrapper in hook.wrappers:
         given = list(requests)
-        result = around(wrapper, {"step": steps[wrapper.plugin]}, lambda given=given: given)()
+        result = around(wrapper, {"step": steps[wrapper.plugin]}, partial(list, given))()
         marked = _marked(wrapper, result)
-        own = [
-            new for old, new in zip(result, marked, strict=True) if new is not old and isinstance(new, Needs)
-        ]
+        own = [new for old, new in zip(result, marked, strict=True) if new is not old and isinstance(new, Needs)]
         requests = [
             request
             for request in marked
@@ -372,15 +367,11 @@ class _View:
             if isinstance(request, Needs) and (request.outputs is None or output in request.outputs)
         ]
         kept = {request.name for request in mine if isinstance(request, Branch)}
-        wanted = {
-            request.name for request in self.asked if isinstance(request, Branch) and request.plugin == name
-        }
+        wanted = {request.name for request in self.asked if isinstance(request, Branch) and request.plugin == name}
         if not needs or (with_all_branches and not wanted <= kept):
             return None
         if len(needs) > 1:
-            raise PluginError(
-                f"plugin {name!r} returned {len(needs)} Needs for output {output!r}; return one."
-            )
+            raise PluginError(f"plugin {name!r} returned {len(needs)} Needs for output {output!r}; return one.")
         visible = (BASE, *(branch for branch in self.branches if branch in kept and branch != BASE))
         return Acting(implementation, needs[0], visible)
 

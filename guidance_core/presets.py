@@ -47,9 +47,9 @@ def settle(plugin: Any, given: frozenset[str] | None = None) -> dict[str, Settle
 
 def _default(plugin: Any, field: attrs.Attribute[Any]) -> Any:
     """Return the field's default in the form that an instance holds."""
-    default = field.default
+    default: Any = field.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         default = default.factory(plugin) if default.takes_self else default.factory()
-    if default is attrs.NOTHING or field.converter is None or isinstance(field.converter, attrs.Converter):
-        return default
-    return field.converter(default)
+    converter: Any = field.converter
+    plain = default is attrs.NOTHING or converter is None or isinstance(converter, attrs.Converter)
+    return default if plain else converter(default)

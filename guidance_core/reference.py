@@ -47,9 +47,7 @@ class BasePrediction:
     @property
     def _prediction(self) -> Tensor:
         if self._given is None:
-            raise PluginError(
-                "the base prediction is not on this device; a correction must ask for it beforehand."
-            )
+            raise PluginError("the base prediction is not on this device; a correction must ask for it beforehand.")
         return self._given
 
     @property
@@ -68,11 +66,7 @@ class BasePrediction:
     def _computed(self, kind: str, over: str) -> Tensor:
         prediction = self._prediction
         by_leaves = self._tensor is None and over == "sample" and is_blocked(prediction)
-        if (
-            not by_leaves
-            or not statistics.is_by_leaves(prediction)
-            or prediction[0].numel() <= statistics.LEAF
-        ):
+        if not by_leaves or not statistics.is_by_leaves(prediction) or prediction[0].numel() <= statistics.LEAF:
             return statistics.std(self.tensor, over) if kind == "std" else statistics.norm(self.tensor, over)
         of = statistics.std_of if kind == "std" else statistics.norm_of
         n = prediction[0].numel()
@@ -107,17 +101,13 @@ class Reference:
     def std(self, over: str = "sample") -> Tensor:
         """Return its standard deviation, `[B, 1, ...]`; ask with `Needs(std=over)`."""
         if over not in self._needs.std:
-            raise PluginError(
-                f"reference.std({over!r}) was not asked for; return Needs(std={over!r}) beforehand."
-            )
+            raise PluginError(f"reference.std({over!r}) was not asked for; return Needs(std={over!r}) beforehand.")
         return self._base.statistic("std", over)
 
     def norm(self, over: str = "sample") -> Tensor:
         """Return its Euclidean norm, `[B, 1, ...]`; ask with `Needs(norm=over)`."""
         if over not in self._needs.norm:
-            raise PluginError(
-                f"reference.norm({over!r}) was not asked for; return Needs(norm={over!r}) beforehand."
-            )
+            raise PluginError(f"reference.norm({over!r}) was not asked for; return Needs(norm={over!r}) beforehand.")
         return self._base.statistic("norm", over)
 
     @property

@@ -212,8 +212,7 @@ class Run:
 
     def _copied_state(self) -> States:
         return self._state and {
-            name: {output: dict(kept) for output, kept in states.items()}
-            for name, states in self._state.items()
+            name: {output: dict(kept) for output, kept in states.items()} for name, states in self._state.items()
         }
 
     def finish(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
@@ -300,10 +299,7 @@ class Run:
         )
 
     def _positions(self, index: int, noise: Mapping[str, Noise]) -> dict[str, Position]:
-        return {
-            name: Position(index, self.count, level.sigma, self._sigma(name, 0))
-            for name, level in noise.items()
-        }
+        return {name: Position(index, self.count, level.sigma, self._sigma(name, 0)) for name, level in noise.items()}
 
     def _built(self, moment: Moment, holdable: Iterable[str], state: States) -> Layout:
         stack, conditions = self.stack, self.settings.conditions
@@ -376,20 +372,14 @@ class Run:
         for name, level in levels.items():
             value = self._sigma(name, index) if level is None else _level("sigma", level)
             own_alpha = (
-                _level("alpha", alpha)
-                if alpha is not None
-                else None
-                if level is not None
-                else self._alpha(index)
+                _level("alpha", alpha) if alpha is not None else None if level is not None else self._alpha(index)
             )
             noise[name] = Noise(value, own_alpha)
         return {name: noise[name] for name in self._outputs}
 
     # Finishing: what depends on the predictions.
 
-    def _checked_predictions(
-        self, plan: Plan, predictions: Mapping[str, Any]
-    ) -> dict[str, dict[str, Tensor]]:
+    def _checked_predictions(self, plan: Plan, predictions: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
         """Return the predictions by output, then by branch."""
         by_output: dict[str, dict[str, Tensor]] = {name: {} for name in plan._structure.names}
         for branch in plan.branches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -29,7 +30,7 @@ def euler(
         denoiser: makes the denoiser of each evaluation.
         on_step: called after each step.
     """
-    for i, (sigma, following) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for i, (sigma, following) in enumerate(pairwise(sigmas)):
         velocity = run.step(i, x, denoiser(x, sigma))
         x = x + (following - sigma) * velocity
         on_step()
@@ -47,7 +48,7 @@ def heun(
 
     Arguments as of `euler`. Source: Karras et al., arXiv:2206.00364, Alg. 1.
     """
-    for i, (sigma, following) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for i, (sigma, following) in enumerate(pairwise(sigmas)):
         velocity = run.step(i, x, denoiser(x, sigma))
         ahead = x + (following - sigma) * velocity
         if following > 0:

@@ -44,16 +44,12 @@ class Position:
 
 def _finite(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigurationError(
-            f"{type(owner).__name__}: {field.name} must be a finite number; got {value!r}."
-        )
+        raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a finite number; got {value!r}.")
 
 
 def _axis(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if value not in ("sigma", "fraction"):
-        raise ConfigurationError(
-            f"{type(owner).__name__}: {field.name} must be 'sigma' or 'fraction'; got {value!r}."
-        )
+        raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be 'sigma' or 'fraction'; got {value!r}.")
 
 
 @runtime_checkable
@@ -136,9 +132,7 @@ class Cosine:
 
     def at(self, position: Position) -> float:
         """Return `start + (stop − start)·(1 − cos(π·progress))/2`."""
-        return (
-            self.start + (self.stop - self.start) * (1 - math.cos(math.pi * position.progress(self.by))) / 2
-        )
+        return self.start + (self.stop - self.start) * (1 - math.cos(math.pi * position.progress(self.by))) / 2
 
 
 def _as_rows(rows: Any) -> tuple[tuple[float, Any], ...]:
@@ -148,15 +142,9 @@ def _as_rows(rows: Any) -> tuple[tuple[float, Any], ...]:
     try:
         table = sorted(((float(bound), value) for bound, value in pairs), key=lambda row: row[0])
     except (TypeError, ValueError):
-        raise ConfigurationError(
-            f"a table needs pairs (upper bound of sigma, value); got {rows!r}."
-        ) from None
+        raise ConfigurationError(f"a table needs pairs (upper bound of sigma, value); got {rows!r}.") from None
     bounds = [bound for bound, _ in table]
-    if (
-        not bounds
-        or any(math.isnan(bound) or bound < 0 for bound in bounds)
-        or len(set(bounds)) < len(bounds)
-    ):
+    if not bounds or any(math.isnan(bound) or bound < 0 for bound in bounds) or len(set(bounds)) < len(bounds):
         raise ConfigurationError(
             f"a table needs at least one row and distinct bounds that are not negative; got bounds {bounds}."
         )

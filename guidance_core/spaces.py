@@ -46,7 +46,8 @@ class Noise:
         if "flow" in spaces:
             if self.alpha is not None and not math.isclose(self.alpha, rectified, rel_tol=1e-4, abs_tol=1e-6):
                 raise ConfigurationError(
-                    f"flow predictions need alpha = 1 - sigma; at sigma {self.sigma:g} the run has alpha {self.alpha:g}."
+                    "flow predictions need alpha = 1 - sigma; "
+                    f"at sigma {self.sigma:g} the run has alpha {self.alpha:g}."
                 )
             return rectified
         if self.alpha is not None:

@@ -48,9 +48,7 @@ def parse_spec(text: str) -> dict[str, list[dict[str, Any]]]:
         SpecError: the text has another form; the error points at the place.
     """
     if not isinstance(text, str):
-        raise SpecError(
-            f"a spec is a string such as 'cfg:scale=3,rescale:phi=0.7'; got {type(text).__name__}."
-        )
+        raise SpecError(f"a spec is a string such as 'cfg:scale=3,rescale:phi=0.7'; got {type(text).__name__}.")
     return {"guidance": _Parser(text).plugins()}
 
 
@@ -66,9 +64,7 @@ class _Parser:
         while at < end:
             found = _TOKEN.match(self.text, at)
             if found is None or found.lastgroup is None:
-                raise self._error(
-                    "unexpected character", at + len(self.text[at:]) - len(self.text[at:].lstrip())
-                )
+                raise self._error("unexpected character", at + len(self.text[at:]) - len(self.text[at:].lstrip()))
             tokens.append(_Token(found.lastgroup, found[found.lastgroup], found.start(found.lastgroup)))
             at = found.end()
         return [*tokens, _Token("end", "", end)]
@@ -82,9 +78,7 @@ class _Parser:
     def _take(self, text: str | None = None, expected: str | None = None) -> _Token:
         token = self._look()
         if text is not None and token.text != text:
-            raise self._error(
-                f"expected {expected or repr(text)}, found {token.text or 'the end'!r}", token.at
-            )
+            raise self._error(f"expected {expected or repr(text)}, found {token.text or 'the end'!r}", token.at)
         self.next += 1
         return token
 

@@ -102,7 +102,7 @@ class StackedDenoiser:
                 )
             return values[0]
         masks = {mask: padded for padded, mask in self._pad.items()}
-        length = longest.get(name, longest.get(masks.get(name, ""), None) or 0)
+        length = longest.get(name) or longest.get(masks.get(name, "")) or 0
         return torch.cat([_lengthened(value, length) for value in values]) if length else torch.cat(values)
 
     def _rows(self, own: Mapping[str, Any]) -> int:

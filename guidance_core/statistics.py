@@ -40,17 +40,15 @@ def std(x: Tensor, over: str = "sample") -> Tensor:
     rows, shape = _rows(x, over)
     if rows.shape[1] <= SHORT or not is_by_leaves(x):
         return torch.std(rows, 1, correction=0).view(shape)
-    deviations = [std_of(lambda start, stop, row=row: row[start:stop], row.numel()) for row in rows]
-    return torch.stack(deviations).view(shape)
+    return torch.stack([std_of(_reader(row), row.numel()) for row in rows]).view(shape)
 
 
 def norm(x: Tensor, over: str = "sample") -> Tensor:
     """Return the Euclidean norm of `x` `[B, ...]`, dimensions kept."""
     rows, shape = _rows(x, over)
     if rows.shape[1] <= LEAF or not is_by_leaves(x):
-        return torch.linalg.vector_norm(rows, dim=1).view(shape)
-    norms = [norm_of(lambda start, stop, row=row: row[start:stop], row.numel()) for row in rows]
-    return torch.stack(norms).view(shape)
+        return _norms(rows).view(shape)
+    return torch.stack([norm_of(_reader(row), row.numel()) for row in rows]).view(shape)
 
 
 def inner(x: Tensor, y: Tensor, over: str = "sample") -> Tensor:
@@ -93,7 +91,7 @@ def std_of(read: Read, n: int) -> Tensor:
         total = shifted.sum(dim=1)
         shifted.sub_((total / leaves.shape[1]).unsqueeze(1))
         sums.append(total)
-        squares.append(torch.linalg.vector_norm(shifted, dim=1))
+        squares.append(_norms(shifted))
         sizes += [leaves.shape[1]] * leaves.shape[0]
     total, size = torch.cat(sums), torch.tensor(sizes, dtype=sums[0].dtype)
     apart = (total / size).sub_(total.sum() / n)
@@ -103,9 +101,16 @@ def std_of(read: Read, n: int) -> Tensor:
 
 def norm_of(read: Read, n: int) -> Tensor:
     """Return the Euclidean norm of `n` elements that `read(start, stop)` gives as 1-D tensors."""
-    return torch.linalg.vector_norm(
-        torch.cat([torch.linalg.vector_norm(leaves, dim=1) for leaves in _leaves(read, n)])
-    )
+    return _norms(torch.cat([_norms(leaves) for leaves in _leaves(read, n)]).unsqueeze(0)).squeeze(0)
+
+
+def _norms(rows: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms
+
+
+def _reader(row: Tensor) -> Read:
+    return lambda start, stop: row[start:stop]
 
 
 def _leaves(read: Read, n: int) -> Iterator[Tensor]:

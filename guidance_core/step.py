@@ -191,8 +191,9 @@ class Step:
 
     def _named(self, value: Any) -> str:
         """Name the parameter that holds `value`, for errors."""
-        owner = type(self._plugin).__name__
-        fields = attrs.fields(type(self._plugin)) if attrs.has(type(self._plugin)) else ()
+        cls: Any = type(self._plugin)
+        owner = cls.__name__
+        fields = attrs.fields(cls) if attrs.has(cls) else ()
         for field in fields:
             held = getattr(self._plugin, field.name)
             if held is value or (isinstance(held, TensorValue) and held.tensor is value):
@@ -225,6 +226,4 @@ def placed(value: Tensor, sample: Tensor, what: str) -> Tensor:
             f"[{sample.shape[0]}]."
         )
     dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
-    return value.to(sample.device, dtype, non_blocking=True).view(
-        *value.shape, *(1,) * (sample.ndim - value.ndim)
-    )
+    return value.to(sample.device, dtype, non_blocking=True).view(*value.shape, *(1,) * (sample.ndim - value.ndim))

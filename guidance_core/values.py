@@ -79,6 +79,10 @@ class PerOutput(Mapping[str, Any]):
         return self.map(operator.neg)
 
 
+def _as_constant(given: Tensor) -> Tensor:
+    return given.detach().to("cpu", torch.float32).clone()
+
+
 @attrs.frozen(eq=False, repr=False)
 class TensorValue:
     """An immutable tensor parameter, such as one scale per sample.
@@ -88,7 +92,7 @@ class TensorValue:
     float32 on the CPU and copied to the sample's device once per run.
     """
 
-    tensor: Tensor = attrs.field(converter=lambda given: given.detach().to("cpu", torch.float32).clone())
+    tensor: Tensor = attrs.field(converter=_as_constant)
 
     def __repr__(self) -> str:
         return f"tensor({self.tensor.tolist()})"

@@ -2,10 +2,11 @@
 
     python training/train_digits.py [--out DIR] [--steps N] [--seed N] [--minutes N]
 
-Needs scikit-learn and safetensors, and takes some ten minutes on two cores. The number of
+Needs scikit-learn and safetensors, and takes a minute or two on two cores. The number of
 optimisation steps decides when it ends, so that a seed gives one result on one kind of machine;
 `--minutes` only gives up, writing nothing, where the machine is too slow. The transformer learns
-from all 1,797 images. The classifier learns from 80 % of them and is tested on the rest.
+from all 1,797 images, and is stopped early: trained ten times as long it needs no guidance to be
+read correctly, and would show nothing. The classifier learns from 80 % of them and is tested on the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import sklearn
@@ -115,7 +117,7 @@ def draw(
     x = torch.randn(len(label), 1, 8, 8, generator=torch.Generator().manual_seed(seed))
     null = torch.full_like(label, NULL_LABEL)
     sigmas = torch.linspace(1, 0, steps + 1).tolist()
-    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, following in pairwise(sigmas):
         cond = model(x, sigma, label)
         guided = cond.clone()
         if scale != 1:
@@ -130,9 +132,7 @@ def report(model: nn.Module, classifier: nn.Module) -> None:
     """Print the classifier's accuracy on 50 drawn images of each digit."""
     label = torch.arange(10).repeat_interleave(50)
     for scale in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0):
-        print(
-            f"cfg {scale:3.1f}  accuracy {accuracy(classifier, draw(model, label, scale=scale), label):.3f}"
-        )
+        print(f"cfg {scale:3.1f}  accuracy {accuracy(classifier, draw(model, label, scale=scale), label):.3f}")
     for kind in (SkipBlocks, SkipSelfAttention):
         for block in range(len(model.get_submodule("blocks")._modules)):
             drawn = draw(model, label, strength=1.0, perturbations=(kind((block,)),))
@@ -156,10 +156,8 @@ def save(model: nn.Module, path: Path, facts: dict[str, object]) -> None:
 def main() -> None:
     """Train both, write both files, print what they achieve."""
     parser = argparse.ArgumentParser(description="Train the digits models of guidance_core.")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parents[1] / "guidance_core/models/weights"
-    )
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "guidance_core/models/weights")
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=15.0, help="give up after this long")
     options = parser.parse_args()

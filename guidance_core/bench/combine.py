@@ -21,9 +21,7 @@ def measure(rounds: int) -> Report:
     version = one_thread()
     torch.manual_seed(0)
     with torch.inference_mode():
-        return Report(
-            "combine", version, tuple(_compare(shape, dtype, rounds) for shape in SHAPES for dtype in DTYPES)
-        )
+        return Report("combine", version, tuple(_compare(shape, dtype, rounds) for shape in SHAPES for dtype in DTYPES))
 
 
 def _compare(shape: tuple[int, int, int], dtype: torch.dtype, rounds: int) -> Comparison:

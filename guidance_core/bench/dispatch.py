@@ -24,9 +24,7 @@ def measure(rounds: int) -> Report:
         return Report("dispatch", version, (_cfg(rounds), *_ltx2(rounds)))
 
 
-def _steps(
-    guidance: Guidance, sample: Any, predictions: dict[str, Any], **settings: Any
-) -> Callable[[], object]:
+def _steps(guidance: Guidance, sample: Any, predictions: dict[str, Any], **settings: Any) -> Callable[[], object]:
     """Return a call that makes one step of a long run, each time the next one."""
     run = guidance.start(conditions={"positive": {}, "negative": {}}, sigmas=[SIGMA] * 65, **settings)
     index = -1
@@ -46,9 +44,7 @@ def _cfg(rounds: int) -> Any:
         predictions = [cond if number == 0 else uncond for number in range(2)]
         return predictions[1] + 3.0 * (predictions[0] - predictions[1])
 
-    ours = _steps(
-        Guidance.from_spec("cfg:scale=3"), x, {"cond": cond, "uncond": uncond}, prediction_type="flow"
-    )
+    ours = _steps(Guidance.from_spec("cfg:scale=3"), x, {"cond": cond, "uncond": uncond}, prediction_type="flow")
     contenders = {"guidance-core cfg": ours, "hand-written": by_hand}
     guiders = _guiders()
     if guiders is not None:
@@ -62,9 +58,7 @@ def _cfg(rounds: int) -> Any:
             return guider(batches).pred
 
         contenders["diffusers ClassifierFreeGuidance"] = diffusers_step
-    return compare(
-        "two-branch CFG", contenders, ours="guidance-core cfg", rounds=rounds, unit="us", warmup=100
-    )
+    return compare("two-branch CFG", contenders, ours="guidance-core cfg", rounds=rounds, unit="us", warmup=100)
 
 
 def _ltx2(rounds: int) -> list[Any]:
@@ -84,9 +78,7 @@ def _ltx2(rounds: int) -> list[Any]:
                 guiders, x, (video, audio), converts=prediction_type == "flow"
             )
         job = f"LTX-2, four branches, two outputs, rescale, {prediction_type} predictions"
-        comparisons.append(
-            compare(job, contenders, ours="guidance-core ltx2", rounds=rounds, unit="us", warmup=100)
-        )
+        comparisons.append(compare(job, contenders, ours="guidance-core ltx2", rounds=rounds, unit="us", warmup=100))
     return comparisons
 
 
@@ -121,5 +113,5 @@ def _guiders() -> Any:
         from diffusers.utils import logging
     except ImportError:
         return None
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
     return guiders

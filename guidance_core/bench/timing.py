@@ -92,7 +92,7 @@ class PeakMemory(TorchDispatchMode):
     """Counts the bytes of tensors made inside the block: `with PeakMemory() as memory: ...; memory.peak`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live = 0
         self._holders: Counter[int] = Counter()
@@ -102,9 +102,7 @@ class PeakMemory(TorchDispatchMode):
         given = {_storage(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and (
-                _storage(tensor) not in given or self._holders[_storage(tensor)]
-            ):
+            if isinstance(tensor, Tensor) and (_storage(tensor) not in given or self._holders[_storage(tensor)]):
                 self._hold(tensor)
         return result
 

@@ -29,9 +29,7 @@ class BatchedExecutor(Executor):
         Raises:
             ConfigurationError: `max_rows` is not a positive whole number.
         """
-        if max_rows is not None and (
-            isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1
-        ):
+        if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
             raise ConfigurationError(f"max_rows must be a positive whole number or None; got {max_rows!r}.")
         self.max_rows = max_rows
 
@@ -57,11 +55,7 @@ class BatchedExecutor(Executor):
                 error.add_note(f"raised by denoise.batch for branches {names} of step {plan.index}")
                 raise
             if not isinstance(results, Sequence) or len(results) != len(group):
-                got = (
-                    f"{len(results)} predictions"
-                    if isinstance(results, Sequence)
-                    else f"a {type(results).__name__}"
-                )
+                got = f"{len(results)} predictions" if isinstance(results, Sequence) else f"a {type(results).__name__}"
                 raise DenoiserError(
                     f"denoise.batch got {len(group)} branches ({names}) and must return a list of as many "
                     f"predictions; got {got}."

@@ -60,7 +60,8 @@ class Block(nn.Module):
         h = self.norm(x) * (1 + scale1) + shift1
         x = x + gate1 * self.attention(h, mixes_tokens=mixes_tokens)
         h = self.norm(x) * (1 + scale2) + shift2
-        return x + gate2 * self.mlp(h)
+        result: Tensor = x + gate2 * self.mlp(h)
+        return result
 
 
 class DigitsTransformer(nn.Module):

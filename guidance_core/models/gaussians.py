@@ -175,6 +175,4 @@ def _alpha_for(prediction_type: Space, sigma: Tensor) -> Tensor:
         return 1.0 - sigma
     if prediction_type == "v" and bool((sigma <= 1).all()):
         return (1.0 - sigma**2).sqrt()
-    raise ConfigurationError(
-        f"predicting {prediction_type} needs alpha: 1.0 where the sample is x0 + sigma * noise."
-    )
+    raise ConfigurationError(f"predicting {prediction_type} needs alpha: 1.0 where the sample is x0 + sigma * noise.")

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import attrs
 import torch
+
 from guidance_core import Branch, Needs, PerOutput, Scale, Step, choice, hookimpl, inner, norm, number
 
 
@@ -40,9 +41,7 @@ class APG:
     def build_branches(self, step: Step) -> list[Branch | Needs]:
         """Ask for the prediction of `uncond`, unless s is 1 for every output."""
         s = step.value(self.scale)
-        active = tuple(
-            output for output in step.outputs if not _is_one(s[output] if isinstance(s, PerOutput) else s)
-        )
+        active = tuple(output for output in step.outputs if not _is_one(s[output] if isinstance(s, PerOutput) else s))
         if not active:
             return [Needs(outputs=())]
         return [
@@ -67,7 +66,8 @@ class APG:
             d = d * torch.where(length > r, r / length, 1.0)
         parallel = _projected(d, c)
         d = d - parallel + eta * parallel
-        return (s - 1) * d if self.form == "paper" else s * d - difference
+        delta: torch.Tensor = (s - 1) * d if self.form == "paper" else s * d - difference
+        return delta
 
 
 def _projected(d: torch.Tensor, c: torch.Tensor) -> torch.Tensor:

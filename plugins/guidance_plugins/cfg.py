@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+
 from guidance_core import Branch, Scale, Step, hookimpl, number
 
 

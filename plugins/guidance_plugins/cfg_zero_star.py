@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import attrs
 import torch
+
 from guidance_core import Branch, Needs, Scale, Step, hookimpl, inner, number, whole
 
 
@@ -44,4 +45,5 @@ class CFGZeroStar:
             return -c
         u = predictions["uncond"]
         alpha = inner(c, u) / (inner(u, u) + 1e-8)
-        return (step.value(self.scale) - 1) * (c - alpha * u)
+        delta: torch.Tensor = (step.value(self.scale) - 1) * (c - alpha * u)
+        return delta

@@ -6,6 +6,7 @@ from collections.abc import Generator
 
 import attrs
 import torch
+
 from guidance_core import Branch, Hold, Needs, Reference, Step, Window, choice, hookimpl
 
 
@@ -25,9 +26,7 @@ class Gate:
 
     lo: float = attrs.field(default=0.5, metadata={"help": "lower end of the window"})
     hi: float = attrs.field(default=1.0, metadata={"help": "upper end of the window"})
-    by: str = choice(
-        "fraction", ("fraction", "sigma"), help="whether lo and hi are fractions of the steps or sigmas"
-    )
+    by: str = choice("fraction", ("fraction", "sigma"), help="whether lo and hi are fractions of the steps or sigmas")
     window: Window = attrs.field(init=False, repr=False, eq=False)
 
     @window.default
@@ -35,9 +34,7 @@ class Gate:
         return Window(self.lo, self.hi, self.by)  # type: ignore[arg-type]
 
     @hookimpl(wrapper=True)
-    def build_branches(
-        self, step: Step
-    ) -> Generator[None, list[Branch | Needs | Hold], list[Branch | Needs | Hold]]:
+    def build_branches(self, step: Step) -> Generator[None, list[Branch | Needs | Hold], list[Branch | Needs | Hold]]:
         """Drop every branch where the guidance can be reused; else have it stored, if it will be."""
         asked = yield
         held = {

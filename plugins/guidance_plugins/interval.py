@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import attrs
+
 from guidance_core import Branch, Hold, Needs, PerOutput, Step, Window, choice, hookimpl
 
 
@@ -22,15 +23,9 @@ class Interval:
     Source: Kynkäänniemi et al., arXiv:2404.07724, eq. 5.
     """
 
-    lo: float = attrs.field(
-        default=0.0, metadata={"help": "lower end: the noise level at which guidance ends"}
-    )
-    hi: float = attrs.field(
-        default=1.0, metadata={"help": "upper end: the noise level at which guidance begins"}
-    )
-    by: str = choice(
-        "sigma", ("sigma", "fraction"), help="whether lo and hi are sigmas or fractions of the steps"
-    )
+    lo: float = attrs.field(default=0.0, metadata={"help": "lower end: the noise level at which guidance ends"})
+    hi: float = attrs.field(default=1.0, metadata={"help": "upper end: the noise level at which guidance begins"})
+    by: str = choice("sigma", ("sigma", "fraction"), help="whether lo and hi are sigmas or fractions of the steps")
     methods: tuple[str, ...] = attrs.field(
         default=(),
         converter=_as_methods,
@@ -43,18 +38,13 @@ class Interval:
         return Window(self.lo, self.hi, self.by)  # type: ignore[arg-type]
 
     @hookimpl(wrapper=True)
-    def build_branches(
-        self, step: Step
-    ) -> Generator[None, list[Branch | Needs | Hold], list[Branch | Needs | Hold]]:
+    def build_branches(self, step: Step) -> Generator[None, list[Branch | Needs | Hold], list[Branch | Needs | Hold]]:
         """Drop what the limited methods asked for, for the outputs that are outside."""
         asked = yield
         inside = step.inside(self.window)
         if len(inside) == len(step.outputs):
             return asked
-        kept = (
-            self._limited(request, inside, step.outputs) if self._covers(request) else request
-            for request in asked
-        )
+        kept = (self._limited(request, inside, step.outputs) if self._covers(request) else request for request in asked)
         return [request for request in kept if request is not None]
 
     def _covers(self, request: Branch | Needs | Hold) -> bool:

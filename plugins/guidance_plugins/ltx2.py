@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
+
 from guidance_core import (
     UNSET,
     Branch,
@@ -26,17 +27,14 @@ from guidance_core import (
     settle,
     whole,
 )
-
 from guidance_plugins.rescale import rescaling
 
 
 def _both(video: Any, audio: Any) -> PerOutput:
-    return PerOutput(video=video, audio=audio)
+    return PerOutput({"video": video, "audio": audio})
 
 
-def _preset(
-    cfg: PerOutput, stg: float, rescale: Any, modality: float, blocks: tuple[int, ...]
-) -> dict[str, Any]:
+def _preset(cfg: PerOutput, stg: float, rescale: Any, modality: float, blocks: tuple[int, ...]) -> dict[str, Any]:
     return {
         "cfg_scale": cfg,
         "stg_scale": stg,
@@ -93,9 +91,7 @@ class LTX2:
         converter=_as_blocks,
         metadata={"help": "indices of the blocks that the STG pass weakens"},
     )
-    skip_step: Any = whole(
-        UNSET, help="evaluate an output only where step % (skip_step + 1) is 0; 0 never skips"
-    )
+    skip_step: Any = whole(UNSET, help="evaluate an output only where step % (skip_step + 1) is 0; 0 never skips")
     values: Mapping[str, Any] = attrs.field(init=False, repr=False, eq=False)
 
     @values.default

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 import torch
+
 from guidance_core import Multiply, Needs, Reference, Scale, Step, choice, hookimpl, norm, number, ratio
 
 

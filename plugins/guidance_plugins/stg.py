@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
+
 from guidance_core import Branch, Scale, SkipBlocks, SkipSelfAttention, Step, Window, choice, hookimpl, number
+
+
+def _as_blocks(given: int | Iterable[int] | None) -> tuple[int, ...] | None:
+    return (given,) if isinstance(given, int) else None if given is None else tuple(given)
 
 
 @attrs.frozen
@@ -22,17 +29,13 @@ class STG:
     scale: Scale = number(1.0, help="strength s; 0 is off and runs no extra pass")
     blocks: tuple[int, ...] | None = attrs.field(
         default=None,
-        converter=lambda given: (
-            (given,) if isinstance(given, int) else given if given is None else tuple(given)
-        ),
+        converter=_as_blocks,
         metadata={"help": "indices of the transformer blocks to weaken, from 0; none is all of them"},
     )
     skip: str = choice("attention", ("attention", "blocks"), help="what to skip in those blocks")
     start: float = number(0.0, ge=0, le=1, help="fraction of the steps after which it starts")
     stop: float = number(1.0, ge=0, le=1, help="fraction of the steps after which it stops")
-    branch: str = attrs.field(
-        default="perturbed", metadata={"help": "name of the branch; two stacked STGs need two"}
-    )
+    branch: str = attrs.field(default="perturbed", metadata={"help": "name of the branch; two stacked STGs need two"})
     window: Window = attrs.field(init=False, repr=False, eq=False)
     perturbation: SkipSelfAttention | SkipBlocks = attrs.field(init=False, repr=False, eq=False)
 
