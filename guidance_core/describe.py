@@ -67,7 +67,7 @@ class Description:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, ready for JSON."""
         return {
-            **attrs.asdict(self, retain_collection_types=False),
+            **attrs.asdict(self),
             "total_passes": self.total_passes,
             "step_count": self.step_count,
         }

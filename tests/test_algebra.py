@@ -1,0 +1,245 @@
+"""The step's arithmetic: against written-out formulas, across spaces, batches, structures and blocks."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+from guidance_core import Branch, Executor, Guidance, PerOutput, Sums, hookimpl, norm, std
+from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Normalize, Rescale
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+BOTH = {"positive": {}, "negative": {}}
+EPS32 = 2.0**-24
+NAMES = ("cond", "uncond", "neg", "perturbed", "modality")
+
+shapes = st.sampled_from([(1, 3), (2, 5), (3, 4, 2), (2, 16, 8), (2, 3, 4, 5)])
+strengths = st.floats(-20, 20, allow_nan=False).map(lambda value: round(value, 3))
+seeds = st.integers(0, 2**16)
+
+
+def draw(seed: int, *shape: int, count: int = 1, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(count)]
+
+
+def predict(seed: int, *shape: int, dtype: torch.dtype = torch.float32):
+    x, *passes = draw(seed, *shape, count=6, dtype=dtype)
+    return x, dict(zip(NAMES, passes, strict=True))
+
+
+@attrs.frozen
+class Away:
+    """Moves away from one named branch: a third-party plugin in five lines."""
+
+    branch: str
+    strength: float | PerOutput | torch.Tensor = attrs.field(eq=False)
+
+    @hookimpl
+    def build_branches(self, step):
+        return [Branch(self.branch, condition="negative", overrides={"name": self.branch}, strength=self.strength)]
+
+
+def one_step(plugins, x, predictions, *, sigma=0.6, prediction_type="flow", **settings):
+    run = Guidance(plugins).start(
+        conditions=BOTH, sigmas=[sigma, 0.0], prediction_type=prediction_type, **settings
+    )
+    return run.step(0, x, lambda branch: predictions[branch.name])
+
+
+@settings(deadline=None, max_examples=60)
+@given(shapes, st.lists(strengths, min_size=1, max_size=4), seeds, st.sampled_from([torch.float32, torch.bfloat16]))
+def test_linear_guidance_is_the_written_out_formula(shape, ks, seed, dtype):
+    x, c, *others = draw(seed, *shape, count=2 + len(ks), dtype=dtype)
+    predictions = {"cond": c} | {f"b{i}": p for i, p in enumerate(others)}
+    result = one_step([Away(f"b{i}", k) for i, k in enumerate(ks)], x, predictions)
+
+    exact = c.double() + sum(k * (c.double() - p.double()) for k, p in zip(ks, others, strict=True))
+    sizes = ((1 + sum(ks)) * c.double(), *(k * p.double() for k, p in zip(ks, others, strict=True)))
+    bound = (len(ks) + 1) * 2 * EPS32 * sum(size.abs() for size in sizes)
+    if dtype == torch.bfloat16:
+        bound = bound + exact.abs() * 2.0**-8
+    assert result.dtype == dtype
+    assert ((result.double() - exact).abs() <= bound + 1e-30).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(shapes, strengths, strengths, seeds, st.floats(0.05, 0.95))
+def test_linear_guidance_is_the_same_in_every_space(shape, k, other, seed, sigma):
+    from guidance_core.spaces import SPACES, Noise, affine
+
+    x, c, u, w = draw(seed, *shape, count=4, dtype=torch.float64)
+    noise = Noise(sigma, 1 - sigma)
+    flow = {"cond": c, "u": u, "w": w}
+    expected = one_step([Away("u", k), Away("w", other)], x, flow, sigma=sigma)
+    for space in SPACES:
+        there, back = affine("flow", space, noise), affine(space, "flow", noise)
+        converted = {name: there.a * x + there.b * p for name, p in flow.items()}
+        result = one_step(
+            [Away("u", k), Away("w", other)], x, converted, sigma=sigma, prediction_type=space, alphas=[1 - sigma]
+        )
+        torch.testing.assert_close(back.a * x + back.b * result, expected, rtol=1e-8, atol=1e-8)
+
+
+STACKS = {
+    "cfg": [CFG(4.0)],
+    "cfg, rescale in x0": [CFG(4.0), Rescale(0.7, space="x0")],
+    "cfg, rescale per channel": [CFG(4.0), Rescale(0.7, over="channel")],
+    "cfg, normalize clamp": [CFG(4.0), Normalize(limit=0.8)],
+    "cfg, normalize match": [CFG(4.0), Normalize(form="match")],
+    "apg": [APG(4.0, eta=0.3, threshold=2.0)],
+    "cfg zero star": [CFGZeroStar(4.0, zero_steps=0)],
+    "stg, cfg, rescale": [STG(1.5), CFG(3.0), Rescale()],
+    "ltx2": [LTX2(cfg_scale=3.0, rescale_scale=0.7)],
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(5, 16, 8), (4, 3, 40, 50), (3, 700, 128)])
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_sample_depends_on_itself_alone_bit_for_bit(stack, shape, threads):
+    x, predictions = predict(7, *shape)
+    torch.set_num_threads(threads)
+    try:
+        together = one_step(STACKS[stack], x, predictions)
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
+        shuffled = one_step(STACKS[stack], x[order], {name: p[order] for name, p in predictions.items()})
+        assert torch.equal(shuffled, together[order])
+        for i in range(len(x)):
+            alone = one_step(STACKS[stack], x[i : i + 1], {name: p[i : i + 1] for name, p in predictions.items()})
+            assert torch.equal(alone, together[i : i + 1]), f"sample {i} depends on its batch mates"
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("stack", STACKS)
+def test_blocks_change_no_bit(stack, dtype, monkeypatch):
+    x, predictions = predict(3, 2, 600, 128, dtype=dtype)
+    monkeypatch.setattr("guidance_core.arithmetic.BLOCK", 20_000)
+    blocked = one_step(STACKS[stack], x, predictions)
+    monkeypatch.setattr("guidance_core.arithmetic.BLOCK", 50_000)
+    assert torch.equal(one_step(STACKS[stack], x, predictions), blocked)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weighted_sum_is_the_same_in_blocks_and_at_once(dtype, monkeypatch):
+    x, predictions = predict(3, 2, 600, 128, dtype=dtype)
+    blocked = one_step([CFG(4.0), STG(1.0)], x, predictions)
+    monkeypatch.setattr("guidance_core.arithmetic.BLOCK", 10**9)
+    assert torch.equal(one_step([CFG(4.0), STG(1.0)], x, predictions), blocked)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_strides_change_no_bit(stack):
+    x, predictions = predict(5, 4, 30, 20)
+    expected = one_step(STACKS[stack], x, predictions)
+    strided = {name: p.transpose(1, 2).contiguous().transpose(1, 2) for name, p in predictions.items()}
+    assert torch.equal(one_step(STACKS[stack], x, strided), expected)
+
+
+@pytest.mark.parametrize("values", ["constant", "zero", "huge"])
+@pytest.mark.parametrize("stack", STACKS)
+def test_finite_in_finite_out(stack, values):
+    x, predictions = predict(5, 3, 30, 20)
+    for i, name in enumerate(NAMES):
+        if values == "huge":
+            predictions[name] = predictions[name] * 1e15
+        else:
+            predictions[name] = torch.full_like(x, 0.1 * i if values == "constant" else 0.0)
+    assert torch.isfinite(one_step(STACKS[stack], x, predictions)).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 30), (2, 500, 100)])
+def test_rescale_leaves_constant_predictions_as_they_are(shape):
+    x, c, u = torch.randn(shape), torch.full(shape, 0.1), torch.full(shape, 0.3)
+    with_rescale = one_step([CFG(3.0), Rescale(1.0)], x, {"cond": c, "uncond": u})
+    assert torch.equal(with_rescale, one_step([CFG(3.0)], x, {"cond": c, "uncond": u}))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.sampled_from([(2, 5), (3, 20000), (2, 3, 70000)]), seeds, st.floats(-1000, 1000))
+def test_statistics_agree_with_float64(shape, seed, offset):
+    (x,) = draw(seed, *shape)
+    x = x + offset
+    dims = tuple(range(1, x.ndim))
+    expected = x.double().std(dim=dims, keepdim=True, correction=0)
+    torch.testing.assert_close(std(x).double(), expected, rtol=1e-4, atol=1e-6)
+    expected = torch.linalg.vector_norm(x.double(), dim=dims, keepdim=True)
+    torch.testing.assert_close(norm(x).double(), expected, rtol=1e-4, atol=0)
+
+
+def test_a_tensor_scale_equals_separate_runs():
+    x, predictions = predict(2, 3, 6, 4)
+    scales = torch.tensor([1.0, 3.0, -2.0])
+    together = one_step([CFG(scales)], x, predictions)
+    for i, scale in enumerate(scales.tolist()):
+        alone = one_step([CFG(scale)], x[i : i + 1], {name: p[i : i + 1] for name, p in predictions.items()})
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-6, atol=1e-6)
+
+
+def test_corrections_apply_in_the_order_given():
+    x, predictions = predict(2, 2, 6, 4)
+    first = one_step([CFG(5.0), Rescale(1.0), Normalize(limit=0.5)], x, predictions)
+    second = one_step([CFG(5.0), Normalize(limit=0.5), Rescale(1.0)], x, predictions)
+    torch.testing.assert_close(norm(first), norm(predictions["cond"]) * 0.5)
+    torch.testing.assert_close(std(second), std(predictions["cond"]))
+
+
+@pytest.mark.parametrize("kind", ["tensor", "tuple", "dict"])
+def test_structure_in_is_structure_out(kind):
+    x, predictions = predict(2, 2, 6, 4)
+    wrap = {
+        "tensor": lambda p: p,
+        "tuple": lambda p: (p, 2 * p),
+        "dict": lambda p: {"video": p, "audio": 2 * p},
+    }[kind]
+    named = {"outputs": ("video", "audio")} if kind == "tuple" else {}
+    result = one_step([CFG(3.0)], wrap(x), {name: wrap(p) for name, p in predictions.items()}, **named)
+    assert type(result) is type(wrap(x))
+    first = result if kind == "tensor" else result[0] if kind == "tuple" else result["video"]
+    assert torch.equal(first, one_step([CFG(3.0)], x, predictions))
+
+
+class AddingExecutor(Executor):
+    """Adds the branches up one by one, as ranks would, and hands back nothing but sums."""
+
+    name = "adding"
+    gathers_predictions = False
+
+    def execute(self, plan, denoise):
+        named = {branch.name: plan.named(denoise(branch), branch.name) for branch in plan.branches}
+        sums, statistics, references = {}, {}, {}
+        for output in plan.layout.outputs:
+            parts = [plan.partial_sum(output, {name: each[output]}) for name, each in reversed(named.items())]
+            sums[output] = sum(part for part in parts if part is not None)
+            base = named["cond"][output]
+            statistics[output] = {key: plan.statistic(output, base, key) for key in plan.wanted_statistics(output)}
+            if plan.wants_reference(output):
+                references[output] = base
+        return Sums(sums, named["cond"], statistics, references)
+
+
+@pytest.mark.parametrize("stack", ["cfg, rescale in x0", "cfg, normalize clamp", "stg, cfg, rescale", "ltx2"])
+def test_an_executor_may_hand_back_sums(stack):
+    x, predictions = predict(2, 3, 6, 4)
+    expected = one_step(STACKS[stack], x, predictions)
+    result = one_step(STACKS[stack], x, predictions, executor=AddingExecutor())
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_flow_through_the_result():
+    x, predictions = predict(2, 2, 6, 4)
+    predictions["cond"].requires_grad_()
+    one_step([CFG(3.0), Rescale(0.5)], x, predictions).square().sum().backward()
+    assert predictions["cond"].grad is not None
+
+
+@pytest.mark.parametrize("scale", [1, 1.0, 1.0000000000000002, torch.ones(2)])
+def test_a_neutral_scale_runs_one_pass_and_returns_the_base_prediction(scale):
+    x, predictions = predict(1, 2, 5, 4)
+    run = Guidance([CFG(scale)]).start(conditions={"positive": {}}, sigmas=[1.0, 0.0], prediction_type="flow")
+    plan = run.plan(0, x)
+    assert [branch.name for branch in plan.branches] == ["cond"]
+    assert torch.equal(run.finish(plan, {"cond": predictions["cond"]}), predictions["cond"])

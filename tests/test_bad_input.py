@@ -1,0 +1,314 @@
+"""Bad input gets one clear error, before any forward: what was given, what is allowed, whose it is."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import pytest
+import torch
+from guidance_core import (
+    BatchedExecutor,
+    Branch,
+    BranchConflictError,
+    ConfigurationError,
+    DenoiserError,
+    ExecutorError,
+    Guidance,
+    GuidanceError,
+    NonFiniteError,
+    PluginError,
+    SpecError,
+    UnknownNameError,
+    hookimpl,
+)
+from guidance_core import discovery
+from guidance_plugins import APG, CFG, LTX2, STG, Interval, Rescale
+
+BOTH = {"positive": {}, "negative": {}}
+
+
+def start(plugins, **changed):
+    given = {"conditions": BOTH, "sigmas": [1.0, 0.5, 0.0], "prediction_type": "flow"} | changed
+    return Guidance(plugins).start(**given)
+
+
+def never(branch):
+    raise AssertionError("a forward ran")
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "says"),
+    [
+        ("cfgg", UnknownNameError, "Did you mean 'cfg'"),
+        ("cfg:scal=3", UnknownNameError, "Did you mean 'scale'"),
+        ("ltx2:preset=2.33", ConfigurationError, "Did you mean '2.3'"),
+        ("cfg:scale=three", ConfigurationError, "CFG: scale must be a number"),
+        ("rescale:phi=1.5", ConfigurationError, r"Rescale: phi must lie in \[0, 1\]; got 1.5"),
+        ("rescale:phi=-0.1", ConfigurationError, "phi must lie"),
+        ("interval:lo=0.8,hi=0.2", ConfigurationError, "lo <= hi"),
+        ("cfg:scale=linea(7, 1)", UnknownNameError, "Did you mean 'linear'"),
+        ("cfg:scale=linear(7)", SpecError, "needs stop"),
+        ("cfg:scale", SpecError, "expected '=' and a value"),
+        ("cfg:scale=3,,rescale", SpecError, "position 13"),
+        ("cfg:scale=3,scale=4", SpecError, "given twice"),
+        ("cfg:scale=[1", SpecError, "position"),
+        ("scale=3", SpecError, "expected a plugin"),
+        ("cfg;", SpecError, "unexpected character at position 4"),
+        ("stg:blocks=-1", ConfigurationError, "blocks count from 0"),
+        ("apg,cfg", ConfigurationError, "exclude each other"),
+    ],
+)
+def test_specs(spec, error, says):
+    with pytest.raises(error, match=says) as caught:
+        Guidance.from_spec(spec)
+    assert isinstance(caught.value, GuidanceError)
+
+
+@pytest.mark.parametrize("text", ["{", '{"guidance": 3}', '{"guidance": [{"scale": 3}]}', '{"guide": []}', "[3]"])
+def test_json(text):
+    with pytest.raises(SpecError):
+        Guidance.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["[[guidance", "guidance = 3", "[[guidance]]\nscale = 3"])
+def test_toml(text):
+    with pytest.raises(SpecError):
+        Guidance.from_toml(text)
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, "3", None, True, torch.tensor([1.0, math.nan])])
+def test_a_scale_that_is_no_finite_number(scale):
+    with pytest.raises(ConfigurationError, match="CFG: scale"):
+        CFG(scale)
+
+
+def test_a_bare_field_is_checked_at_start():
+    @attrs.frozen
+    class Bare:
+        scale: object = 7.5
+
+        @hookimpl
+        def build_branches(self, step):
+            return [Branch("uncond", condition="negative", strength=step.value(self.scale) - 1)]
+
+    for scale in (math.nan, "3"):
+        with pytest.raises(ConfigurationError, match=r"plugin 'bare': Bare: scale"):
+            start([Bare(scale)])
+
+
+def test_a_scale_that_does_not_broadcast():
+    run = start([CFG(torch.tensor([1.0, 2.0, 3.0]))])
+    with pytest.raises(ConfigurationError, match=r"shape \(3,\), which does not broadcast to the sample's \(2, 4\)"):
+        run.step(0, torch.zeros(2, 4), never)
+
+
+def test_a_scale_without_a_value_for_an_output():
+    with pytest.raises(ConfigurationError, match="none for audio"):
+        start([CFG({"video": 3})], outputs=("video", "audio"))
+
+
+@pytest.mark.parametrize("sigmas", [[1.0], [], [1.0, 0.2, 0.5], [1.0, math.nan], [1.0, -0.1], "abc", [[1.0], [0.0]]])
+def test_sigmas(sigmas):
+    with pytest.raises(ConfigurationError, match="sigmas must"):
+        start([CFG()], sigmas=sigmas)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"prediction_type": "velocity"}, "prediction_type must be one of"),
+        ({"prediction_type": "flwo"}, "Did you mean 'flow'"),
+        ({"conditions": {"positive": {}}}, "plugin 'cfg' needs the condition 'negative'"),
+        ({"conditions": {"positive": {}, "negative": None}}, "needs the condition 'negative'"),
+        ({"conditions": {"negative": {}}}, "needs the condition 'positive'"),
+        ({"conditions": {"positive": {}, "negativ": {}}}, "Did you mean 'negativ'"),
+        ({"conditions": {"positive": torch.zeros(1)}}, "condition 'positive' must be a dict"),
+        ({"conditions": [1]}, "conditions map names"),
+        ({"executor": "serail"}, "Did you mean 'serial'"),
+        ({"executor": 3}, "executor must be"),
+        ({"outputs": "video"}, "list of names"),
+        ({"alphas": [1.0]}, "alphas must have one value"),
+    ],
+)
+def test_start(changed, says):
+    with pytest.raises(ConfigurationError, match=says):
+        start([CFG()], **changed)
+
+
+def test_a_space_that_cannot_be_reached_is_known_at_start():
+    with pytest.raises(ConfigurationError, match=r"plugin 'rescale' works in x0: .*needs alpha"):
+        start([CFG(), Rescale(space="x0")], prediction_type="epsilon")
+
+
+@pytest.mark.parametrize("index", [-1, 2, 1.0, "0"])
+def test_step_index(index):
+    with pytest.raises(ConfigurationError, match=r"step"):
+        start([CFG()]).step(index, torch.zeros(1, 2), never)
+
+
+@pytest.mark.parametrize(
+    ("sample", "says"),
+    [
+        (torch.zeros(1, 2, dtype=torch.long), "floating point"),
+        (torch.zeros(0, 2), "at least one element"),
+        (torch.tensor(1.0), "at least one element"),
+        ((torch.zeros(1, 2), torch.zeros(1, 2)), "name its entries"),
+        ([], "name its entries"),
+        (None, "a sample is a tensor"),
+        ({"video": 3}, "must be a tensor"),
+    ],
+)
+def test_samples(sample, says):
+    with pytest.raises(ConfigurationError, match=says):
+        start([CFG()]).step(0, sample, never)
+
+
+@pytest.mark.parametrize(
+    ("uncond", "says"),
+    [
+        (None, "got None"),
+        ({"video": torch.zeros(2, 3)}, "must be a tensor"),
+        (torch.zeros(2, 4), r"\(2, 4\) float32 on cpu, but that of the base branch is \(2, 3\)"),
+        (torch.zeros(2, 3, dtype=torch.bfloat16), "bfloat16"),
+        (torch.zeros(2, 3, device="meta"), "on meta"),
+    ],
+)
+def test_a_prediction_that_does_not_fit_the_base_branch(uncond, says):
+    predictions = {"cond": torch.zeros(2, 3), "uncond": uncond}
+    with pytest.raises(DenoiserError, match="'uncond'.*" + says):
+        start([CFG()]).step(0, torch.zeros(2, 3), lambda branch: predictions[branch.name])
+
+
+def test_other_keys_than_the_sample():
+    with pytest.raises(DenoiserError, match="must be a dict with video, audio; got a dict with video"):
+        x = {"video": torch.zeros(1, 2), "audio": torch.zeros(1, 2)}
+        start([CFG()]).step(0, x, lambda branch: {"video": torch.zeros(1, 2)})
+
+
+def test_check_finite_names_branch_and_step():
+    predictions = {"cond": torch.zeros(1, 2), "uncond": torch.tensor([[0.0, math.nan]])}
+    with pytest.raises(NonFiniteError, match="branch 'uncond' of step 1"):
+        start([CFG()], check_finite=True).step(1, torch.zeros(1, 2), lambda branch: predictions[branch.name])
+
+
+def test_one_name_with_different_content():
+    with pytest.raises(BranchConflictError, match=r"'ltx2' and plugin 'stg' want different passes.*'perturbed'"):
+        start([LTX2(), STG(blocks=3)])
+
+
+def test_a_missing_prediction_of_the_second_half():
+    run = start([CFG()])
+    with pytest.raises(DenoiserError, match="branch 'uncond' of step 0 is missing"):
+        run.finish(run.plan(0, torch.zeros(1, 2)), {"cond": torch.zeros(1, 2)})
+
+
+def hooked(name, function):
+    return attrs.frozen(type("Broken", (), {name: hookimpl(function), "__annotations__": {}}))()
+
+
+@pytest.mark.parametrize(
+    ("hook", "function", "says"),
+    [
+        ("build_branches", lambda self, step: 1 / 0, "failed in build_branches: ZeroDivisionError"),
+        ("build_branches", lambda self, step: 3, "must return a list of Branch, Needs and Hold"),
+        ("build_branches", lambda self, step: [3], "must return a list of Branch, Needs and Hold"),
+        ("combine", lambda self, step, predictions: 1 / 0, "failed in combine"),
+        ("combine", lambda self, step, predictions: 3, "must return"),
+        ("combine", lambda self, step, predictions: torch.zeros(1), "got shape"),
+        ("combine", lambda self, step, predictions: predictions["nothing"], "'nothing', but it can see cond"),
+        ("postprocess", lambda self, step, guided, reference: 1 / 0, "failed in postprocess"),
+        ("postprocess", lambda self, step, guided, reference: "x", "must return"),
+        ("postprocess", lambda self, step, guided, reference: reference.std(), "Needs.std='sample'"),
+    ],
+)
+def test_hooks_that_fail(hook, function, says):
+    with pytest.raises(PluginError, match=says) as caught:
+        start([hooked(hook, function)]).step(0, torch.zeros(2, 3), lambda branch: torch.zeros(2, 3))
+    assert "'broken'" in str(caught.value)
+
+
+def test_hooks_that_cannot_be_called():
+    with pytest.raises(ConfigurationError, match="'broken'"):
+        Guidance([hooked("combine", lambda self, step, preds: None)])
+    with pytest.raises(ConfigurationError, match="there are build_branches, combine, postprocess"):
+        Guidance([hooked("combin", lambda self, step: None)])
+
+
+def test_what_is_no_plugin():
+    @attrs.define
+    class Mutable:
+        @hookimpl
+        def build_branches(self, step):
+            return []
+
+    for plugin, says in [
+        (CFG, "CFG is a class"),
+        ("cfg", "from_spec"),
+        (3, "frozen attrs class"),
+        (Mutable(), "Mutable is not"),
+        (attrs.frozen(type("Empty", (), {}))(), "has no hooks"),
+    ]:
+        with pytest.raises(ConfigurationError, match=says):
+            Guidance([plugin])
+
+
+def test_an_executor_that_only_adds_refuses_a_method_that_looks():
+    from test_algebra import AddingExecutor
+
+    with pytest.raises(ConfigurationError, match=r"'apg' looks at the predictions.*'adding' only adds.*use 'serial'"):
+        start([APG()], executor=AddingExecutor())
+
+
+def test_batched_needs_batch_and_room():
+    with pytest.raises(ExecutorError, match=r"batch\(branches\)"):
+        start([CFG()], executor="batched").step(0, torch.zeros(1, 2), never)
+    with pytest.raises(ConfigurationError, match="max_rows"):
+        BatchedExecutor(max_rows=0)
+
+
+
+class _Point:
+    def __init__(self, name, value, distribution):
+        self.name, self.value = name, value
+        self.dist = type("Distribution", (), {"name": distribution, "version": "1.0"})
+
+    def load(self):
+        raise ImportError("no module named gone")
+
+
+def test_a_broken_distribution_is_reported_and_the_rest_load(monkeypatch):
+    real = discovery.entry_points
+    monkeypatch.setattr(
+        discovery, "entry_points", lambda group: [*real(group=group), _Point("gone", "gone:Gone", "their-plugin")]
+    )
+    found = {each.name: each for each in discovery.find_plugins()}
+    assert found["gone"].distribution == "their-plugin"
+    assert "no module named gone" in found["gone"].failure
+    assert found["cfg"].loaded is CFG
+    assert Guidance.from_spec("cfg") == Guidance([CFG()])
+    with pytest.raises(ConfigurationError, match=r"'gone' of their-plugin could not be loaded: ImportError"):
+        Guidance.from_spec("gone")
+
+
+def test_two_distributions_with_one_name_are_not_chosen_between(monkeypatch):
+    real = discovery.entry_points
+    monkeypatch.setattr(
+        discovery, "entry_points", lambda group: [*real(group=group), _Point("cfg", "other:CFG", "their-plugin")]
+    )
+    with pytest.raises(ConfigurationError, match="several distributions provide it: guidance-core and their-plugin"):
+        Guidance.from_spec("cfg")
+
+
+def test_the_switches_of_the_environment(monkeypatch):
+    monkeypatch.setenv(discovery.ONLY, "stg, cfg,nothere")
+    found = discovery.find_plugins()
+    assert [each.name for each in found] == ["stg", "cfg", "nothere"]
+    assert found[2].failure is not None
+    with pytest.raises(UnknownNameError):
+        Guidance.from_spec("apg")
+    monkeypatch.setenv(discovery.DISABLE, "1")
+    assert discovery.find_plugins() == []
+    with pytest.raises(UnknownNameError, match=discovery.DISABLE):
+        Guidance.from_spec("cfg")
+    assert Guidance([CFG()]).plugins == (CFG(),)

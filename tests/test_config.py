@@ -1,0 +1,72 @@
+"""Stacks survive the way through every written form exactly."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from guidance_core import Cosine, Guidance, Linear, Table, Within
+from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Gate, Interval, Normalize, Rescale
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+numbers = st.floats(-1e6, 1e6, allow_nan=False)
+unit = st.floats(0, 1)
+axes = st.sampled_from(["sigma", "fraction"])
+schedules = st.one_of(
+    st.builds(Linear, numbers, numbers, axes),
+    st.builds(Cosine, numbers, numbers, axes),
+    st.builds(lambda value, ends, axis: Within(value, min(ends), max(ends), axis), numbers, st.tuples(unit, unit), axes),
+    st.dictionaries(st.floats(0, 100) | st.just(math.inf), numbers, min_size=1, max_size=4).map(Table),
+)
+tensors = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=4).map(torch.tensor)
+plain = st.one_of(numbers, schedules, tensors)
+scales = plain | st.dictionaries(st.sampled_from(["video", "audio", "a b", "1"]), plain, min_size=1)
+plugins = st.one_of(
+    st.builds(CFG, scales),
+    st.builds(Rescale, unit, over=st.sampled_from(["sample", "tensor"]), space=st.none() | st.just("x0")),
+    st.builds(Normalize, form=st.sampled_from(["clamp", "match"]), limit=unit),
+    st.builds(lambda ends, m: Interval(min(ends), max(ends), methods=m), st.tuples(unit, unit), st.just(("cfg", "stg"))),
+    st.builds(STG, scales, blocks=st.none() | st.lists(st.integers(0, 50), max_size=4), branch=st.just("weak one")),
+    st.builds(Gate, unit.map(lambda value: value / 2)),
+    st.builds(LTX2, st.sampled_from(["2.0", "2.3", "2.3-hq"]), cfg_scale=scales, stg_blocks=st.lists(st.integers(0, 9))),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(plugins, max_size=4))
+def test_every_written_form_round_trips(stack):
+    guidance = Guidance(stack)
+    assert Guidance.from_dict(guidance.to_dict()) == guidance
+    assert Guidance.from_json(guidance.to_json()) == guidance
+    assert Guidance.from_toml(guidance.to_toml()) == guidance
+    assert Guidance.from_spec(guidance.to_spec()) == guidance
+
+
+def test_nonlinear_methods_round_trip():
+    for plugin in (APG(3.0, momentum=-0.5, form="diffusers", space=None), CFGZeroStar(2.0, zero_steps=3)):
+        guidance = Guidance([plugin])
+        assert Guidance.from_spec(guidance.to_spec()) == guidance
+        assert Guidance.from_json(guidance.to_json()) == guidance
+
+
+def test_a_spec_reads_as_people_write_it():
+    assert Guidance.from_spec("cfg:scale=3,rescale:phi=0.7") == Guidance([CFG(3.0), Rescale(0.7)])
+    assert Guidance.from_spec(" cfg : scale = 3 , interval : lo=0.2, hi=0.8 ,gate") == Guidance(
+        [CFG(3.0), Interval(0.2, 0.8), Gate()]
+    )
+    assert Guidance.from_spec("cfg:scale={video: 3, audio: linear(7, 1, by=sigma)}") == Guidance(
+        [CFG({"video": 3, "audio": Linear(7, 1, "sigma")})]
+    )
+    assert Guidance.from_spec("cfg:scale=table({0.5: 3, inf: 7})") == Guidance([CFG(Table({0.5: 3, math.inf: 7}))])
+    assert Guidance.from_spec("cfg:scale=tensor([1, 2.5])") == Guidance([CFG(torch.tensor([1.0, 2.5]))])
+    assert Guidance.from_spec("") == Guidance([])
+
+
+def test_describe_says_where_each_value_came_from():
+    description = Guidance.from_spec("ltx2:preset=2.0,cfg_scale=4,cfg:scale=7.5").describe(4)
+    origins = {p.name: p.origin for p in description.plugins["ltx2"]}
+    assert origins["cfg_scale"] == "given"
+    assert origins["stg_scale"] == "preset 2.0"
+    assert {p.name: p.origin for p in description.plugins["cfg"]} == {"scale": "given"}
+    assert description.total_passes == 4 * 5

@@ -1,0 +1,99 @@
+"""The embedded models and the main job, end to end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from guidance_core import ConfigurationError, Guidance, IsolateOutputs, SkipBlocks
+from guidance_core.models import NULL_LABEL, load_digits_model
+from guidance_core.models.gaussians import default_mixture
+from typer.testing import CliRunner
+
+runner = CliRunner()
+
+
+def test_guidance_makes_digits_easier_to_read():
+    from guidance_core.drawing import draw_digits
+
+    plain, guided = (draw_digits(Guidance.from_spec(spec), per_digit=10, steps=15) for spec in ("", "cfg:scale=3"))
+    assert plain.passes_per_step == 1
+    assert guided.passes_per_step == 2
+    assert guided.accuracy >= 0.97
+    assert guided.accuracy >= plain.accuracy + 0.04
+
+
+def test_batched_draws_what_serial_draws():
+    from guidance_core.drawing import draw_digits
+
+    guidance = Guidance.from_spec("cfg:scale=3,stg:blocks=3,branch=weak")
+    serial, batched = (
+        draw_digits(guidance, per_digit=2, steps=8, executor=name) for name in ("serial", "batched")
+    )
+    torch.testing.assert_close(serial.images, batched.images, rtol=1e-3, atol=1e-3)
+
+
+def test_the_model_refuses_what_it_cannot_do():
+    model, x, label = load_digits_model(), torch.zeros(1, 1, 8, 8), torch.tensor([NULL_LABEL])
+    for perturbation in (IsolateOutputs(), SkipBlocks((99,)), SkipBlocks((0,), output="audio")):
+        with pytest.raises(ConfigurationError, match="DigitsTransformer"):
+            model(x, 0.5, label, (perturbation,))
+
+
+def test_skipping_every_block_makes_the_prediction_forget_neighbours():
+    model, x, label = load_digits_model(), torch.randn(1, 1, 8, 8), torch.tensor([3])
+    skipped = model(x, 0.5, label, (SkipBlocks(),))
+    changed = x.clone()
+    changed[..., :2, :2] += 1
+    elsewhere = (model(changed, 0.5, label, (SkipBlocks(),)) - skipped)[..., 2:, 2:]
+    assert torch.equal(elsewhere, torch.zeros_like(elsewhere))
+
+
+@pytest.mark.parametrize("sigma", [0.9, 0.4])
+def test_the_mixture_is_tweedies_formula(sigma):
+    mixture = default_mixture()
+    x = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+    alpha = 1 - sigma
+    means, stds, weights = (torch.as_tensor(each).double() for each in (mixture.means, mixture.stds, mixture.weights))
+    variance = (alpha * stds) ** 2 + sigma**2
+    distance = (x[:, None] - alpha * means).square().sum(-1)
+    log_density = torch.logsumexp(weights.log() - variance.log() - distance / (2 * variance), dim=1)
+    (score,) = torch.autograd.grad(log_density.sum(), x)
+    epsilon = mixture.predict(x.detach(), sigma, prediction_type="epsilon", alpha=alpha)
+    torch.testing.assert_close(epsilon, -sigma * score)
+    x0 = mixture.predict(x.detach(), sigma, prediction_type="x0", alpha=alpha)
+    flow = mixture.predict(x.detach(), sigma, prediction_type="flow")
+    torch.testing.assert_close(x.detach(), alpha * x0 + sigma * epsilon)
+    torch.testing.assert_close(flow, epsilon - x0)
+
+
+def test_the_command_draws_a_picture(tmp_path):
+    from guidance_core.cli import app
+
+    out = tmp_path / "a.png"
+    command = ["sample", "-g", "", "-g", "cfg:scale=3", "--steps", "4", "--per-digit", "1", "--out", str(out), "--json"]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["passes_per_step"] for row in rows] == [1, 2]
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_lists_every_shipped_method():
+    from guidance_core.cli import app
+
+    listed = json.loads(runner.invoke(app, ["plugins", "--json"]).stdout)["plugins"]
+    names = {row["name"] for row in listed if row["failure"] is None}
+    assert names >= {"apg", "cfg", "cfg-zero-star", "gate", "interval", "ltx2", "normalize", "rescale", "stg"}
+    assert all(row["parameters"] and row["summary"] for row in listed)
+
+
+def test_the_command_describes_ltx2():
+    from guidance_core.cli import app
+
+    result = runner.invoke(app, ["describe", "ltx2:preset=2.3", "--json"])
+    description = json.loads(result.stdout)
+    (group,) = description["steps"]
+    assert [each["branch"] for each in group["passes"]] == ["cond", "neg", "perturbed", "modality"]
+    assert description["total_passes"] == 120

@@ -1,0 +1,185 @@
+"""Runs: state, windows, reuse, held outputs, and what a failed step leaves behind."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from guidance_core import Guidance
+from guidance_plugins import APG, CFG, LTX2, Gate, Interval, Rescale
+from test_algebra import BOTH, draw, predict
+
+
+def flow_run(plugins, sigmas, **settings):
+    return Guidance(plugins).start(conditions=BOTH, sigmas=sigmas, prediction_type="flow", **settings)
+
+
+def test_interval_limits_the_method_to_its_window():
+    run = flow_run([CFG(3.0), Interval(0.3, 0.7)], [1.0, 0.7, 0.5, 0.3, 0.1, 0.0])
+    x = torch.zeros(1, 2)
+    assert [len(run.plan(i, x).branches) for i in range(5)] == [1, 2, 2, 2, 1]
+
+
+def test_interval_may_limit_one_method_of_several():
+    run = flow_run([CFG(3.0), LTX2(cfg_scale=2.0), Interval(0.6, 1.0, methods="cfg")], [1.0, 0.5, 0.0])
+    plans = [[branch.name for branch in run.plan(i, torch.zeros(1, 2)).branches] for i in range(2)]
+    assert plans == [
+        ["cond", "uncond", "neg", "perturbed", "modality"],
+        ["cond", "neg", "perturbed", "modality"],
+    ]
+
+
+def test_gate_reuses_the_guidance_of_the_step_before():
+    run = flow_run([CFG(3.0), Gate(0.5)], [1.0, 0.75, 0.5, 0.25, 0.0])
+    x, steps = torch.zeros(1, 2), draw(0, 1, 2, count=8)
+    results, passes = [], []
+    for i in range(4):
+        predictions = {"cond": steps[2 * i], "uncond": steps[2 * i + 1]}
+        plan = run.plan(i, x)
+        passes.append([branch.name for branch in plan.branches])
+        results.append(run.finish(plan, {name: predictions[name] for name in passes[-1]}))
+    assert passes == [["cond", "uncond"], ["cond", "uncond"], ["cond"], ["cond"]]
+    delta = 2.0 * (steps[2] - steps[3])
+    torch.testing.assert_close(results[2], steps[4] + delta)
+    torch.testing.assert_close(results[3], steps[6] + delta)
+
+
+def test_gate_runs_in_full_where_the_model_changes():
+    run = flow_run([CFG(3.0), Gate(0.5)], [1.0, 0.75, 0.5, 0.25, 0.0])
+    counts = []
+    for i, model in enumerate(["high", "high", "low", "low"]):
+        plan = run.plan(i, torch.zeros(1, 2), model=model)
+        counts.append(len(plan.branches))
+        run.finish(plan, {branch.name: torch.ones(1, 2) for branch in plan.branches})
+    assert counts == [2, 2, 2, 1]
+
+
+def test_gate_after_held_steps_stores_before_it_reuses():
+    run = flow_run([LTX2(cfg_scale=3.0, skip_step=1), Gate(0.5)], [1 - i / 8 for i in range(9)])
+    counts = []
+    for i in range(8):
+        plan = run.plan(i, torch.zeros(1, 2))
+        counts.append(len(plan.branches))
+        result = run.finish(plan, {b.name: p for b, p in zip(plan.branches, draw(i, 1, 2, count=4), strict=False)})
+        assert torch.isfinite(result).all()
+    assert counts == [4, 0, 4, 0, 4, 0, 1, 0]
+    assert [len(group.passes) for group in run.describe().steps] == counts
+
+
+def test_ltx2_skip_step_keeps_the_last_x0():
+    sigmas = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
+    run = flow_run([LTX2(skip_step={"video": 1, "audio": 3})], sigmas, outputs=("video", "audio"))
+    counts, x0s = [], []
+    for i in range(5):
+        video, audio, *passes = draw(i, 1, 4, 3, count=10)
+        plan = run.plan(i, (video, audio))
+        counts.append(len(plan.branches))
+        predictions = {b.name: (passes[2 * n], passes[2 * n + 1]) for n, b in enumerate(plan.branches)}
+        result = run.finish(plan, predictions)
+        x0s.append([x - sigmas[i] * v for x, v in zip((video, audio), result, strict=True)])
+    assert counts == [4, 0, 4, 0, 4]
+    torch.testing.assert_close(x0s[1][0], x0s[0][0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(x0s[2][1], x0s[0][1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(x0s[2][0], x0s[0][0])
+
+
+def test_ltx2_parameters_by_sigma_follow_the_bins_of_ltx_core():
+    guidance = Guidance([LTX2.by_sigma({0.5: {"cfg_scale": 1.0}, 0.9: {"cfg_scale": 3.0}})])
+    run = guidance.start(conditions=BOTH, sigmas=[1.0, 0.9, 0.6, 0.5, 0.2, 0.0], prediction_type="flow")
+    has_neg = ["neg" in {b.name for b in run.plan(i, torch.zeros(1, 2)).branches} for i in range(5)]
+    assert has_neg == [True, True, True, False, False]
+
+
+STATEFUL = [APG(4.0, momentum=-0.5), Gate(0.7), Rescale(0.5)]
+SIGMAS = [1 - i / 6 for i in range(7)]
+
+
+def all_steps(run, seed):
+    results = []
+    for i in range(6):
+        x, predictions = predict(100 * seed + i, 2, 5, 4)
+        results.append(run.step(i, x, lambda branch, given=predictions: given[branch.name]))
+    return results
+
+
+def test_interleaved_runs_equal_runs_apart():
+    guidance = Guidance(STATEFUL)
+
+    def start():
+        return guidance.start(conditions=BOTH, sigmas=SIGMAS, prediction_type="flow")
+
+    apart = [all_steps(start(), seed) for seed in (1, 2)]
+    runs = [start(), start()]
+    for i in range(6):
+        for seed, run in zip((1, 2), runs, strict=True):
+            x, predictions = predict(100 * seed + i, 2, 5, 4)
+            result = run.step(i, x, lambda branch, given=predictions: given[branch.name])
+            assert torch.equal(result, apart[seed - 1][i])
+
+
+def test_runs_in_threads_equal_runs_apart():
+    guidance = Guidance(STATEFUL)
+
+    def start():
+        return guidance.start(conditions=BOTH, sigmas=SIGMAS, prediction_type="flow")
+
+    apart = [all_steps(start(), seed) for seed in range(4)]
+    together = [None] * 4
+
+    def work(seed):
+        together[seed] = all_steps(start(), seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, other in zip(apart, together, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_failed_step_leaves_no_state():
+    x, predictions = predict(1, 2, 5, 4)
+
+    def broken(branch):
+        if branch.name != "cond":
+            raise RuntimeError("broken")
+        return predictions["cond"]
+
+    def last_result(failures):
+        run = flow_run([APG(4.0, momentum=-0.5)], [1.0, 0.5, 0.2])
+        run.step(0, x, lambda branch: predictions[branch.name])
+        for _ in range(failures):
+            with pytest.raises(RuntimeError, match="broken") as caught:
+                run.step(1, x, broken)
+            assert "branch 'uncond' of step 1" in caught.value.__notes__[0]
+        return run.step(1, x, lambda branch: predictions[branch.name])
+
+    assert torch.equal(last_result(0), last_result(3))
+
+
+def test_every_forward_is_told_its_branch_step_and_evaluation():
+    run = flow_run([CFG(3.0)], [1.0, 0.5, 0.0])
+    seen = []
+
+    def denoise(branch):
+        seen.append((branch.name, branch.step, branch.evaluation, branch.run_id))
+        return torch.zeros(1, 2)
+
+    x = torch.zeros(1, 2)
+    run.step(0, x, denoise)
+    run.step(0, x, denoise, sigma=0.5)
+    run.step(1, x, denoise)
+    assert seen == [
+        (name, step, evaluation, run.id) for step, evaluation in ((0, 0), (0, 1), (1, 0)) for name in ("cond", "uncond")
+    ]
+
+
+def test_a_plan_is_finished_once():
+    run = flow_run([CFG(3.0)], [1.0, 0.0])
+    plan = run.plan(0, torch.zeros(1, 2))
+    predictions = {branch.name: torch.zeros(1, 2) for branch in plan.branches}
+    run.finish(plan, predictions)
+    with pytest.raises(ValueError, match="finished before"):
+        run.finish(plan, predictions)
