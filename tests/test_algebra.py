@@ -5,10 +5,11 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
-from guidance_core import Branch, Executor, Guidance, PerOutput, Sums, hookimpl, norm, std
-from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Normalize, Rescale
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from guidance_core import Branch, Executor, Guidance, PerOutput, Sums, hookimpl, norm, std
+from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Normalize, Rescale
 
 BOTH = {"positive": {}, "negative": {}}
 EPS32 = 2.0**-24
@@ -42,9 +43,7 @@ class Away:
 
 
 def one_step(plugins, x, predictions, *, sigma=0.6, prediction_type="flow", **settings):
-    run = Guidance(plugins).start(
-        conditions=BOTH, sigmas=[sigma, 0.0], prediction_type=prediction_type, **settings
-    )
+    run = Guidance(plugins).start(conditions=BOTH, sigmas=[sigma, 0.0], prediction_type=prediction_type, **settings)
     return run.step(0, x, lambda branch: predictions[branch.name])
 
 

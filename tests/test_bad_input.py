@@ -7,6 +7,7 @@ import math
 import attrs
 import pytest
 import torch
+
 from guidance_core import (
     BatchedExecutor,
     Branch,
@@ -20,10 +21,10 @@ from guidance_core import (
     PluginError,
     SpecError,
     UnknownNameError,
+    discovery,
     hookimpl,
 )
-from guidance_core import discovery
-from guidance_plugins import APG, CFG, LTX2, STG, Interval, Rescale
+from guidance_plugins import APG, CFG, LTX2, STG, Rescale
 
 BOTH = {"positive": {}, "negative": {}}
 
@@ -181,8 +182,8 @@ def test_a_prediction_that_does_not_fit_the_base_branch(uncond, says):
 
 
 def test_other_keys_than_the_sample():
+    x = {"video": torch.zeros(1, 2), "audio": torch.zeros(1, 2)}
     with pytest.raises(DenoiserError, match="must be a dict with video, audio; got a dict with video"):
-        x = {"video": torch.zeros(1, 2), "audio": torch.zeros(1, 2)}
         start([CFG()]).step(0, x, lambda branch: {"video": torch.zeros(1, 2)})
 
 
@@ -265,7 +266,6 @@ def test_batched_needs_batch_and_room():
         start([CFG()], executor="batched").step(0, torch.zeros(1, 2), never)
     with pytest.raises(ConfigurationError, match="max_rows"):
         BatchedExecutor(max_rows=0)
-
 
 
 class _Point:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from guidance_core import Cosine, Guidance, Linear, Table, Within
-from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Gate, Interval, Normalize, Rescale
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from guidance_core import Cosine, Guidance, Linear, Table, Within
+from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Gate, Interval, Normalize, Rescale
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 unit = st.floats(0, 1)
@@ -16,7 +17,9 @@ axes = st.sampled_from(["sigma", "fraction"])
 schedules = st.one_of(
     st.builds(Linear, numbers, numbers, axes),
     st.builds(Cosine, numbers, numbers, axes),
-    st.builds(lambda value, ends, axis: Within(value, min(ends), max(ends), axis), numbers, st.tuples(unit, unit), axes),
+    st.builds(
+        lambda value, ends, axis: Within(value, min(ends), max(ends), axis), numbers, st.tuples(unit, unit), axes
+    ),
     st.dictionaries(st.floats(0, 100) | st.just(math.inf), numbers, min_size=1, max_size=4).map(Table),
 )
 tensors = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=4).map(torch.tensor)
@@ -26,10 +29,14 @@ plugins = st.one_of(
     st.builds(CFG, scales),
     st.builds(Rescale, unit, over=st.sampled_from(["sample", "tensor"]), space=st.none() | st.just("x0")),
     st.builds(Normalize, form=st.sampled_from(["clamp", "match"]), limit=unit),
-    st.builds(lambda ends, m: Interval(min(ends), max(ends), methods=m), st.tuples(unit, unit), st.just(("cfg", "stg"))),
+    st.builds(
+        lambda ends, m: Interval(min(ends), max(ends), methods=m), st.tuples(unit, unit), st.just(("cfg", "stg"))
+    ),
     st.builds(STG, scales, blocks=st.none() | st.lists(st.integers(0, 50), max_size=4), branch=st.just("weak one")),
     st.builds(Gate, unit.map(lambda value: value / 2)),
-    st.builds(LTX2, st.sampled_from(["2.0", "2.3", "2.3-hq"]), cfg_scale=scales, stg_blocks=st.lists(st.integers(0, 9))),
+    st.builds(
+        LTX2, st.sampled_from(["2.0", "2.3", "2.3-hq"]), cfg_scale=scales, stg_blocks=st.lists(st.integers(0, 9))
+    ),
 )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from guidance_core import Guidance
-from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Rescale
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_algebra import BOTH, draw
+
+from guidance_core import Guidance
+from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Rescale
 
 guiders = pytest.importorskip("diffusers.guiders")
 
@@ -41,8 +42,8 @@ def theirs(guider, step_predictions):
     for i, predictions in enumerate(step_predictions):
         guider.set_state(i, STEPS, None)
         batches = guider.prepare_inputs({"x": (predictions["cond"], predictions["uncond"])})
-        for batch, given in zip(batches, _passes(guider, predictions), strict=True):
-            batch.noise_pred = given
+        for batch, prediction in zip(batches, _passes(guider, predictions), strict=True):
+            batch.noise_pred = prediction
         results.append(guider(batches).pred)
     return results
 
@@ -74,7 +75,9 @@ def test_cfg_and_rescale(shape, scale, phi, seed):
 
 
 @settings(deadline=None, max_examples=25)
-@given(shapes, scales, st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([None, -0.5]), st.sampled_from([0.0, 3.0]), seeds)
+@given(
+    shapes, scales, st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([None, -0.5]), st.sampled_from([0.0, 3.0]), seeds
+)
 def test_apg(shape, scale, eta, momentum, threshold, seed):
     steps = predictions_of(seed, shape, "cond", "uncond")
     guider = guiders.AdaptiveProjectedGuidance(
@@ -136,9 +139,7 @@ def test_ltx2_for_both_outputs(shape, cfg, stg, modality, rescale, seed):
         rescale_scale={"video": rescale, "audio": 0.7},
         stg_blocks=28,
     )
-    run = Guidance([plugin]).start(
-        conditions=BOTH, sigmas=[0.7, 0.0], prediction_type="x0", outputs=("video", "audio")
-    )
+    run = Guidance([plugin]).start(conditions=BOTH, sigmas=[0.7, 0.0], prediction_type="x0", outputs=("video", "audio"))
     zeros = torch.zeros(shape)
     mine = run.step(0, (zeros, zeros), lambda branch: (video[branch.name], audio[branch.name]))
     expected = []

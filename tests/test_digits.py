@@ -6,10 +6,11 @@ import json
 
 import pytest
 import torch
+from typer.testing import CliRunner
+
 from guidance_core import ConfigurationError, Guidance, IsolateOutputs, SkipBlocks
 from guidance_core.models import NULL_LABEL, load_digits_model
 from guidance_core.models.gaussians import default_mixture
-from typer.testing import CliRunner
 
 runner = CliRunner()
 
@@ -28,9 +29,7 @@ def test_batched_draws_what_serial_draws():
     from guidance_core.drawing import draw_digits
 
     guidance = Guidance.from_spec("cfg:scale=3,stg:blocks=3,branch=weak")
-    serial, batched = (
-        draw_digits(guidance, per_digit=2, steps=8, executor=name) for name in ("serial", "batched")
-    )
+    serial, batched = (draw_digits(guidance, per_digit=2, steps=8, executor=name) for name in ("serial", "batched"))
     torch.testing.assert_close(serial.images, batched.images, rtol=1e-3, atol=1e-3)
 
 

@@ -6,9 +6,10 @@ import threading
 
 import pytest
 import torch
+from test_algebra import BOTH, draw, predict
+
 from guidance_core import Guidance
 from guidance_plugins import APG, CFG, LTX2, Gate, Interval, Rescale
-from test_algebra import BOTH, draw, predict
 
 
 def flow_run(plugins, sigmas, **settings):
