@@ -30,14 +30,22 @@ Span: TypeAlias = tuple[slice, slice]
 
 
 @functools.lru_cache(maxsize=4096)
-def _scalar(number: float) -> Tensor:
+def _scalar(number: float, dtype: torch.dtype) -> Tensor:
     """Return a number as a scalar tensor, which torch multiplies by faster than by a number."""
-    return torch.tensor(number, dtype=torch.float64)
+    with torch.inference_mode(False):  # it outlives the mode it is made in
+        return torch.tensor(number, dtype=dtype, device="cpu")
+
+
+@functools.lru_cache(maxsize=64)
+def one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the scalar 1 on a device."""
+    with torch.inference_mode(False):
+        return torch.ones((), dtype=dtype, device=device)
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype that sums of such tensors are accumulated in: float32, or float64 for float64."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return torch.float64 if tensor.dtype is torch.float64 else torch.float32
 
 
 def evaluate(
@@ -63,19 +71,21 @@ def evaluate(
     first, weight = terms[0]
     working = accumulation_dtype(first)
     dtype = dtype or working
-    if len(terms) == 1 and type(weight) is float and weight == 1.0 and space is IDENTITY and first.dtype == dtype:
+    if len(terms) == 1 and space is IDENTITY and first.dtype is dtype and type(weight) is float and weight == 1.0:
         return first
     if is_blocked(first) and not _is_tracked(terms):
         result = out if out is not None and out.dtype == dtype else torch.empty(first.shape, dtype=dtype)
         _by_blocks(result, terms, sample, space, working)
         return result
-    total = to_space(_sum(terms, working), sample, space, owned=len(terms) > 1 or first.dtype != working)
-    return total if dtype == working else total.to(dtype)
+    total = _sum(terms, working)
+    if space is not IDENTITY:
+        total = to_space(total, sample, space, owned=len(terms) > 1 or first.dtype != working)
+    return total if dtype is working else total.to(dtype)
 
 
 def is_blocked(tensor: Tensor) -> bool:
     """Whether a tensor of this size and device is worked on block by block."""
-    return tensor.is_cpu and tensor.numel() > BLOCK
+    return tensor.numel() > BLOCK and tensor.is_cpu
 
 
 def _is_tracked(terms: Sequence[Term]) -> bool:
@@ -86,24 +96,24 @@ def _sum(terms: Sequence[Term], working: torch.dtype) -> Tensor:
     """Return the sum of the terms; a single prediction of weight 1 and that dtype is returned itself."""
     first, weight = terms[0]
     total = _product(first, weight, working)
+    owned = total is not first
     for prediction, weight in terms[1:]:
         if isinstance(weight, Tensor):
             total = total + _product(prediction, weight, working)
-        elif total is first:
-            total = torch.add(total, prediction, alpha=weight)
-        else:
+        elif owned:
             total.add_(prediction, alpha=weight)
+        else:
+            total = torch.add(total, prediction, alpha=weight)
+        owned = True
     return total
 
 
 def _product(prediction: Tensor, weight: Weight, working: torch.dtype) -> Tensor:
-    if isinstance(weight, Tensor):
-        return prediction.to(working) * weight
-    if weight == 1.0:
-        return prediction if prediction.dtype == working else prediction.to(working)
+    factor = weight if isinstance(weight, Tensor) else None if weight == 1.0 else _scalar(weight, working)
     if prediction.dtype == working:
-        return prediction * _scalar(weight)
-    return prediction.to(working).mul_(_scalar(weight))
+        return prediction if factor is None else prediction * factor
+    converted = prediction.to(working)
+    return converted if factor is None else converted.mul_(factor)
 
 
 def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool = True) -> Tensor:
@@ -113,8 +123,9 @@ def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool
     if space.a == 1.0:
         return torch.add(sample, total, alpha=space.b)
     if space.a == -space.b:
-        return (total.sub_(sample) if owned else total - sample).mul_(_scalar(space.b))
-    scaled = total.mul_(_scalar(space.b)) if owned else total * _scalar(space.b)
+        return (total.sub_(sample) if owned else total - sample).mul_(_scalar(space.b, total.dtype))
+    factor = _scalar(space.b, total.dtype)
+    scaled = total.mul_(factor) if owned else total * factor
     return scaled.add_(sample, alpha=space.a)
 
 
@@ -158,7 +169,7 @@ def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:
 
 
 def _multiply(prediction: Tensor, weight: Weight, out: Tensor) -> None:
-    factor = weight if isinstance(weight, Tensor) else _scalar(weight)
+    factor = weight if isinstance(weight, Tensor) else _scalar(weight, out.dtype)
     if prediction.dtype == out.dtype:
         torch.mul(prediction, factor, out=out)
     else:

@@ -8,27 +8,24 @@ rounded once to the dtype of the predictions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import Term, Weight, evaluate, is_blocked
+from guidance_core.arithmetic import Term, Weight, evaluate, is_blocked, one
 from guidance_core.branch import BASE, Needs
 from guidance_core.errors import PluginError
 from guidance_core.hooks import Implementation, around
-from guidance_core.plan import Acting, OutputLayout
-from guidance_core.reference import BasePrediction, Multiply, Reference
+from guidance_core.plan import Acting, OutputLayout, States
+from guidance_core.reference import BasePrediction, Multiply, Reference, Statistic
 from guidance_core.spaces import Affine, Noise, affine
-from guidance_core.step import Step
-
-MakeStep: TypeAlias = Callable[[str, str], Step]
-"Makes the step that a plugin's hook gets for an output."
+from guidance_core.step import Moment, Step
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Scene:
     """What guiding one output needs to know, beside the predictions."""
 
@@ -36,16 +33,24 @@ class Scene:
     sample: Tensor
     noise: Noise
     prediction_type: str
-    make_step: MakeStep
+    moment: Moment
+    plugins: Mapping[str, object]
+    state: States
     workspace: Workspace
 
-    def affine(self, source: str | None, target: str | None) -> Affine:
-        """Return the conversion between two spaces; None is the host's own."""
-        return affine(source or self.prediction_type, target or self.prediction_type, self.noise)
+    def affine(self, source: str, target: str) -> Affine:
+        """Return the conversion between two spaces at this noise level."""
+        return affine(source, target, self.noise)
 
     def space(self, needs: Needs) -> str:
         """Return the space a plugin works in."""
         return needs.space or self.prediction_type
+
+    def step(self, acting: Acting) -> Step:
+        """Return the step that a hook gets."""
+        name = acting.implementation.plugin
+        states = self.state.setdefault(name, {})
+        return Step(self.moment, self.plugins[name], states, self.layout.name, self.sample)
 
 
 class Workspace:
@@ -120,51 +125,53 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
         PluginError: a hook raised or returned something it may not.
         ConfigurationError: a strength does not broadcast, or a space cannot be reached.
     """
-    base = predictions[BASE]
-    terms: list[Term] = [(predictions[branch], weight) for branch, weight in scene.layout.weights(base)]
-    layout = scene.layout
+    layout, base = scene.layout, predictions[BASE]
+    terms: list[Term] = [(predictions[branch], weight) for branch, weight in layout.weights(base)]
     if layout.combining or layout.combine_wrappers:
         terms += _deltas(scene, predictions)
-    return correct(scene, terms, base, lambda space: BasePrediction(base, scene.sample, scene.affine(None, space)))
+    return correct(scene, terms, base, base)
 
 
-def correct(scene: Scene, terms: list[Term], like: Tensor, reference: Callable[[str], BasePrediction]) -> Tensor:
+def correct(
+    scene: Scene,
+    terms: list[Term],
+    like: Tensor,
+    base: Tensor | None,
+    known: Mapping[Statistic, Tensor] | None = None,
+) -> Tensor:
     """Return the sum of `terms` (in the host's space) after all corrections, in the dtype of `like`.
 
     Args:
         scene: the output's layout, its sample and its noise level.
         terms: predictions, sums and deltas with their weights.
         like: a tensor of the result's shape and dtype.
-        reference: gives the base prediction in a space.
+        base: the base prediction, where it is at hand.
+        known: what is known of it where it is not.
     """
     layout = scene.layout
     if not layout.correcting and not layout.correct_wrappers:
         return evaluate(terms, dtype=like.dtype)
-    first = (*reversed(layout.correct_wrappers), *layout.correcting)[0]
+    own = scene.prediction_type
+    first = layout.correct_wrappers[-1] if layout.correct_wrappers else layout.correcting[0]
     space = scene.space(first.needs)
     buffer = scene.workspace.buffer(layout.name, like)
-    summed = evaluate(terms, scene.sample, scene.affine(None, space), out=buffer)
-    bases: dict[str, BasePrediction] = {}
-
-    def base(needs: Needs) -> Reference:
-        wanted = scene.space(needs)
-        if wanted not in bases:
-            bases[wanted] = reference(wanted)
-        return Reference(bases[wanted], needs)
-
-    guided = _wrapped(scene, list(layout.correct_wrappers), _Guided(summed, space), base)
-    final = scene.affine(guided.space, None)
+    guided = _Guided(evaluate(terms, scene.sample, scene.affine(own, space), out=buffer), space)
+    reference = BasePrediction(base, scene.sample, own, scene.noise, known)
+    guided = _wrapped(scene, layout.correct_wrappers, guided, reference)
+    final = scene.affine(guided.space, own)
     result = evaluate([(guided.tensor, guided.factor)], scene.sample, final, dtype=like.dtype)
     return scene.workspace.safe(result) if result is guided.tensor else result
 
 
-@attrs.frozen(eq=False)
 class _Guided:
     """A guided prediction on its way through the corrections: `factor · tensor`, in `space`."""
 
-    tensor: Tensor
-    space: str
-    factor: Weight = 1.0
+    __slots__ = ("factor", "space", "tensor")
+
+    def __init__(self, tensor: Tensor, space: str, factor: Weight = 1.0) -> None:
+        self.tensor = tensor
+        self.space = space
+        self.factor = factor
 
     def to(self, space: str, scene: Scene) -> _Guided:
         if space == self.space and not isinstance(self.factor, Tensor):
@@ -173,10 +180,7 @@ class _Guided:
         return _Guided(converted, space)
 
 
-MakeReference: TypeAlias = Callable[[Needs], Reference]
-
-
-def _wrapped(scene: Scene, wrappers: list[Acting], guided: _Guided, base: MakeReference) -> _Guided:
+def _wrapped(scene: Scene, wrappers: Sequence[Acting], guided: _Guided, base: BasePrediction) -> _Guided:
     """Run the chain of corrections inside its wrappers, the last of which is the outermost."""
     if not wrappers:
         return _chained(scene, guided, base)
@@ -185,11 +189,7 @@ def _wrapped(scene: Scene, wrappers: list[Acting], guided: _Guided, base: MakeRe
     given = guided.to(space, scene)
     result = around(
         wrapper.implementation,
-        {
-            "step": scene.make_step(wrapper.implementation.plugin, scene.layout.name),
-            "guided": given.tensor,
-            "reference": base(wrapper.needs),
-        },
+        {"step": scene.step(wrapper), "guided": given.tensor, "reference": Reference(base, wrapper.needs, space)},
         lambda: _wrapped(scene, inside, given, base).to(space, scene).tensor,
     )()
     if isinstance(result, Multiply) or result is None:
@@ -198,23 +198,25 @@ def _wrapped(scene: Scene, wrappers: list[Acting], guided: _Guided, base: MakeRe
     return _Guided(result, space)
 
 
-def _chained(scene: Scene, guided: _Guided, base: MakeReference) -> _Guided:
+def _chained(scene: Scene, guided: _Guided, base: BasePrediction) -> _Guided:
     for acting in scene.layout.correcting:
-        implementation = acting.implementation
-        guided = guided.to(scene.space(acting.needs), scene)
-        step = scene.make_step(implementation.plugin, scene.layout.name)
-        given = {"step": step, "guided": guided.tensor, "reference": base(acting.needs)}
-        result = implementation(given)
+        implementation, needs = acting.implementation, acting.needs
+        space = scene.space(needs)
+        guided = guided.to(space, scene)
+        tensor = guided.tensor
+        reference = Reference(base, needs, space)
+        result = implementation({"step": scene.step(acting), "guided": tensor, "reference": reference})
         if isinstance(result, Multiply):
-            guided = attrs.evolve(guided, factor=_factor(implementation, result, guided.tensor))
+            guided = _Guided(tensor, space, _factor(implementation, result, tensor))
         elif result is not None:
-            _check_tensor(implementation, result, guided.tensor)
-            guided = _Guided(result, guided.space)
+            _check_tensor(implementation, result, tensor)
+            guided = _Guided(result, space)
     return guided
 
 
 def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
     """Call every `combine` and return the deltas as terms of the sum in the host's space."""
+    own = scene.prediction_type
     converted: dict[tuple[str, str], Tensor] = {}
 
     def visible(acting: Acting) -> Predictions:
@@ -223,7 +225,7 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
         def convert(branch: str) -> Tensor:
             if (space, branch) not in converted:
                 term = (predictions[branch], 1.0)
-                converted[space, branch] = evaluate([term], scene.sample, scene.affine(None, space))
+                converted[space, branch] = evaluate([term], scene.sample, scene.affine(own, space))
             return converted[space, branch]
 
         return Predictions(acting.implementation.plugin, acting.branches, convert)
@@ -233,11 +235,10 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
         terms: list[Term] = []
         for acting in callers:
             space = scene.space(acting.needs)
-            step = scene.make_step(acting.implementation.plugin, scene.layout.name)
-            given = {"step": step, "predictions": visible(acting)}
+            given = {"step": scene.step(acting), "predictions": visible(acting)}
             if wrappers:
                 inside = wrappers[:-1]
-                factor = scene.affine(None, space).b
+                factor = scene.affine(own, space).b
 
                 def inner(inside: list[Acting] = inside, factor: Weight = factor) -> Tensor | None:
                     within = added(inside)
@@ -248,7 +249,7 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
                 delta = acting.implementation(given)
             if delta is not None:
                 _check_tensor(acting.implementation, delta, predictions[BASE])
-                terms.append((delta, scene.affine(space, None).b))
+                terms.append((delta, scene.affine(space, own).b))
         return terms
 
     return added(list(scene.layout.combine_wrappers))
@@ -266,10 +267,20 @@ def _check_tensor(implementation: Implementation, result: Any, like: Tensor) -> 
 
 
 def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> Tensor:
-    factor = result.factor
-    expected = f"Multiply with a floating-point tensor that broadcasts to {tuple(like.shape)}"
-    if not isinstance(factor, Tensor) or not factor.is_floating_point() or factor.ndim != like.ndim:
+    factor, share = result.factor, result.share
+    if not isinstance(factor, Tensor) or not factor.is_floating_point() or not _broadcasts(factor, like):
+        expected = f"Multiply with a floating-point tensor that broadcasts to {tuple(like.shape)}"
         raise implementation.wrong(expected, factor)
-    if any(size not in (1, full) for size, full in zip(factor.shape, like.shape, strict=True)):
-        raise implementation.wrong(expected, factor)
-    return factor
+    if isinstance(share, Tensor):
+        if not share.is_floating_point() or not _broadcasts(share, like):
+            raise implementation.wrong(f"Multiply with a share that broadcasts to {tuple(like.shape)}", share)
+        return torch.lerp(one(factor.dtype, factor.device), factor, share.to(factor.dtype))
+    if type(share) is not float:
+        raise implementation.wrong("Multiply whose share is a float or a tensor", share)
+    return factor if share == 1.0 else torch.lerp(one(factor.dtype, factor.device), factor, share)
+
+
+def _broadcasts(given: Tensor, like: Tensor) -> bool:
+    if given.ndim != like.ndim:
+        return False
+    return all(size in (1, full) for size, full in zip(given.shape, like.shape, strict=False))

@@ -77,26 +77,37 @@ class Structure:
             return type(sample) is tuple and len(sample) == len(self.names)
         return type(sample) is dict and tuple(sample) == self.names
 
-    def flatten(self, value: Any, what: str, error: type[GuidanceError]) -> dict[str, Tensor]:
-        """Return `{output: tensor}` for `value`, or raise `error` saying how `what` differs."""
+    def unpack(self, value: Any) -> dict[str, Tensor] | None:
+        """Return `{output: tensor}` for `value`, or None if its structure is another."""
         if self.kind == "tensor":
-            if not isinstance(value, Tensor):
-                raise error(f"{what} must be a tensor, as the sample is; got {_shown(value)}.")
-            return {self.names[0]: value}
+            return {self.names[0]: value} if isinstance(value, Tensor) else None
         if self.kind == "dict":
-            if not isinstance(value, Mapping) or set(value) != set(self.names):
-                raise error(f"{what} must be a dict with {', '.join(self.names)}; got {_shown(value)}.")
-            named = {name: value[name] for name in self.names}
+            if not isinstance(value, Mapping) or len(value) != len(self.names):
+                return None
+            entries = [value.get(name) for name in self.names]
         else:
             if not isinstance(value, (tuple, list)) or len(value) != len(self.names):
-                raise error(
-                    f"{what} must be a tuple of {len(self.names)} ({', '.join(self.names)}); got {_shown(value)}."
-                )
-            named = dict(zip(self.names, value, strict=True))
-        for name, tensor in named.items():
-            if not isinstance(tensor, Tensor):
-                raise error(f"{what}: output {name!r} must be a tensor; got {_shown(tensor)}.")
-        return named
+                return None
+            entries = value  # type: ignore[assignment]
+        for entry in entries:
+            if not isinstance(entry, Tensor):
+                return None
+        return dict(zip(self.names, entries, strict=False))  # type: ignore[arg-type]
+
+    def flatten(self, value: Any, what: str, error: type[GuidanceError]) -> dict[str, Tensor]:
+        """Return `{output: tensor}` for `value`, or raise `error` saying how `what` differs."""
+        named = self.unpack(value)
+        if named is not None:
+            return named
+        if self.kind == "tensor":
+            raise error(f"{what} must be a tensor, as the sample is; got {_shown(value)}.")
+        if self.kind == "dict" and (not isinstance(value, Mapping) or set(value) != set(self.names)):
+            raise error(f"{what} must be a dict with {', '.join(self.names)}; got {_shown(value)}.")
+        if self.kind == "tuple" and (not isinstance(value, (tuple, list)) or len(value) != len(self.names)):
+            raise error(f"{what} must be a tuple of {len(self.names)} ({', '.join(self.names)}); got {_shown(value)}.")
+        entries = value if self.kind == "dict" else dict(zip(self.names, value, strict=True))
+        name = next(name for name in self.names if not isinstance(entries[name], Tensor))
+        raise error(f"{what}: output {name!r} must be a tensor; got {_shown(entries[name])}.")
 
     def restore(self, named: Mapping[str, Tensor]) -> Any:
         """Return the tensor, tuple or dict that `named` stands for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import attrs
 import torch
@@ -12,37 +13,45 @@ from guidance_core import statistics
 from guidance_core.arithmetic import BLOCK, accumulation_dtype, evaluate, is_blocked, to_space
 from guidance_core.branch import Needs
 from guidance_core.errors import PluginError
-from guidance_core.spaces import IDENTITY, Affine
+from guidance_core.spaces import IDENTITY, Noise, affine
+
+Statistic: TypeAlias = tuple[str, str, str]
+"A statistic of the base prediction: space, `std` or `norm`, and what it covers."
 
 
 @attrs.frozen
 class Multiply:
-    """A correction that only scales: the guided prediction is multiplied by `factor`.
+    """A correction that only scales: `guided·(share·factor + 1 − share)`.
 
-    Returning it instead of `guided * factor` lets the core fold the factor into its last pass over
-    memory. The result is the same, bit for bit.
+    Returning it instead of the product lets the core fold the factor into its last pass over memory.
     """
 
     factor: Tensor
     "Float32, with as many dimensions as the prediction; statistics have that shape."
+    share: float | Tensor = 1.0
+    "How much of it to apply: 1 all, 0 nothing. A number, or a tensor that broadcasts to the prediction."
 
 
 class BasePrediction:
-    """The base prediction of one output in one space; statistics are computed once, on demand."""
+    """The base prediction of one output; conversions and statistics are computed once, on demand."""
+
+    __slots__ = ("_given", "_known", "_noise", "_own", "_sample", "_tensors")
 
     def __init__(
         self,
         prediction: Tensor | None,
         sample: Tensor,
-        space: Affine,
-        known: Mapping[tuple[str, str], Tensor] | None = None,
+        prediction_type: str,
+        noise: Noise,
+        known: Mapping[Statistic, Tensor] | None = None,
     ) -> None:
         """Take the prediction in the host's space, or None where only statistics travelled here."""
         self._given = prediction
         self._sample = sample
-        self._space = space
-        self._tensor: Tensor | None = None
-        self._known = dict(known or {})
+        self._own = prediction_type
+        self._noise = noise
+        self._known = {**known} if known else {}
+        self._tensors: dict[str, Tensor] = {}
 
     @property
     def _prediction(self) -> Tensor:
@@ -50,41 +59,44 @@ class BasePrediction:
             raise PluginError("the base prediction is not on this device; a correction must ask for it beforehand.")
         return self._given
 
-    @property
-    def tensor(self) -> Tensor:
-        """The prediction itself, `[B, ...]`, float32."""
-        if self._tensor is None:
-            self._tensor = evaluate([(self._prediction, 1.0)], self._sample, self._space)
-        return self._tensor
+    def tensor(self, space: str) -> Tensor:
+        """Return the prediction in a space, `[B, ...]`, float32."""
+        found = self._tensors.get(space)
+        if found is None:
+            conversion = affine(self._own, space, self._noise)
+            found = self._tensors[space] = evaluate([(self._prediction, 1.0)], self._sample, conversion)
+        return found
 
-    def statistic(self, kind: str, over: str) -> Tensor:
-        """Return the `std` or `norm` of the prediction, dimensions kept."""
-        if (kind, over) not in self._known:
-            self._known[kind, over] = self._computed(kind, over)
-        return self._known[kind, over]
+    def statistic(self, wanted: Statistic) -> Tensor:
+        """Return a statistic of the prediction, dimensions kept."""
+        found = self._known.get(wanted)
+        if found is None:
+            found = self._known[wanted] = self._computed(*wanted)
+        return found
 
-    def _computed(self, kind: str, over: str) -> Tensor:
+    def _computed(self, space: str, kind: str, over: str) -> Tensor:
         prediction = self._prediction
-        by_leaves = self._tensor is None and over == "sample" and is_blocked(prediction)
-        if not by_leaves or not statistics.is_by_leaves(prediction) or prediction[0].numel() <= statistics.LEAF:
-            return statistics.std(self.tensor, over) if kind == "std" else statistics.norm(self.tensor, over)
-        of = statistics.std_of if kind == "std" else statistics.norm_of
-        n = prediction[0].numel()
-        each = [of(self._reader(number), n) for number in range(prediction.shape[0])]
-        return torch.stack(each).view(-1, *(1,) * (prediction.ndim - 1))
+        if space not in self._tensors and over == "sample" and is_blocked(prediction):
+            n = prediction[0].numel()
+            if n > statistics.LEAF and statistics.is_by_leaves(prediction):
+                of = statistics.std_of if kind == "std" else statistics.norm_of
+                each = [of(self._reader(number, space), n) for number in range(prediction.shape[0])]
+                return torch.stack(each).view(-1, *(1,) * (prediction.ndim - 1))
+        return (statistics.std if kind == "std" else statistics.norm)(self.tensor(space), over)
 
-    def _reader(self, number: int) -> statistics.Read:
-        """Read one sample's prediction in this space a block at a time, without ever holding it whole."""
+    def _reader(self, number: int, space: str) -> statistics.Read:
+        """Read one sample's prediction in a space a block at a time, without ever holding it whole."""
         row, noisy = self._prediction[number].reshape(-1), self._sample[number].reshape(-1)
         working = accumulation_dtype(row)
         buffer, loaded = torch.empty(BLOCK, dtype=working), torch.empty(BLOCK, dtype=working)
+        conversion = affine(self._own, space, self._noise)
 
         def read(start: int, stop: int) -> Tensor:
             total = buffer[: stop - start].copy_(row[start:stop])
             sample = noisy[start:stop]
-            if self._space is not IDENTITY and sample.dtype != working:
+            if conversion is not IDENTITY and sample.dtype != working:
                 sample = loaded[: stop - start].copy_(sample)
-            return to_space(total, sample, self._space)
+            return to_space(total, sample, conversion)
 
         return read
 
@@ -92,27 +104,28 @@ class BasePrediction:
 class Reference:
     """The base prediction (`cond`) of one output, in the space the plugin asked for."""
 
-    __slots__ = ("_base", "_needs")
+    __slots__ = ("_base", "_needs", "_space")
 
-    def __init__(self, base: BasePrediction, needs: Needs) -> None:
+    def __init__(self, base: BasePrediction, needs: Needs, space: str) -> None:
         self._base = base
         self._needs = needs
+        self._space = space
 
     def std(self, over: str = "sample") -> Tensor:
         """Return its standard deviation, `[B, 1, ...]`; ask with `Needs(std=over)`."""
         if over not in self._needs.std:
             raise PluginError(f"reference.std({over!r}) was not asked for; return Needs(std={over!r}) beforehand.")
-        return self._base.statistic("std", over)
+        return self._base.statistic((self._space, "std", over))
 
     def norm(self, over: str = "sample") -> Tensor:
         """Return its Euclidean norm, `[B, 1, ...]`; ask with `Needs(norm=over)`."""
         if over not in self._needs.norm:
             raise PluginError(f"reference.norm({over!r}) was not asked for; return Needs(norm={over!r}) beforehand.")
-        return self._base.statistic("norm", over)
+        return self._base.statistic((self._space, "norm", over))
 
     @property
     def tensor(self) -> Tensor:
         """The prediction itself, `[B, ...]`, float32; ask with `Needs(reference=True)`."""
         if not self._needs.reference:
             raise PluginError("reference.tensor was not asked for; return Needs(reference=True) beforehand.")
-        return self._base.tensor
+        return self._base.tensor(self._space)

@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import evaluate
+from guidance_core.arithmetic import Term, evaluate
 from guidance_core.branch import BASE, BoundBranch
 from guidance_core.combination import Scene, Workspace, correct, guide
 from guidance_core.describe import Description, describe_run
@@ -24,7 +24,7 @@ from guidance_core.reference import BasePrediction
 from guidance_core.schedules import Position
 from guidance_core.spaces import Noise, affine
 from guidance_core.stack import Stack
-from guidance_core.step import Moment, Step
+from guidance_core.step import Moment
 
 _run_ids = itertools.count()
 
@@ -94,7 +94,8 @@ class Plan:
 
     def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
         """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""
-        return self._structure.flatten(prediction, f"the prediction of branch {branch!r}", DenoiserError)
+        named = self._structure.unpack(prediction)  # without the cost of naming the branch
+        return named or self._structure.flatten(prediction, f"the prediction of branch {branch!r}", DenoiserError)
 
     def partial_sum(self, output: str, predictions: Mapping[str, Tensor]) -> Tensor | None:
         """Return `Σ wᵢ·pᵢ` over those branches of the plan that `predictions` holds; None if none counts."""
@@ -121,9 +122,8 @@ class Plan:
 
     def statistic(self, output: str, base: Tensor, key: tuple[str, str, str]) -> Tensor:
         """Compute one wanted statistic from the base prediction of `output`; dimensions are kept."""
-        space, kind, over = key
-        conversion = affine(self._run.settings.prediction_type, space, self._noise[output])
-        return BasePrediction(base, self._samples[output], conversion).statistic(kind, over)
+        own = self._run.settings.prediction_type
+        return BasePrediction(base, self._samples[output], own, self._noise[output]).statistic(key)
 
 
 class Run:
@@ -381,7 +381,7 @@ class Run:
 
     def _checked_predictions(self, plan: Plan, predictions: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
         """Return the predictions by output, then by branch."""
-        by_output: dict[str, dict[str, Tensor]] = {name: {} for name in plan._structure.names}
+        by_output: dict[str, dict[str, Tensor]] = {output: {} for output in plan._structure.names}
         for branch in plan.branches:
             name = branch.name
             if name not in predictions:
@@ -390,38 +390,38 @@ class Run:
                     f"{', '.join(map(str, predictions)) or 'none'}."
                 )
             for output, tensor in plan.named(predictions[name], name).items():
-                known = by_output[output]
-                base = known.get(BASE)
-                if base is None:
-                    self._check_base(plan, output, tensor)
-                elif tensor.shape != base.shape or tensor.dtype != base.dtype or tensor.device != base.device:
-                    raise DenoiserError(
-                        f"branch {name!r} of step {plan.index}: output {output!r} is {_kind(tensor)}, "
-                        f"but that of the base branch is {_kind(base)}."
-                    )
-                if self.settings.check_finite and not bool(torch.isfinite(tensor).all()):
+                by_output[output][name] = tensor
+        for output, given in by_output.items() if plan.branches else ():
+            self._check_output(plan, output, given)
+        return by_output
+
+    def _check_output(self, plan: Plan, output: str, given: Mapping[str, Tensor]) -> None:
+        base, sample = given[BASE], plan._samples[output]
+        shape, dtype, device = sample.shape, base.dtype, sample.device
+        if not base.is_floating_point():
+            raise DenoiserError(f"branch 'cond': output {output!r} must be floating point; got {dtype}.")
+        for name, tensor in given.items():
+            if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
+                whose = "its sample" if name == BASE else "that of the base branch"
+                other = sample if name == BASE else base
+                raise DenoiserError(
+                    f"branch {name!r} of step {plan.index}: output {output!r} is {_kind(tensor)}, "
+                    f"but {whose} is {_kind(other)}."
+                )
+        if self.settings.check_finite:
+            for name, tensor in given.items():
+                if not bool(torch.isfinite(tensor).all()):
                     raise NonFiniteError(
                         f"branch {name!r} of step {plan.index}: output {output!r} holds NaN or infinity."
                     )
-                known[name] = tensor
-        return by_output
-
-    def _check_base(self, plan: Plan, output: str, base: Tensor) -> None:
-        sample = plan._samples[output]
-        if not base.is_floating_point():
-            raise DenoiserError(f"branch 'cond': output {output!r} must be floating point; got {base.dtype}.")
-        if base.shape != sample.shape or base.device != sample.device:
-            raise DenoiserError(
-                f"branch 'cond' of step {plan.index}: output {output!r} is {_kind(base)}, "
-                f"but its sample is {_kind(sample)}."
-            )
 
     def _from_predictions(
         self, plan: Plan, output: str, predictions: Mapping[str, Mapping[str, Tensor]], state: States
     ) -> Tensor:
-        layout, given = plan.layout.outputs[output], predictions[output]
+        layout = plan.layout.outputs[output]
         if layout.held:
             return self._held_result(plan, output)
+        given = predictions[output]
         if layout.is_plain:
             return evaluate(
                 [(given[name], weight) for name, weight in layout.weights(given[BASE])],
@@ -433,31 +433,20 @@ class Run:
         if plan.layout.outputs[output].held:
             return self._held_result(plan, output)
         scene = self._scene(plan, output, state)
-
-        def reference(space: str) -> BasePrediction:
-            own = given.references.get(output)
-            known = {
-                (kind, over): value
-                for (where, kind, over), value in given.statistics.get(output, {}).items()
-                if where == space
-            }
-            return BasePrediction(own, plan._samples[output], scene.affine(None, space), known)
-
-        return correct(scene, [(given.sums[output], 1.0)], given.like[output], reference)
+        terms: list[Term] = [(given.sums[output], 1.0)]
+        base, known = given.references.get(output), given.statistics.get(output)
+        return correct(scene, terms, given.like[output], base, known)
 
     def _scene(self, plan: Plan, output: str, state: States) -> Scene:
-        moment, plugins, sample = plan.layout.moment, self.stack.plugins, plan._samples[output]
-
-        def make_step(name: str, output: str) -> Step:
-            return Step(moment, plugins[name], state.setdefault(name, {}), output, sample)
-
         return Scene(
-            layout=plan.layout.outputs[output],
-            sample=sample,
-            noise=plan._noise[output],
-            prediction_type=self.settings.prediction_type,
-            make_step=make_step,
-            workspace=self._workspace,
+            plan.layout.outputs[output],
+            plan._samples[output],
+            plan._noise[output],
+            self.settings.prediction_type,
+            plan.layout.moment,
+            self.stack.plugins,
+            state,
+            self._workspace,
         )
 
     def _keep_x0(self, plan: Plan, results: Mapping[str, Tensor]) -> None:

@@ -32,7 +32,7 @@ def check_space(what: str, given: object) -> None:
         raise ConfigurationError(f"{what} must be one of {', '.join(SPACES)}; got {given!r}.{hint}")
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Noise:
     """The noise level of one evaluation: `x = alpha·x0 + sigma·ε`."""
 
@@ -71,7 +71,6 @@ class Affine:
 IDENTITY = Affine(0.0, 1.0)
 
 
-@functools.lru_cache(maxsize=4096)
 def affine(source: str, target: str, noise: Noise) -> Affine:
     """Return the conversion from `source` to `target` at this noise level.
 
@@ -79,8 +78,11 @@ def affine(source: str, target: str, noise: Noise) -> Affine:
         ConfigurationError: alpha is needed and not known, or the conversion does not exist at this
             noise level (from x0 at sigma 0, from epsilon at alpha 0).
     """
-    if source == target:
-        return IDENTITY
+    return IDENTITY if source == target else _affine(source, target, noise)
+
+
+@functools.lru_cache(maxsize=4096)
+def _affine(source: str, target: str, noise: Noise) -> Affine:
     alpha = noise.alpha_for((source, target))
     a1, b1 = _to_x0(source, alpha, noise.sigma)
     a2, b2 = _from_x0(target, alpha, noise.sigma)

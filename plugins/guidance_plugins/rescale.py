@@ -9,11 +9,11 @@ from guidance_core import Multiply, Needs, Reference, Scale, Step, choice, hooki
 
 
 def rescaling(guided: torch.Tensor, reference: Reference, phi: float | torch.Tensor, over: str) -> Multiply:
-    """Return the factor φ·std(c)/std(g) + (1 − φ), and 1 where g is constant.
+    """Return the correction g·(φ·std(c)/std(g) + 1 − φ), which leaves a constant g as it is.
 
     `guided` is `[B, ...]`; the factor has the shape of the statistics, `[B, 1, ...]`.
     """
-    return Multiply(ratio(reference.std(over), std(guided, over)) * phi + (1 - phi))
+    return Multiply(ratio(reference.std(over), std(guided, over)), share=phi)
 
 
 @attrs.frozen
