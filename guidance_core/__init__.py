@@ -12,11 +12,24 @@ from guidance_core.errors import (
     ExecutorError,
     GuidanceError,
     NonFiniteError,
+    PlanMismatchError,
     PluginError,
+    RankError,
+    RankFailedError,
+    RankLostError,
     SpecError,
     UnknownNameError,
 )
-from guidance_core.executors import BatchedExecutor, Denoiser, Executor, SerialExecutor, Sums
+from guidance_core.executors import (
+    AllGatherExecutor,
+    AllReduceExecutor,
+    AutoExecutor,
+    BatchedExecutor,
+    Denoiser,
+    Executor,
+    SerialExecutor,
+    Sums,
+)
 from guidance_core.guidance import Guidance
 from guidance_core.hookspecs import hookimpl
 from guidance_core.parameters import Scale, choice, number, whole
@@ -40,6 +53,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "UNSET",
+    "AllGatherExecutor",
+    "AllReduceExecutor",
+    "AutoExecutor",
     "BatchedExecutor",
     "BoundBranch",
     "Branch",
@@ -62,7 +78,11 @@ __all__ = [
     "PerOutput",
     "Perturbation",
     "Plan",
+    "PlanMismatchError",
     "PluginError",
+    "RankError",
+    "RankFailedError",
+    "RankLostError",
     "Reference",
     "Run",
     "Scale",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -149,7 +150,7 @@ Request: TypeAlias = Branch | Needs | Hold
 class BoundBranch:
     """A branch as the host's denoiser gets it: everything one forward pass needs to know."""
 
-    __slots__ = ("evaluation", "inputs", "model", "name", "perturbations", "run_id", "step")
+    __slots__ = ("evaluation", "inputs", "model", "name", "perturbations", "rows", "run_id", "step")
 
     def __init__(
         self,
@@ -174,6 +175,14 @@ class BoundBranch:
         "Index of the step, from 0."
         self.evaluation = evaluation
         "How often the run was evaluated at this step before: 0, or 1 for Heun's second pass."
+        self.rows: slice | None = None
+        "The rows of the batch to run; `None` for all. Set only for a denoiser with `takes_rows = True`."
+
+    def for_rows(self, rows: slice) -> BoundBranch:
+        """Return the same branch for some rows of the batch."""
+        part = copy.copy(self)
+        part.rows = rows
+        return part
 
     def __repr__(self) -> str:
         return f"BoundBranch({self.name!r}, run {self.run_id}, step {self.step}, inputs {sorted(self.inputs)})"

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from guidance_core.branch import BASE, Branch
+from guidance_core.executors.base import Executor
 from guidance_core.plan import Layout
 from guidance_core.stack import Stack
 
@@ -34,6 +35,10 @@ class StepsDescription:
     passes: tuple[PassDescription, ...]
     held: tuple[str, ...]
     "The outputs that keep their last x0."
+    ranks: tuple[str, ...] = ()
+    "What each rank runs, where there are several."
+    speedup: float = 1.0
+    "Expected from the branches' costs: one process's time over the busiest rank's."
 
 
 @attrs.frozen
@@ -90,6 +95,9 @@ class Description:
             span = f"{group.first}" if group.first == group.last else f"{group.first} to {group.last}"
             lines.append(f"steps      {span}: {count} {'pass' if count == 1 else 'passes'}")
             lines += [f"             {_pass_line(each)}" for each in group.passes]
+            if len(group.ranks) > 1 and group.passes:
+                placed = "; ".join(f"rank {rank}: {units}" for rank, units in enumerate(group.ranks))
+                lines.append(f"             {placed} (expected speedup {group.speedup:.2f})")
             if group.held:
                 lines.append(f"             keeps the last x0 of {', '.join(group.held)}")
         lines.append(f"total      {self.total_passes} passes in {self.step_count} steps")
@@ -109,19 +117,23 @@ def _pass_line(each: PassDescription) -> str:
 
 
 def describe_run(
-    stack: Stack, executor: str, layouts: Sequence[Layout], assumptions: Sequence[str] = ()
+    stack: Stack, executor: Executor, layouts: Sequence[Layout], assumptions: Sequence[str] = ()
 ) -> Description:
-    """Describe the steps that `layouts` stand for."""
+    """Describe the steps that `layouts` stand for, and how `executor` would run them."""
     groups = []
     for key, members in groupby(enumerate(layouts), key=lambda item: _of_layout(item[1])):
         indices = [number for number, _ in members]
         passes, held = key
-        groups.append(StepsDescription(indices[0], indices[-1], passes, held))
+        branches = layouts[indices[0]].branches
+        placement = executor.placed(branches)
+        placed = () if placement is None else placement.shown([branch.name for branch in branches])
+        speedup = 1.0 if placement is None else placement.speedup
+        groups.append(StepsDescription(indices[0], indices[-1], passes, held, placed, speedup))
     plugins = {
         name: tuple(ParameterDescription(field, shown(each.value), each.origin) for field, each in settled.items())
         for name, settled in stack.settled().items()
     }
-    return Description(plugins, executor, tuple(groups), tuple(assumptions))
+    return Description(plugins, executor.describe(), tuple(groups), tuple(assumptions))
 
 
 def _of_layout(layout: Layout) -> tuple[tuple[PassDescription, ...], tuple[str, ...]]:

@@ -42,6 +42,28 @@ class ExecutorError(GuidanceError):
     """An executor cannot run the plan it was given."""
 
 
+class PlanMismatchError(ExecutorError):
+    """The ranks of a group are about to do different things: another step, other branches or shapes."""
+
+
+class RankError(ExecutorError):
+    """Something went wrong on one rank of a group; raised on all of them."""
+
+    rank: int | None = None
+    "The rank, counted within the group; None where it is not known."
+
+
+class RankFailedError(RankError):
+    """The denoiser, or what runs it, raised on a rank. The group can go on with the next step."""
+
+
+class RankLostError(RankError):
+    """A rank does not answer: it died, its connection broke, or the group's timeout passed.
+
+    The group cannot be used any more.
+    """
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"`, or what there is to choose from, for an unknown `name`."""
     known = sorted(known)

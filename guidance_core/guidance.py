@@ -169,7 +169,7 @@ class Guidance:
             check_finite=False,
         )
         run = Run(self._stack, executor_class("serial")(), settings)
-        return describe_run(self._stack, run.executor.describe(), run.layouts, assumptions)
+        return describe_run(self._stack, run.executor, run.layouts, assumptions)
 
     def _checked_executor(self, executor: str | Executor) -> Executor:
         if isinstance(executor, str):

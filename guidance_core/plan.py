@@ -6,6 +6,7 @@ weights, and which hooks see their predictions. Layouts are built before the fir
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from guidance_core import fingerprint
 from guidance_core.arithmetic import Weight
 from guidance_core.branch import BASE, Branch, Hold, Needs, Request
 from guidance_core.errors import (
@@ -128,6 +130,11 @@ class Layout:
     is_plain: bool = attrs.field(init=False)
     "Whether no hook acts on any output."
     has_tensor_strengths: bool = attrs.field(init=False)
+
+    @functools.cached_property
+    def fingerprint(self) -> tuple[int, int, int]:
+        """The parts of a plan's fingerprint that do not depend on the sample."""
+        return fingerprint.of_layout(self)
 
     @holds.default
     def _default_holds(self) -> frozenset[str]:

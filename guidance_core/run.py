@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import Term, evaluate
+from guidance_core import fingerprint
+from guidance_core.arithmetic import Term, Weight, evaluate
 from guidance_core.branch import BASE, BoundBranch
 from guidance_core.combination import Scene, Workspace, correct, guide
 from guidance_core.describe import Description, describe_run
@@ -20,7 +22,7 @@ from guidance_core.errors import ConfigurationError, DenoiserError, NonFiniteErr
 from guidance_core.executors.base import Denoiser, Executor, Sums
 from guidance_core.outputs import SINGLE, Structure, Structured
 from guidance_core.plan import Layout, States, build_layout
-from guidance_core.reference import BasePrediction
+from guidance_core.reference import BasePrediction, Statistic
 from guidance_core.schedules import Position
 from guidance_core.spaces import Noise, affine
 from guidance_core.stack import Stack
@@ -48,6 +50,7 @@ class Plan:
     """The branches of one step, for those who run the forwards, and what finishing it needs."""
 
     __slots__ = (
+        "_after",
         "_finished",
         "_noise",
         "_run",
@@ -78,6 +81,7 @@ class Plan:
         self._structure = structure
         self._samples = samples
         self._noise = noise
+        self._after = state
         self._finished = False
         self.layout = layout
         self.branches = branches
@@ -92,20 +96,101 @@ class Plan:
         """Batch size of the sample."""
         return int(next(iter(self._samples.values())).shape[0])
 
+    @property
+    def samples(self) -> Mapping[str, Tensor]:
+        """The noisy sample by output."""
+        return self._samples
+
+    @property
+    def summary(self) -> str:
+        """The step and its branches in a few words, for messages."""
+        branches = ", ".join(branch.name for branch in self.branches) or "no branches"
+        evaluation = self.layout.moment.evaluation
+        again = f", evaluation {evaluation}" if evaluation else ""
+        shapes = ", ".join(f"{name} {_kind(sample)}" for name, sample in self._samples.items())
+        return f"step {self.index} of {self.layout.moment.count}{again} at sigma {self.sigma:g}: {branches}; {shapes}"
+
+    @property
+    def fingerprint(self) -> tuple[int, ...]:
+        """What ranks compare before they exchange predictions; see `guidance_core.fingerprint`."""
+        shapes = [(tuple(sample.shape), sample.dtype) for sample in self._samples.values()]
+        sample = fingerprint.digest([self._structure.kind, *self._samples, repr(shapes), list(self._noise.values())])
+        return (self._run.fingerprint, *self.layout.fingerprint, sample)
+
     def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
         """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""
         named = self._structure.unpack(prediction)  # without the cost of naming the branch
         return named or self._structure.flatten(prediction, f"the prediction of branch {branch!r}", DenoiserError)
 
-    def partial_sum(self, output: str, predictions: Mapping[str, Tensor]) -> Tensor | None:
-        """Return `Σ wᵢ·pᵢ` over those branches of the plan that `predictions` holds; None if none counts."""
+    def restored(self, named: Mapping[str, Tensor]) -> Any:
+        """Return the tensor, tuple or dict that predictions by output stand for."""
+        return self._structure.restore(named)
+
+    def shape_of(self, output: str, rows: tuple[int, int] | None = None) -> tuple[int, ...]:
+        """Return the shape of an output's prediction, of some rows of the batch or all."""
+        shape = tuple(self._samples[output].shape)
+        return shape if rows is None else (rows[1] - rows[0], *shape[1:])
+
+    def accepted(self, branch: str, prediction: Any, rows: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """Return one branch's prediction by output, checked against the sample.
+
+        Raises:
+            DenoiserError: its structure, shape or device differs, or it is not floating point.
+            NonFiniteError: it holds NaN or infinity, and the run checks that.
+        """
+        named = self.named(prediction, branch)
+        for output, tensor in named.items():
+            shape, sample = self.shape_of(output, rows), self._samples[output]
+            if not tensor.is_floating_point():
+                raise DenoiserError(f"branch {branch!r}: output {output!r} must be floating point; got {tensor.dtype}.")
+            if tuple(tensor.shape) != shape or tensor.device != sample.device:
+                part = "" if rows is None else f" in rows {rows[0]} to {rows[1] - 1}"
+                raise DenoiserError(
+                    f"branch {branch!r} of step {self.index}: output {output!r} is {_kind(tensor)}, "
+                    f"but its sample{part} is {shape} on {sample.device}."
+                )
+            if self._run.settings.check_finite:
+                self.check_finite(branch, output, tensor)
+        return named
+
+    def check_finite(self, branch: str, output: str, tensor: Tensor) -> None:
+        """Raise `NonFiniteError` if a prediction holds NaN or infinity."""
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"branch {branch!r} of step {self.index}: output {output!r} holds NaN or infinity.")
+
+    def check_dtype(self, branch: str, output: str, tensor: Tensor, dtype: torch.dtype) -> None:
+        """Raise `DenoiserError` unless a prediction has the dtype of the others."""
+        if tensor.dtype is not dtype:
+            raise DenoiserError(
+                f"branch {branch!r} of step {self.index}: output {output!r} is {_kind(tensor)}, "
+                f"but another branch's is {str(dtype).removeprefix('torch.')}."
+            )
+
+    def can_split_rows(self, *, needs_tensor_statistics: bool) -> bool:
+        """Whether the batch can be shared out by rows.
+
+        It cannot where outputs differ in batch size, or a statistic over the whole batch has to be
+        computed from the parts.
+        """
+        if len({sample.shape[0] for sample in self._samples.values()}) > 1:
+            return False
+        wanted = (key for output in self._samples for key in self.wanted_statistics(output))
+        return not (needs_tensor_statistics and any(over == "tensor" for _, _, over in wanted))
+
+    def partial_sum(
+        self, output: str, predictions: Mapping[str, Tensor], rows: tuple[int, int] | None = None
+    ) -> Tensor | None:
+        """Return `Σ wᵢ·pᵢ` over those branches of the plan that `predictions` holds; None if none counts.
+
+        With `rows`, predictions hold those rows of the batch only.
+        """
         if not predictions:
             return None
-        weights = self.layout.outputs[output].weights(next(iter(predictions.values())))
-        terms = [(predictions[branch], weight) for branch, weight in weights if branch in predictions]
+        weights = self.layout.outputs[output].weights(self._samples[output])
+        terms = [(predictions[name], _in_rows(weight, rows)) for name, weight in weights if name in predictions]
         return evaluate(terms) if terms else None
 
-    def wanted_statistics(self, output: str) -> tuple[tuple[str, str, str], ...]:
+    def wanted_statistics(self, output: str) -> tuple[Statistic, ...]:
         """Return (space, `std` or `norm`, over) of each statistic of the base prediction that is wanted."""
         own = self._run.settings.prediction_type
         wanted = {
@@ -120,10 +205,34 @@ class Plan:
         """Whether a correction looks at the whole base prediction of `output`."""
         return any(acting.needs.reference for acting in self.layout.outputs[output].all_correcting)
 
-    def statistic(self, output: str, base: Tensor, key: tuple[str, str, str]) -> Tensor:
+    def statistic(self, output: str, base: Tensor, key: Statistic, rows: tuple[int, int] | None = None) -> Tensor:
         """Compute one wanted statistic from the base prediction of `output`; dimensions are kept."""
         own = self._run.settings.prediction_type
-        return BasePrediction(base, self._samples[output], own, self._noise[output]).statistic(key)
+        sample = self._samples[output]
+        sample = sample if rows is None else sample[slice(*rows)]
+        return BasePrediction(base, sample, own, self._noise[output]).statistic(key)
+
+
+def _in_rows(weight: Weight, rows: tuple[int, int] | None) -> Weight:
+    return weight[slice(*rows)] if isinstance(weight, Tensor) and rows is not None and weight.shape[0] > 1 else weight
+
+
+class _Evaluation:
+    """One evaluation of a run's step, for executors whose processes agree in between."""
+
+    def __init__(self, run: Run, index: int, sample: Structured, **given: Any) -> None:
+        self._run = run
+        self._arguments = (index, sample)
+        self._given = given
+
+    def plan(self) -> Plan:
+        return self._run.plan(*self._arguments, **self._given)
+
+    def combine(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> dict[str, Tensor]:
+        return self._run._combine(plan, predictions)
+
+    def commit(self, plan: Plan, results: dict[str, Tensor]) -> Any:
+        return self._run._commit(plan, results)
 
 
 class Run:
@@ -137,7 +246,6 @@ class Run:
         self.id = next(_run_ids)
         "Number of the run, unique in the process."
         self.stack = stack
-        self.executor = executor
         self.settings = settings
         self.count = len(next(iter(settings.sigmas.values()))) - 1
         "Number of steps."
@@ -150,6 +258,7 @@ class Run:
         self._last = (-1, 0)
         self._structure: Structure | None = None
         self._prepare(settings.outputs or stack.named_outputs() or (SINGLE,))
+        self.executor = executor.for_run(self)
 
     def step(
         self,
@@ -179,6 +288,9 @@ class Run:
             DenoiserError: a prediction does not fit the sample or the base branch.
             PluginError: a plugin's hook failed.
         """
+        if self.executor.is_distributed:
+            evaluation = _Evaluation(self, index, sample, sigma=sigma, alpha=alpha, model=model)
+            return self.executor.conduct(evaluation, denoise)
         plan = self.plan(index, sample, sigma=sigma, alpha=alpha, model=model)
         return self.finish(plan, self.executor.execute(plan, denoise))
 
@@ -198,7 +310,7 @@ class Run:
             self._prepare(structure.names)
         evaluation = self._last[1] + 1 if self._last[0] == index else 0
         layout, branches, noise = self.layouts[index], self._bound[index], self._noise[index]
-        state = self._copied_state()
+        state = _copied(self._state)
         usual = sigma is None and alpha is None and model is None and evaluation == 0
         if not usual or layout.depends_on_state or (layout.holds and not layout.holds <= self._held.keys()):
             if sigma is not None or alpha is not None:
@@ -210,11 +322,6 @@ class Run:
                 layout.outputs[name].weights(each)  # raises where one does not broadcast
         return Plan(self, layout, branches, structure, samples, noise, state, self._version)
 
-    def _copied_state(self) -> States:
-        return self._state and {
-            name: {output: dict(kept) for output, kept in states.items()} for name, states in self._state.items()
-        }
-
     def finish(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
         """Combine the predictions of a plan's branches, by branch name, into the guided prediction.
 
@@ -223,17 +330,22 @@ class Run:
             DenoiserError: a prediction is missing or does not fit.
             PluginError: a plugin's hook failed.
         """
+        return self._commit(plan, self._combine(plan, predictions))
+
+    def _combine(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> dict[str, Tensor]:
         if plan._run is not self or plan._finished or plan._version != self._version:
             why = "belongs to another run" if plan._run is not self else "was finished before"
             why = why if plan._finished or plan._run is not self else "was made before another was finished"
             raise ConfigurationError(f"this plan of step {plan.index} {why}; call plan() anew.")
-        layout, names = plan.layout, plan._structure.names
-        state = plan._state or {}
+        names, state = plan._structure.names, _copied(plan._state)
+        plan._after = state
         if isinstance(predictions, Sums):
-            results = {name: self._from_sums(plan, name, predictions, state) for name in names}
-        else:
-            by_output = self._checked_predictions(plan, predictions)
-            results = {name: self._from_predictions(plan, name, by_output, state) for name in names}
+            return {name: self._from_sums(plan, name, predictions, state) for name in names}
+        by_output = self._checked_predictions(plan, predictions)
+        return {name: self._from_predictions(plan, name, by_output, state) for name in names}
+
+    def _commit(self, plan: Plan, results: dict[str, Tensor]) -> Any:
+        state = plan._after
         plan._finished = True
         self._version += 1
         self.passes += len(plan.branches)
@@ -244,12 +356,17 @@ class Run:
             }
         if self._keeps:
             self._keep_x0(plan, results)
-        self._last = (plan.index, layout.moment.evaluation)
+        self._last = (plan.index, plan.layout.moment.evaluation)
         return plan._structure.restore(results)
 
     def describe(self) -> Description:
         """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
-        return describe_run(self.stack, self.executor.describe(), self.layouts)
+        return describe_run(self.stack, self.executor, self.layouts)
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """What stands for the methods, their parameters and the run's settings among ranks."""
+        return fingerprint.of_run(self.stack, self.settings)
 
     # Preparing: everything that needs no sample.
 
@@ -410,10 +527,7 @@ class Run:
                 )
         if self.settings.check_finite:
             for name, tensor in given.items():
-                if not bool(torch.isfinite(tensor).all()):
-                    raise NonFiniteError(
-                        f"branch {name!r} of step {plan.index}: output {output!r} holds NaN or infinity."
-                    )
+                plan.check_finite(name, output, tensor)
 
     def _from_predictions(
         self, plan: Plan, output: str, predictions: Mapping[str, Mapping[str, Tensor]], state: States
@@ -461,6 +575,10 @@ class Run:
         conversion = affine("x0", self.settings.prediction_type, plan._noise[output])
         result = evaluate([(x0, 1.0)], plan._samples[output], conversion, dtype=dtype)
         return result.clone() if result is x0 else result
+
+
+def _copied(state: States) -> States:
+    return {name: {output: dict(kept) for output, kept in states.items()} for name, states in state.items()}
 
 
 def _level(what: str, given: Any) -> float:

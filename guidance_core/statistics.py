@@ -131,18 +131,29 @@ def _leaves(read: Read, n: int) -> Iterator[Tensor]:
         yield read(whole, n).view(1, -1)
 
 
+def kept_shape(shape: tuple[int, ...], over: str) -> tuple[int, ...]:
+    """Return the shape of a statistic of tensors of `shape`."""
+    if over == "tensor":
+        return (1,) * len(shape)
+    if over == "sample" or len(shape) == 1:
+        return (shape[0], *(1,) * (len(shape) - 1))
+    if over == "token":
+        return (*shape[:-1], 1)
+    if over == "channel_last":
+        return (shape[0], *(1,) * (len(shape) - 2), shape[-1])
+    return (*shape[:2], *(1,) * (len(shape) - 2))
+
+
 def _rows(x: Tensor, over: str) -> tuple[Tensor, tuple[int, ...]]:
     """Return `x` as contiguous rows `[R, N]`, one per statistic, and the shape of the statistics."""
-    if over == "sample":
-        return x.reshape(x.shape[0], -1).contiguous(), (x.shape[0], *(1,) * (x.ndim - 1))
     check_over(over)
+    shape = kept_shape(tuple(x.shape), over)
     if over == "tensor":
-        return x.reshape(1, -1).contiguous(), (1,) * x.ndim
-    if x.ndim == 1:
-        return x.unsqueeze(1), tuple(x.shape)
+        return x.reshape(1, -1).contiguous(), shape
+    if over == "sample" or x.ndim == 1:
+        return x.reshape(x.shape[0], -1).contiguous(), shape
     if over == "token":
-        return x.reshape(-1, x.shape[-1]).contiguous(), (*x.shape[:-1], 1)
+        return x.reshape(-1, x.shape[-1]).contiguous(), shape
     if over == "channel_last":
-        rows = x.movedim(-1, 1).reshape(x.shape[0] * x.shape[-1], -1)
-        return rows.contiguous(), (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
-    return x.reshape(x.shape[0] * x.shape[1], -1).contiguous(), (*x.shape[:2], *(1,) * (x.ndim - 2))
+        return x.movedim(-1, 1).reshape(x.shape[0] * x.shape[-1], -1).contiguous(), shape
+    return x.reshape(x.shape[0] * x.shape[1], -1).contiguous(), shape

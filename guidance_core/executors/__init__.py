@@ -1,7 +1,19 @@
 """What runs a plan: one pass after another, batched, or spread over devices."""
 
+from guidance_core.executors.all_gather import AllGatherExecutor
+from guidance_core.executors.all_reduce import AllReduceExecutor
+from guidance_core.executors.auto import AutoExecutor
 from guidance_core.executors.base import Denoiser, Executor, Sums
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.serial import SerialExecutor
 
-__all__ = ["BatchedExecutor", "Denoiser", "Executor", "SerialExecutor", "Sums"]
+__all__ = [
+    "AllGatherExecutor",
+    "AllReduceExecutor",
+    "AutoExecutor",
+    "BatchedExecutor",
+    "Denoiser",
+    "Executor",
+    "SerialExecutor",
+    "Sums",
+]

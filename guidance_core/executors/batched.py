@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from guidance_core.errors import ConfigurationError, DenoiserError, ExecutorError
-from guidance_core.executors.base import Denoiser, Executor
+from guidance_core.errors import ConfigurationError, ExecutorError
+from guidance_core.executors.base import Denoiser, Executor, run_batch
 
 if TYPE_CHECKING:
     from guidance_core.branch import BoundBranch
@@ -40,26 +40,9 @@ class BatchedExecutor(Executor):
             ExecutorError: the denoiser has no `batch`, or one branch alone exceeds `max_rows`.
             DenoiserError: `batch` returned another number of predictions than it got branches.
         """
-        batch = getattr(denoise, "batch", None)
-        if not callable(batch):
-            raise ExecutorError(
-                "the batched executor needs a denoiser with batch(branches) -> list of predictions; wrap a plain "
-                "model in guidance_core.StackedDenoiser, or use executor='serial'."
-            )
         predictions: dict[str, Any] = {}
         for group in self._groups(plan):
-            names = ", ".join(branch.name for branch in group)
-            try:
-                results = batch(group)
-            except Exception as error:
-                error.add_note(f"raised by denoise.batch for branches {names} of step {plan.index}")
-                raise
-            if not isinstance(results, Sequence) or len(results) != len(group):
-                got = f"{len(results)} predictions" if isinstance(results, Sequence) else f"a {type(results).__name__}"
-                raise DenoiserError(
-                    f"denoise.batch got {len(group)} branches ({names}) and must return a list of as many "
-                    f"predictions; got {got}."
-                )
+            results = run_batch(group, denoise, "the batched executor")
             predictions |= {branch.name: result for branch, result in zip(group, results, strict=True)}
         return predictions
 

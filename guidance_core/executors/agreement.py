@@ -1,0 +1,215 @@
+"""What ranks tell each other before a payload moves, so that none waits for what will never come.
+
+Each rank sends every other one record of fixed size: whether it failed and how, a fingerprint of its
+plan, the dtypes of its predictions. The records travel point to point over a CPU group, so a rank that
+does not answer is known by name. Nothing is pickled and no device is waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from torch import Tensor
+
+from guidance_core import errors
+from guidance_core.errors import ExecutorError, GuidanceError, PlanMismatchError, RankFailedError, RankLostError
+from guidance_core.fingerprint import PARTS
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+TAG = 29063
+"Of the control messages; a model's own point-to-point messages use others."
+TEXT = 960
+"Bytes of text in a record."
+OUTPUTS = 32
+"Outputs a run may have."
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, *(
+    getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)
+))  # fmt: skip
+ERRORS = tuple(
+    sorted(
+        (each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, GuidanceError)),
+        key=lambda each: each.__name__,
+    )
+)
+BEFORE, AFTER = 0, 1
+PHASES = ("begins", "ends")
+"The parts of a step that end with an exchange: the forwards, and what is made of the payload."
+_HEAD = 4
+_LENGTH = _HEAD + len(PARTS) + OUTPUTS // 8 + TEXT // 8
+
+
+@attrs.frozen
+class Record:
+    """What one rank says of itself."""
+
+    fingerprint: tuple[int, ...] = (0,) * len(PARTS)
+    dtypes: tuple[torch.dtype, ...] = ()
+    "Of its predictions by output; empty where it made none."
+    text: str = ""
+    "What it is about to do, or its error."
+    error: int = -1
+    "Index of the error's class in `ERRORS`; -1 where nothing failed."
+
+    def encode(self, phase: int) -> Tensor:
+        """Return the record as `int64`, marked with the part of a step it belongs to."""
+        record = torch.zeros(_LENGTH, dtype=torch.int64)
+        text = self.text.encode()[:TEXT]
+        codes = bytes(DTYPES.index(dtype) + 1 for dtype in self.dtypes)
+        record[:_HEAD] = torch.tensor([phase, self.error, len(text), len(codes)])
+        record[_HEAD : _HEAD + len(PARTS)] = torch.tensor(self.fingerprint, dtype=torch.int64)
+        tail = record[_HEAD + len(PARTS) :].view(torch.uint8)
+        if codes:
+            tail[: len(codes)] = torch.frombuffer(bytearray(codes), dtype=torch.uint8)
+        if text:
+            tail[OUTPUTS : OUTPUTS + len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return record
+
+    @classmethod
+    def decode(cls, record: Tensor) -> tuple[int, Record]:
+        """Return the part of a step it belongs to, and the record."""
+        phase, error, length, codes, *fingerprint = record[: _HEAD + len(PARTS)].tolist()
+        tail = bytes(record[_HEAD + len(PARTS) :].view(torch.uint8).tolist())
+        dtypes = tuple(DTYPES[code - 1] for code in tail[:codes])
+        text = tail[OUTPUTS : OUTPUTS + length].decode(errors="replace")
+        return phase, cls(tuple(fingerprint), dtypes, text, error)
+
+
+class Agreement:
+    """Exchanges records between the ranks of a group, in the same order on each."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self.group = group
+        self.rank = group.rank()
+        self.size = group.size()
+        self.exchanges = 0
+        self.seconds = 0.0
+        "Time spent in exchanges, waiting for slower ranks included."
+
+    def exchange(self, mine: Record, phase: int) -> list[Record]:
+        """Send `mine` to all ranks and return every rank's record, in order.
+
+        Raises:
+            RankLostError: a rank did not answer.
+            PlanMismatchError: a rank is in another part of its step.
+        """
+        start = time.perf_counter()
+        self.exchanges += 1
+        sent = mine.encode(phase)
+        received = [sent if rank == self.rank else torch.empty_like(sent) for rank in range(self.size)]
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        lost: dict[int, Exception] = {}
+        waiting = []
+        for rank in others:
+            try:
+                waiting.append((rank, self.group.recv([received[rank]], rank, TAG)))
+                waiting.append((rank, self.group.send([sent], rank, TAG)))
+            except RuntimeError as error:
+                lost.setdefault(rank, error)
+        for rank, work in waiting:
+            try:
+                work.wait()
+            except RuntimeError as error:
+                lost.setdefault(rank, error)
+                if "timed out" in str(error).lower():
+                    break  # a timeout closes every connection, so what follows says nothing
+        self.seconds += time.perf_counter() - start
+        if lost:
+            raise lost_ranks(lost, self.size)
+        decoded = [Record.decode(record) for record in received]
+        if any(other != phase for other, _ in decoded):
+            raise PlanMismatchError(
+                "the ranks are not at the same point: "
+                + "; ".join(f"rank {rank} {PHASES[each]} {record.text}" for rank, (each, record) in enumerate(decoded))
+                + ". Every rank must make the same steps."
+            )
+        return [record for _, record in decoded]
+
+
+def lost_ranks(lost: dict[int, Exception], size: int) -> RankLostError:
+    """Return the error for ranks that did not answer, with what was seen of each."""
+    first, error = next(iter(lost.items()))
+    named = f"rank {first}" if len(lost) == 1 else f"ranks {', '.join(map(str, lost))}"
+    made = RankLostError(
+        f"{named} of {size} {'does' if len(lost) == 1 else 'do'} not answer: the process died, its connection broke "
+        f"or the group's timeout passed ({_first_line(error)}). The group cannot be used any more; restart the ranks."
+    )
+    made.rank = first
+    return made
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rpartition("] ")[2][:200] or type(error).__name__
+
+
+def failure(error: Exception, rank: int, where: str) -> Record:
+    """Return the record that tells the others how this rank failed."""
+    cls = type(error) if type(error) in ERRORS else next((each for each in ERRORS if isinstance(error, each)), None)
+    known = cls is not None and cls is not GuidanceError
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    return Record(
+        text=f"rank {rank}, {where}: {text}",
+        error=ERRORS.index(cls if known and cls is not None else RankFailedError),
+    )
+
+
+def check_all_well(records: Sequence[Record]) -> None:
+    """Raise the same named error on every rank if any rank failed."""
+    failed = [(rank, record) for rank, record in enumerate(records) if record.error >= 0]
+    if not failed:
+        return
+    rank, record = failed[0]
+    others = ", ".join(str(other) for other, _ in failed[1:])
+    error = ERRORS[record.error](record.text + (f" (and rank {others} failed as well)" if others else ""))
+    if isinstance(error, errors.RankError):
+        error.rank = rank
+    raise error
+
+
+def check_same_plan(records: Sequence[Record]) -> None:
+    """Raise `PlanMismatchError` on every rank unless all fingerprints are equal."""
+    differing = {rank: record for rank, record in enumerate(records) if record.fingerprint != records[0].fingerprint}
+    if not differing:
+        return
+    rank, other = next(iter(differing.items()))
+    pairs = zip(PARTS, records[0].fingerprint, other.fingerprint, strict=True)
+    parts = [part for part, one, two in pairs if one != two]
+    raise PlanMismatchError(
+        f"the ranks are about to do different things; they differ in {', '.join(parts)}. Rank 0: {records[0].text}. "
+        f"Rank {rank}: {other.text}. Every rank must be given the same methods, parameters, sigmas and sample shape."
+    )
+
+
+def agreed_dtypes(records: Sequence[Record]) -> tuple[torch.dtype, ...]:
+    """Return the dtype of every output's predictions, which the ranks that made some must share.
+
+    Raises:
+        DenoiserError: they differ.
+    """
+    stated = [(rank, record) for rank, record in enumerate(records) if record.dtypes]
+    if not stated:
+        return ()
+    first, base = stated[0]
+    for rank, record in stated[1:]:
+        if record.dtypes != base.dtypes:
+            raise errors.DenoiserError(
+                f"the predictions of rank {rank} are {_shown(record.dtypes)}, those of rank {first} "
+                f"{_shown(base.dtypes)}. Rank {first}: {base.text}. Rank {rank}: {record.text}."
+            )
+    return base.dtypes
+
+
+def _shown(dtypes: Sequence[torch.dtype]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
+def check_output_count(count: int) -> None:
+    """Raise `ExecutorError` for more outputs than a record can speak of."""
+    if count > OUTPUTS:
+        raise ExecutorError(f"a run on several ranks has at most {OUTPUTS} outputs; this one has {count}.")

@@ -1,0 +1,97 @@
+"""Branches spread over ranks; every rank gets every prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from guidance_core.executors.distributed import DistributedExecutor, Made
+from guidance_core.executors.packing import Slot, slots_of
+from guidance_core.executors.placement import Placement, Unit
+
+if TYPE_CHECKING:
+    from guidance_core.run import Plan
+
+# Renamed in torch 2.13; the old name warns there.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+class AllGatherExecutor(DistributedExecutor):
+    """Runs each branch on one rank and gathers all predictions, in the model's dtype, in one collective.
+
+    Every rank then combines them itself. The result equals the serial executor's bit for bit, on every
+    rank, at any number of ranks, unless `split_rows` or `batched` changes the batch the model sees. A
+    rank without a branch runs no forward.
+    """
+
+    name = "all_gather"
+
+    def _collected(
+        self, plan: Plan, placement: Placement, made: Made, dtypes: Sequence[torch.dtype]
+    ) -> Mapping[str, Any]:
+        if not placement.busy:
+            return {}
+        if self.size == 1:
+            return self._whole(plan, {unit: list(prediction.values()) for unit, prediction in made.items()})
+        slots, length = self._slots(plan, placement, dtypes)
+        device = next(iter(plan.samples.values())).device
+        buffer = torch.empty(length, dtype=torch.uint8, device=device)
+        for unit, prediction in made.items():
+            for slot, tensor in zip(slots[unit][1], prediction.values(), strict=True):
+                slot.view(buffer).copy_(tensor)
+        by_rank = self._gathered(buffer, placement)
+        views = {unit: [slot.view(by_rank[rank]) for slot in places] for unit, (rank, places) in slots.items()}
+        return self._whole(plan, views)
+
+    def _slots(
+        self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]
+    ) -> tuple[dict[Unit, tuple[int, list[Slot]]], int]:
+        """Return rank and places of every unit's outputs, and the bytes that each rank sends."""
+        places: dict[Unit, tuple[int, list[Slot]]] = {}
+        longest = 0
+        for rank, units in enumerate(placement.units):
+            wanted = [
+                (plan.shape_of(output, unit.rows), dtype)
+                for unit in units
+                for output, dtype in zip(plan.samples, dtypes, strict=True)
+            ]
+            slots, length = slots_of(wanted)
+            count = len(plan.samples)
+            for number, unit in enumerate(units):
+                places[unit] = rank, slots[number * count : (number + 1) * count]
+            longest = max(longest, length)
+        return places, longest
+
+    def _gathered(self, buffer: Tensor, placement: Placement) -> Sequence[Tensor]:
+        """Return every rank's buffer; where a single rank has branches, it alone sends."""
+        staged = self._staged(buffer)
+        sent = buffer.cpu() if staged else buffer
+        if len(placement.busy) == 1:
+            source = dist.get_global_rank(self.group, placement.busy[0])
+            self._moved(lambda: dist.broadcast(sent, source, self.group), sent)
+            received = sent.expand(self.size, -1)
+        else:
+            received = torch.empty(self.size, sent.numel(), dtype=torch.uint8, device=sent.device)
+            self._moved(lambda: _all_gather(received.view(-1), sent, group=self.group), sent)
+        return (received.to(buffer.device) if staged else received).unbind()
+
+    def _whole(self, plan: Plan, views: Mapping[Unit, Sequence[Tensor]]) -> dict[str, Any]:
+        """Return the predictions by branch, in the host's structure."""
+        parts: dict[int, list[tuple[int, Sequence[Tensor]]]] = {}
+        for unit, tensors in views.items():
+            parts.setdefault(unit.branch, []).append((unit.rows[0] if unit.rows else 0, tensors))
+        predictions = {}
+        for index, branch in enumerate(plan.branches):
+            pieces = [tensors for _, tensors in sorted(parts[index], key=lambda part: part[0])]
+            joined = pieces[0] if len(pieces) == 1 else [torch.cat(same) for same in zip(*pieces, strict=True)]
+            predictions[branch.name] = plan.restored(dict(zip(plan.samples, joined, strict=True)))
+        return predictions
+
+    def describe(self) -> str:
+        """Return one line that says how branches are run."""
+        exact = "" if self.split_rows or self.batched else ", bit-identical to serial"
+        return f"all_gather: {self.size} ranks, predictions gathered on all of them{exact}{self._options()}"

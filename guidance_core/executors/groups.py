@@ -1,0 +1,104 @@
+"""The process group that guidance is spread over, and the group that its control messages go over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from guidance_core.errors import ConfigurationError, ExecutorError
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
+
+_control_groups: dict[str, tuple[ProcessGroup, ProcessGroup]] = {}
+"By name of the group: it, to know it again, and its control group."
+
+
+def resolve_group(group: ProcessGroup | DeviceMesh | None, mesh_dim: str | int | None) -> ProcessGroup:
+    """Return the process group that the caller means.
+
+    Args:
+        group: a process group, a `DeviceMesh`, or None for the default group.
+        mesh_dim: which dimension of a mesh of several to use.
+
+    Raises:
+        ConfigurationError: torch.distributed is not initialised, the mesh has several dimensions and
+            none is named, or this process is not in the group.
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        raise ConfigurationError(
+            "spreading branches over processes needs torch.distributed: start the program with torchrun and call "
+            "torch.distributed.init_process_group() first, or use executor='serial'."
+        )
+    from torch.distributed.device_mesh import DeviceMesh  # not there where torch was built without distributed
+
+    if isinstance(group, DeviceMesh):
+        return _of_mesh(group, mesh_dim)
+    if mesh_dim is not None:
+        raise ConfigurationError(f"mesh_dim={mesh_dim!r} is the dimension of a DeviceMesh; no mesh was given.")
+    found: Any = dist.group.WORLD if group is None else group
+    is_group = isinstance(found, dist.ProcessGroup)
+    if found is dist.GroupMember.NON_GROUP_MEMBER or (is_group and dist.get_rank(found) < 0):
+        raise ConfigurationError(
+            "this process is not in the process group given to the executor; create the executor only on the "
+            f"group's own ranks. This is rank {dist.get_rank()} of {dist.get_world_size()}."
+        )
+    if not is_group:
+        raise ConfigurationError(
+            f"group must be a process group, a DeviceMesh or None for the default group; got {found!r}."
+        )
+    resolved: ProcessGroup = found
+    return resolved
+
+
+def _of_mesh(mesh: DeviceMesh, mesh_dim: str | int | None) -> ProcessGroup:
+    names = mesh.mesh_dim_names
+    if mesh.ndim > 1 and mesh_dim is None:
+        shown = ", ".join(names) if names else f"0 to {mesh.ndim - 1}"
+        raise ConfigurationError(
+            f"the DeviceMesh has {mesh.ndim} dimensions ({shown}); say which one guidance is spread over: "
+            "AllGatherExecutor(mesh, mesh_dim=...)."
+        )
+    known = (*(names or ()), *range(mesh.ndim))
+    if mesh_dim is not None and mesh_dim not in known:
+        raise ConfigurationError(
+            f"the DeviceMesh has no dimension {mesh_dim!r}; it has {', '.join(map(str, names or range(mesh.ndim)))}."
+        )
+    if mesh.get_coordinate() is None:
+        raise ConfigurationError("this process is not in the DeviceMesh given to the executor.")
+    return mesh.get_group(mesh_dim)
+
+
+def control_group(group: ProcessGroup) -> ProcessGroup:
+    """Return a group of the same ranks whose messages stay on the CPU: itself where it is Gloo.
+
+    Otherwise a Gloo group is made, once; every rank of `group` must call this.
+    """
+    if "cpu:gloo" in dist.get_backend_config(group).lower().split(","):
+        return group
+    known = _control_groups.get(group.group_name)
+    if known is None or known[0] is not group:
+        made = dist.new_group(dist.get_process_group_ranks(group), backend="gloo", use_local_synchronization=True)
+        known = _control_groups[group.group_name] = (group, made)
+    return known[1]
+
+
+def check_alive(group: ProcessGroup) -> None:
+    """Raise `ExecutorError` if the group was destroyed since the executor was made."""
+    try:
+        dist.get_process_group_ranks(group)
+    except (KeyError, ValueError, AssertionError, RuntimeError):
+        raise ExecutorError(
+            "the process group of this executor is gone (destroy_process_group was called); make a new executor."
+        ) from None
+
+
+def stages_through_cpu(group: ProcessGroup, device: torch.device) -> bool:
+    """Whether tensors of this device must travel by way of the CPU: Gloo moves nothing else by itself."""
+    if device.type == "cpu":
+        return False
+    backends = dict(pair.split(":") for pair in dist.get_backend_config(group).lower().split(",") if ":" in pair)
+    return backends.get(device.type, "gloo") == "gloo"

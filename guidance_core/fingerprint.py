@@ -1,0 +1,88 @@
+"""Fingerprints of plans, by which processes find out that they are about to do different things.
+
+A fingerprint has a few named parts, each a 64-bit number, so that a difference can be named. It is
+made from what is known on the host: tensors on another device count by shape and dtype alone, so that
+nothing waits for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from torch import Tensor
+
+from guidance_core.values import PerOutput, TensorValue
+
+if TYPE_CHECKING:
+    from guidance_core.plan import Layout
+    from guidance_core.run import RunSettings
+    from guidance_core.stack import Stack
+
+PARTS = ("methods or run settings", "step", "branches", "strengths or corrections", "sample", "executor")
+"What each part of a fingerprint stands for, as messages name it."
+
+
+def digest(parts: Iterable[Any]) -> int:
+    """Return a signed 64-bit number that equal values share, on every machine."""
+    text = "\x1f".join(_text(part) for part in parts)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def of_run(stack: Stack, settings: RunSettings) -> int:
+    """Return the part that stands for the methods, their parameters and the run's settings."""
+    return digest(
+        [
+            *stack.plugins,
+            *stack.plugins.values(),
+            settings.sigmas,
+            settings.alphas,
+            settings.prediction_type,
+            settings.check_finite,
+            sorted(name for name, inputs in (settings.conditions or {}).items() if inputs is not None),
+        ]
+    )
+
+
+def of_layout(layout: Layout) -> tuple[int, int, int]:
+    """Return the parts that stand for the step, the branches, and what is made of them."""
+    moment = layout.moment
+    step = [moment.index, moment.count, moment.evaluation, moment.model, moment.positions]
+    branches = [
+        (branch.name, branch.condition, branch.perturbations, branch.overrides, branch.model, branch.cost)
+        for branch in layout.branches
+    ]
+    strengths = [
+        (
+            output.name,
+            output.held,
+            output.strengths,
+            [(acting.implementation.plugin, acting.implementation.hook, acting.needs) for acting in output.all_acting],
+        )
+        for output in layout.outputs.values()
+    ]
+    return digest(step), digest(branches), digest(strengths)
+
+
+def _text(value: Any) -> str:
+    """Write a value so that equal ones read the same in every process."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, TensorValue):
+        return _text(value.tensor)
+    if isinstance(value, Tensor):
+        kind = f"{tuple(value.shape)}{value.dtype}"
+        return f"tensor{kind}{value.tolist() if value.device.type == 'cpu' else ''}"
+    if isinstance(value, PerOutput | Mapping):
+        return "{" + ",".join(f"{_text(key)}:{_text(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "[" + ",".join(map(_text, value)) + "]"
+    if isinstance(value, frozenset | set):
+        return "[" + ",".join(sorted(map(_text, value))) + "]"
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if attrs.has(type(value)):
+        fields = ((field.name, getattr(value, field.name)) for field in attrs.fields(type(value)) if field.eq)
+        return kind + _text(list(fields))
+    return kind  # anything else may print an address, which differs between processes
