@@ -15,11 +15,25 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Iterable
 from multiprocessing.connection import wait
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "torch.distributed", "guidance_core", "guidance_plugins"])
+
+
+tallies: dict[str, list[float]] = {}
+"What parallel examples showed: how many, the largest error in units of its bound, and in bf16 ulps."
+
+
+def tally(what: str, found: Iterable[object]) -> None:
+    """Note one parallel example for the summary at the end of the tests."""
+    kept = tallies.setdefault(what, [0, 0.0, 0.0])
+    kept[0] += 1
+    for rank in found:
+        kept[1] = max(kept[1], rank.in_bounds)
+        kept[2] = max(kept[2], rank.ulps)
 
 
 class RankError(Exception):
