@@ -127,21 +127,27 @@ class Guidance:
                 executor cannot carry one of the methods.
             BranchConflictError: two plugins want different passes under one name.
             PluginError: a plugin failed to name its branches.
+            PlanMismatchError: with an executor of several ranks, they start different runs.
         """
-        settings = RunSettings(
-            conditions=_checked_conditions(conditions),
-            sigmas=_checked_sigmas(sigmas),
-            alphas=None if alphas is None else _numbers("alphas", alphas),
-            prediction_type=_checked_type(prediction_type),
-            outputs=_checked_outputs(outputs),
-            check_finite=bool(check_finite),
-        )
-        count = len(next(iter(settings.sigmas.values()))) - 1
-        if settings.alphas is not None and len(settings.alphas) not in (count, count + 1):
-            raise ConfigurationError(
-                f"alphas must have one value for each of {count} steps; got {len(settings.alphas)}."
+        chosen = self._checked_executor(executor)
+
+        def make() -> Run:
+            settings = RunSettings(
+                conditions=_checked_conditions(conditions),
+                sigmas=_checked_sigmas(sigmas),
+                alphas=None if alphas is None else _numbers("alphas", alphas),
+                prediction_type=_checked_type(prediction_type),
+                outputs=_checked_outputs(outputs),
+                check_finite=bool(check_finite),
             )
-        return Run(self._stack, self._checked_executor(executor), settings)
+            count = len(next(iter(settings.sigmas.values()))) - 1
+            if settings.alphas is not None and len(settings.alphas) not in (count, count + 1):
+                raise ConfigurationError(
+                    f"alphas must have one value for each of {count} steps; got {len(settings.alphas)}."
+                )
+            return Run(self._stack, chosen, settings)
+
+        return chosen.begin(make)
 
     def describe(
         self, steps: int | None = None, *, sigmas: Sigmas | None = None, outputs: Sequence[str] | None = None

@@ -8,8 +8,8 @@ does not answer is known by name. Nothing is pickled and no device is waited for
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 import torch
@@ -21,6 +21,8 @@ from guidance_core.fingerprint import PARTS
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+    from guidance_core.run import Run
 
 TAG = 29063
 "Of the control messages; a model's own point-to-point messages use others."
@@ -38,9 +40,9 @@ ERRORS = tuple(
         key=lambda each: each.__name__,
     )
 )
-BEFORE, AFTER = 0, 1
-PHASES = ("begins", "ends")
-"The parts of a step that end with an exchange: the forwards, and what is made of the payload."
+START, BEFORE, AFTER = 0, 1, 2
+PHASES = ("starts", "runs", "finishes")
+"What ends with an exchange: the start of a run, a step's forwards, and what is made of the payload."
 _HEAD = 4
 _LENGTH = _HEAD + len(PARTS) + OUTPUTS // 8 + TEXT // 8
 
@@ -132,6 +134,32 @@ class Agreement:
         return [record for _, record in decoded]
 
 
+def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Run]) -> Run:
+    """Start a run on every rank, or on none: an error on one is raised on all.
+
+    Raises:
+        PlanMismatchError: methods, parameters or settings differ.
+    """
+    try:
+        run = make()
+    except Exception as error:
+        raise_together(agreement, error, "starting a run", START)
+    text = f"a run of {run.count} steps with {', '.join(run.stack.plugins) or 'no methods'}"
+    records = agreement.exchange(Record((run.fingerprint, 0, 0, 0, 0, own_part), (), text), START)
+    check_all_well(records)
+    check_same_plan(records)
+    return run
+
+
+def raise_together(agreement: Agreement, error: Exception, where: str, phase: int) -> NoReturn:
+    """Tell the others of an error; raise the one that all of them raise, from the one that caused it."""
+    try:
+        check_all_well(agreement.exchange(failure(error, agreement.rank, where), phase))
+    except Exception as shared:
+        raise shared from error
+    raise error
+
+
 def lost_ranks(lost: dict[int, Exception], size: int) -> RankLostError:
     """Return the error for ranks that did not answer, with what was seen of each."""
     first, error = next(iter(lost.items()))
@@ -152,7 +180,8 @@ def failure(error: Exception, rank: int, where: str) -> Record:
     """Return the record that tells the others how this rank failed."""
     cls = type(error) if type(error) in ERRORS else next((each for each in ERRORS if isinstance(error, each)), None)
     known = cls is not None and cls is not GuidanceError
-    text = str(error) if known else f"{type(error).__name__}: {error}"
+    notes = getattr(error, "__notes__", [])
+    text = (str(error) if known else f"{type(error).__name__}: {error}") + "".join(f" ({note})" for note in notes)
     return Record(
         text=f"rank {rank}, {where}: {text}",
         error=ERRORS.index(cls if known and cls is not None else RankFailedError),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
+from guidance_core.executors.agreement import Agreement, begin_together
 from guidance_core.executors.all_gather import AllGatherExecutor
 from guidance_core.executors.all_reduce import AllReduceExecutor
 from guidance_core.executors.base import Denoiser, Executor
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.distributed import DistributedExecutor
-from guidance_core.executors.groups import resolve_group
+from guidance_core.executors.groups import control_group, resolve_group
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
+from guidance_core.fingerprint import digest
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -45,6 +47,12 @@ class AutoExecutor(Executor):
         """
         started = dist.is_available() and dist.is_initialized()
         self._group = resolve_group(group, mesh_dim) if started or group is not None else None
+
+    def begin(self, make: Callable[[], Run]) -> Run:
+        """Start a run, together with the other ranks where there are some."""
+        if self._group is None or self._group.size() == 1:
+            return make()
+        return begin_together(Agreement(control_group(self._group)), digest([self.name]), make)
 
     def for_run(self, run: Run) -> Executor:
         """Return the executor to use for this run."""

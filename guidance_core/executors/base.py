@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
@@ -68,7 +68,11 @@ class Executor:
     "Whether every branch's prediction reaches every process; `combine` hooks need that."
 
     is_distributed: ClassVar[bool] = False
-    "Whether `conduct` is called for each step, so that processes can agree before and after."
+    "Whether processes agree on each step: `conduct` makes it then, not `execute` alone."
+
+    def begin(self, make: Callable[[], Run]) -> Run:
+        """Start a run: call `make` and return what it returns."""
+        return make()
 
     def for_run(self, run: Run) -> Executor:
         """Return the executor to use for this run: itself, unless it chooses among others.

@@ -9,8 +9,8 @@ rank is the same error on all of them and leaves every rank where it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import attrs
 import torch
@@ -24,10 +24,11 @@ from guidance_core.executors.agreement import (
     Agreement,
     Record,
     agreed_dtypes,
+    begin_together,
     check_all_well,
     check_output_count,
     check_same_plan,
-    failure,
+    raise_together,
 )
 from guidance_core.executors.base import Denoiser, Evaluation, Executor, Sums, run_batch, run_branch
 from guidance_core.executors.groups import check_alive, control_group, resolve_group, stages_through_cpu
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from guidance_core.branch import BoundBranch, Branch
-    from guidance_core.run import Plan
+    from guidance_core.run import Plan, Run
 
 Made = dict[Unit, dict[str, Tensor]]
 "The predictions of this rank, by unit and output."
@@ -113,6 +114,16 @@ class DistributedExecutor(Executor):
             self._counts.control_seconds = self._agreement.seconds
         return self._counts
 
+    def begin(self, make: Callable[[], Run]) -> Run:
+        """Start a run together with the other ranks.
+
+        Raises:
+            PlanMismatchError: methods, parameters or settings differ between ranks.
+            GuidanceError: it could not be started on one rank; the same error on all.
+        """
+        check_alive(self.group)
+        return make() if self._agreement is None else begin_together(self._agreement, self._own_part, make)
+
     # A step.
 
     def conduct(self, evaluation: Evaluation, denoise: Denoiser) -> Any:
@@ -134,14 +145,12 @@ class DistributedExecutor(Executor):
             dtypes = self._dtypes(plan, made)
         except Exception as error:
             self._fail(error, where, BEFORE)
-            raise
         dtypes = self._agree(plan, dtypes)
         gathered = self._collected(plan, placement, made, dtypes)
         try:
             results = evaluation.combine(plan, gathered)
         except Exception as error:
             self._fail(error, where, AFTER)
-            raise
         if self._agreement is not None:
             check_all_well(self._agreement.exchange(Record(text=plan.summary), AFTER))
         return evaluation.commit(plan, results)
@@ -152,14 +161,10 @@ class DistributedExecutor(Executor):
         made = self._run(plan, placement, denoise)
         return self._collected(plan, placement, made, self._agree(plan, self._dtypes(plan, made)))
 
-    def _fail(self, error: Exception, where: str, phase: int) -> None:
-        """Tell the others; raise the error that all of them raise, from the one that caused it."""
+    def _fail(self, error: Exception, where: str, phase: int) -> NoReturn:
         if self._agreement is None or isinstance(error, RankLostError):
-            return
-        try:
-            check_all_well(self._agreement.exchange(failure(error, self.rank, where), phase))
-        except Exception as shared:
-            raise shared from error
+            raise error
+        raise_together(self._agreement, error, where, phase)
 
     def _agree(self, plan: Plan, dtypes: tuple[torch.dtype, ...]) -> tuple[torch.dtype, ...]:
         """Exchange records; return the dtypes of the predictions, which idle ranks do not know."""

@@ -1,0 +1,154 @@
+"""Faults on one rank of a group, and what every rank sees of them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import attrs
+import torch
+from rank_jobs import EXECUTORS, Case, Counting, bits
+
+from guidance_core import Branch, Guidance, Needs, hookimpl
+
+SLOW = 0.15
+"Seconds the slowest rank's forward takes."
+CASE = Case(seed=5, shapes={"video": (2, 6, 4), "audio": (2, 3)}, dtype=torch.float32, strengths=(2.0, -0.5), steps=3)
+TENSOR = attrs.evolve(CASE, shapes={"output": (2, 6, 4)})
+
+
+@attrs.define
+class Seen:
+    """How a rank fared."""
+
+    error: str
+    message: str
+    seconds: float
+    rank: int | None
+    next_is_right: bool
+
+
+@attrs.frozen
+class Breaks:
+    """Raises in one hook while armed."""
+
+    hook: str
+    armed: dict[str, bool] = attrs.field(eq=False)
+
+    def _act(self, hook: str) -> None:
+        if hook == self.hook and self.armed.get("here"):
+            raise ValueError("broken on purpose")
+
+    @hookimpl
+    def build_branches(self, step):
+        _ = step.state  # so that it is called at every step
+        self._act("build_branches")
+        if self.hook == "another branch" and self.armed.get("here"):
+            return [Branch("extra", strength=1.0), Needs()]
+        return [Needs()]
+
+    @hookimpl
+    def postprocess(self, step, guided, reference):
+        self._act("postprocess")
+
+
+@attrs.frozen
+class BreaksInCombine(Breaks):
+    @hookimpl
+    def combine(self, step, predictions):
+        self._act("combine")
+
+
+class Faulty(Counting):
+    """Does one thing wrong."""
+
+    def __init__(self, case: Case, step: int, fault: str) -> None:
+        super().__init__(case, step)
+        self.fault = fault
+
+    def __call__(self, branch: Any) -> Any:
+        time.sleep(SLOW)
+        good = super().__call__(branch)
+        match self.fault:
+            case "forward raises":
+                raise RuntimeError("boom")
+            case "other shape" | "other sample shape":
+                return {name: tensor[:1] for name, tensor in good.items()}
+            case "other dtype":
+                return {name: tensor.bfloat16() for name, tensor in good.items()}
+            case "other names":
+                return {"picture": good["video"], "audio": good["audio"]}
+            case "no prediction":
+                return None
+            case "nan":
+                return {name: torch.full_like(tensor, float("nan")) for name, tensor in good.items()}
+        return good
+
+
+def fault(group: Any, name: str, kind: str, victim: int) -> Seen:
+    """Make a step in which `victim` does something wrong, then one in which nobody does."""
+    executor = EXECUTORS[name](group)
+    here = group.rank() == victim
+    armed = {"here": here and kind == "hook at start"}
+    guidance, sample = CASE.guidance(), CASE.tensors("sample", 0)
+    if kind.startswith("hook "):
+        hook = "build_branches" if kind == "hook at start" else kind.removeprefix("hook ")
+        guidance = Guidance([*guidance.plugins, (BreaksInCombine if hook == "combine" else Breaks)(hook, armed)])
+    odd = guidance
+    if here and kind == "guidance off":
+        odd = Guidance([])
+    if here and kind == "other scale adds a branch":
+        odd = attrs.evolve(CASE, strengths=(2.0, -0.5, 1.0)).guidance()
+    if here and kind == "other strength":
+        odd = attrs.evolve(CASE, strengths=(2.5, -0.5)).guidance()
+    if here and kind == "other sample shape":
+        sample = {output: tensor[:1] for output, tensor in sample.items()}
+
+    def start(stack: Guidance):
+        run = CASE.start(executor, stack)
+        object.__setattr__(run.settings, "check_finite", True)
+        return run
+
+    denoise = Faulty(CASE, 0, kind if here else "")
+    begun = time.monotonic()
+    seen, run = Seen("", "", 0.0, None, False), None
+    try:
+        run = start(odd)
+        armed["here"] = here
+        run.step(0, sample, denoise)
+    except Exception as error:
+        seen = Seen(type(error).__name__, str(error), 0.0, getattr(error, "rank", None), False)
+    seen.seconds = time.monotonic() - begun
+    armed["here"] = False
+    if run is None or kind in ("guidance off", "other scale adds a branch", "other strength"):
+        run = start(guidance)
+    sample = CASE.tensors("sample", 0)
+    result = run.step(0, sample, Counting(CASE, 0))
+    expected = CASE.start("serial", guidance).step(0, sample, Counting(CASE, 0))
+    same = bits(result) == bits(expected)
+    close = all(torch.allclose(result[output], expected[output], rtol=1e-5, atol=1e-5) for output in expected)
+    seen.next_is_right = same if name == "all_gather" else close
+    return seen
+
+
+def killed(group: Any, name: str, victim: int, seconds: float) -> Seen:
+    """Make steps until the victim dies in its forward, which takes `seconds`; return what a survivor sees."""
+    run = TENSOR.start(EXECUTORS[name](group))
+    run.step(0, TENSOR.tensors("sample", 0), Counting(TENSOR, 0))
+    begun = time.monotonic()
+
+    def denoise(branch: Any) -> Any:
+        if group.rank() == victim:
+            time.sleep(seconds)
+        return TENSOR.tensors(branch.name, 1)
+
+    errors = []
+    for _ in range(2):  # the group stays unusable, and says so again
+        try:
+            run.step(1, TENSOR.tensors("sample", 1), denoise)
+        except Exception as error:
+            errors.append(error)
+            if len(errors) == 1:
+                waited = time.monotonic() - begun
+    first = errors[0]
+    return Seen(type(first).__name__, str(first), waited, getattr(first, "rank", None), type(errors[1]) is type(first))
