@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test soak check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    draw digits with several guidance methods; writes out/demo.png"
 	@echo "make test    run the tests"
+	@echo "make soak    make 2,000 steps on three ranks with random faults"
 	@echo "make check   run the linter and the type checker"
 	@echo "make bench   measure the cost of a step"
 	@echo "make docs    build the documentation into site/"
@@ -45,6 +46,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+soak: $(VENV)/.dev
+	$(BIN)/python tests/soak.py
 
 bench: $(VENV)/.dev
 	$(BIN)/guidance-core bench dispatch

@@ -62,12 +62,12 @@ class BreaksInCombine(Breaks):
 class Faulty(Counting):
     """Does one thing wrong."""
 
-    def __init__(self, case: Case, step: int, fault: str) -> None:
+    def __init__(self, case: Case, step: int, fault: str, slow: float = SLOW) -> None:
         super().__init__(case, step)
-        self.fault = fault
+        self.fault, self.slow = fault, slow
 
     def __call__(self, branch: Any) -> Any:
-        time.sleep(SLOW)
+        time.sleep(self.slow)
         good = super().__call__(branch)
         match self.fault:
             case "forward raises":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import fault_jobs
 import pytest
@@ -64,3 +68,67 @@ def test_a_killed_rank_is_named_by_the_survivors_within_the_timeout(name, victim
         assert all(each.next_is_right for each in survivors), "a second step must fail the same way"
         codes = pool.exit_codes(seconds=10)
         assert [code for rank, code in enumerate(codes) if rank != victim] == [0, 0]
+
+
+def test_random_plans_and_faults_leave_nothing_behind():
+    import soak
+
+    with Ranks(3, timeout=30) as pool:
+        soak.check(pool.run(soak.soak, 180, 1))
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces joined by a virtual cable, or a skip that says why there are none."""
+    names = [f"guidance-{os.getpid()}-{side}" for side in "ab"]
+    cables = [f"gc{os.getpid() % 100000}{side}" for side in "ab"]
+
+    def ip(*words: str) -> None:
+        done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", cables[0], "netns", names[0], "type", "veth", "peer", "name", cables[1], "netns", names[1])
+        for side, (name, cable) in enumerate(zip(names, cables, strict=True)):
+            ip("-n", name, "addr", "add", f"10.77.0.{side + 1}/24", "dev", cable)
+            ip("-n", name, "link", "set", cable, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+    except OSError as error:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        pytest.skip(f"no network namespaces here: {error}")
+    yield names, cables, ip
+    for name in names:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def test_a_cut_cable_between_two_hosts_is_a_lost_rank_within_the_timeout(two_hosts, tmp_path):
+    (names, cables, ip), timeout = two_hosts, 4.0
+    hosts = [0, 0, 1]  # ranks 0 and 1 on the first, rank 2 on the second
+    logs = [tmp_path / f"{rank}.log" for rank in range(3)]
+    script = Path(__file__).with_name("two_hosts.py")
+    processes = []
+    for rank, host in enumerate(hosts):
+        command = ["ip", "netns", "exec", names[host], sys.executable, str(script)]
+        arguments = [str(rank), "3", str(tmp_path / "store"), cables[host], str(timeout), str(logs[rank])]
+        processes.append(subprocess.Popen([*command, *arguments]))
+    try:
+        until = time.monotonic() + 60
+        while not all(log.exists() for log in logs):
+            assert time.monotonic() < until, "the ranks did not start"
+            time.sleep(0.05)
+        ip("-n", names[0], "link", "set", cables[0], "down")
+        for process in processes:
+            process.wait(timeout=timeout + 15)
+    finally:
+        for process in processes:
+            process.kill()
+    found = [log.read_text() for log in logs]
+    for rank, words in enumerate(found):
+        lost, seconds = words.split()[1], float(words.split()[3])
+        assert seconds < timeout + 1, words
+        # each side loses the other's ranks
+        assert hosts[int(lost)] != hosts[rank], words

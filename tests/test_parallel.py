@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rank_jobs import Case, equivalence
+from rank_jobs import BROKEN_GATHERS, BROKEN_REDUCES, Case, equivalence
 from ranks import tally
 
 numbers = st.floats(-30, 30).map(lambda value: round(value, 3)) | st.sampled_from([0.0, 1.0, -1.0, 1e4, -3e5])
@@ -88,6 +88,16 @@ def test_rows_are_shared_out_evenly(ranks, name, rows, count, batched):
     # This denoiser gives a row the same bits in any batch, so nothing but the sum's order may differ.
     assert all(all(rank.equal) if name == "all_gather" else rank.in_bounds <= 1.0 for rank in found)
     assert len({tuple(rank.bits) for rank in found}) == 1
+
+
+@pytest.mark.parametrize("broken", [*BROKEN_GATHERS, *BROKEN_REDUCES], ids=lambda cls: cls.__name__)
+def test_what_is_broken_on_purpose_is_seen(ranks, broken):
+    case = whole_batches(strengths=(2.0, -0.5, 1.5), corrections="rescale:phi=0.7")
+    found = ranks.run(equivalence, broken.__name__, case, ranks=3)
+    if broken in BROKEN_GATHERS:
+        assert not all(all(rank.equal) for rank in found)
+    else:
+        assert max(rank.in_bounds for rank in found) > 1.0 or len({tuple(rank.bits) for rank in found}) > 1
 
 
 def test_three_branches_of_two_rows_are_three_units_each():
