@@ -328,7 +328,8 @@ class ParallelReport:
         """Return the report as text."""
         video, audio = self.tokens
         text = [
-            f"parallel: medians, one thread a rank, torch {self.torch}, {os.cpu_count()} cores, load before {self.load:g}",
+            f"parallel: medians, one thread a rank, torch {self.torch}",
+            f"on {os.cpu_count()} cores, with a load of {self.load:g} before",
             f"LTX-2's architecture, {video} video and {audio} audio tokens, float32",
         ]
         for outcome in self.timed:

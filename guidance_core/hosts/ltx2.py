@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from guidance_core.branch import BoundBranch
-from guidance_core.errors import ConfigurationError, DenoiserError
+from guidance_core.errors import ConfigurationError
 from guidance_core.perturbations import IsolateOutputs, Perturbation, SkipSelfAttention
 
 OUTPUTS = ("video", "audio")
@@ -200,7 +200,7 @@ def flags_of(perturbations: Iterable[Perturbation], config: Any) -> Flags:
     """Return the flags of the model with this configuration that a branch's perturbations stand for.
 
     Raises:
-        DenoiserError: the model has no flag for one of them, or lacks one of its blocks.
+        ConfigurationError: the model has no flag for one of them, or lacks one of its blocks.
     """
     isolated = False
     skipped: dict[str, set[int]] = {output: set() for output in OUTPUTS}
@@ -212,20 +212,24 @@ def flags_of(perturbations: Iterable[Perturbation], config: Any) -> Flags:
             for output in OUTPUTS if each.output is None else (each.output,):
                 skipped[output].update(blocks)
         else:
-            raise DenoiserError(
+            raise ConfigurationError(
                 f"diffusers' LTX-2 transformer has no flag for {each}; it can skip self-attention in blocks of "
                 "video and audio, and isolate the two."
             )
     video, audio = skipped.values()
     if video != audio:
-        raise DenoiserError(
+        raise ConfigurationError(
             "diffusers' LTX-2 transformer skips self-attention in the same blocks of video and audio or in none; "
             f"a branch asks for {sorted(video)} of video and {sorted(audio)} of audio."
         )
     if video and not config.perturbed_attn:
-        raise DenoiserError("this LTX-2 transformer ignores skipped self-attention; make it with perturbed_attn=True.")
+        raise ConfigurationError(
+            "this LTX-2 transformer ignores skipped self-attention; make it with perturbed_attn=True."
+        )
     if video and max(video) >= config.num_layers:
-        raise DenoiserError(f"block {max(video)} does not exist: the LTX-2 transformer has {config.num_layers} blocks.")
+        raise ConfigurationError(
+            f"block {max(video)} does not exist: the LTX-2 transformer has {config.num_layers} blocks."
+        )
     return Flags(isolated, tuple(sorted(video)))
 
 
