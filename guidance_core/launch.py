@@ -37,6 +37,11 @@ def check_ranks(ranks: int) -> None:
         )
 
 
+def use_one_thread() -> None:
+    """Compute with one thread: more only get in each other's way in a model this small."""
+    torch.set_num_threads(1)
+
+
 @contextlib.contextmanager
 def group(rank: int, size: int, address: str | None = None) -> Iterator[None]:
     """Be one rank of a Gloo group inside the block, with one thread.
@@ -46,7 +51,7 @@ def group(rank: int, size: int, address: str | None = None) -> Iterator[None]:
         size: number of ranks.
         address: where rank 0 listens, as `host:port`; None to take it from torchrun's environment.
     """
-    torch.set_num_threads(1)
+    use_one_thread()
     method = "env://" if address is None else f"tcp://{address}"
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
@@ -72,7 +77,9 @@ def run_ranks(function: Callable[..., int], ranks: int, *arguments: Any) -> int:
         status = 0
         while waiting:
             for sentinel in cast(list[int], wait(list(waiting))):
-                code = waiting.pop(sentinel).exitcode or 0
+                process = waiting.pop(sentinel)
+                process.join()
+                code = process.exitcode or 0
                 status = status or (code if code >= 0 else 128 - code)
         return status
     finally:
