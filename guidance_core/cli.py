@@ -132,12 +132,14 @@ def sample(
 ) -> None:
     """Draw handwritten digits with the embedded model: a row for each --guidance, a column for each digit."""
     from guidance_core import launch
+    from guidance_core.drawing import check_picture_path
 
     started = launch.torchrun_size()
     launch.check_ranks(ranks)
     if started is not None and ranks not in (1, started):
         raise ConfigurationError(f"torchrun started {started} ranks, so --ranks {ranks} cannot be had; leave it out.")
     size = started or ranks
+    check_picture_path(out)
     specs = tuple(guidance or ["", "cfg:scale=3"])
     job = Job(specs, steps, seed, per_digit, executor or ("all_gather" if size > 1 else "serial"), out, as_json)
     for spec in specs:
@@ -196,7 +198,7 @@ def _draw(job: Job, *, is_first: bool) -> None:
             )
     if not is_first:
         return
-    save_grid(drawings, job.out)
+    save_grid(drawings, job.specs, job.out)
     rows = [
         {
             "guidance": spec,
