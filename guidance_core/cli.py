@@ -248,6 +248,16 @@ def bench_combine(
     _report(combine.measure(rounds), as_json)
 
 
+@bench_app.command("parallel")
+def bench_parallel(
+    rounds: Annotated[int, typer.Option(min=2, help="Steps to time of each.")] = 15, as_json: AsJson = False
+) -> None:
+    """Time and count LTX-2's branches on several ranks, one thread each, against serial and the engines' dispatch."""
+    from guidance_core.bench import parallel
+
+    _report(parallel.measure(rounds), as_json)
+
+
 def _report(report: Any, as_json: bool) -> None:
     if as_json:
         _print_json(report.to_dict())

@@ -1,0 +1,264 @@
+"""diffusers' LTX-2 transformer as a denoiser of two outputs, `video` and `audio`.
+
+    model = small_transformer()
+    inputs = small_inputs()
+    run = guidance.start(conditions=inputs.conditions, sigmas=sigmas, prediction_type="flow", outputs=OUTPUTS)
+    velocity = run.step(i, inputs.sample, LTX2Denoiser(model, inputs.sample, sigmas[i], inputs.grid))
+
+A branch's perturbations become the model's own flags. Needs the extra `hosts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from guidance_core.branch import BoundBranch
+from guidance_core.errors import ConfigurationError
+from guidance_core.perturbations import IsolateOutputs, Perturbation, SkipSelfAttention
+
+OUTPUTS = ("video", "audio")
+"The names of the model's two outputs, in its order."
+
+Streams = tuple[Tensor, Tensor]
+"Video `[B, S_video, C]` and audio `[B, S_audio, C]`."
+
+
+@attrs.frozen
+class Grid:
+    """How many latent frames, rows and columns the tokens stand for."""
+
+    frames: int = 4
+    height: int = 8
+    width: int = 12
+    audio_frames: int = 32
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Number of video and of audio tokens."""
+        return self.frames * self.height * self.width, self.audio_frames
+
+
+@attrs.frozen
+class Sizes:
+    """Sizes of a transformer of LTX-2's architecture. By default a pass takes a CPU core a fifth of a second."""
+
+    layers: int = 4
+    heads: int = 8
+    head_dim: int = 64
+    audio_head_dim: int = 32
+    channels: int = 128
+    "Of the latents, video and audio."
+    caption_channels: int = 256
+    text_tokens: int = 16
+    grid: Grid = Grid()
+
+
+SMALL = Sizes()
+
+
+@attrs.frozen(eq=False)
+class Inputs:
+    """What a run of the model is given."""
+
+    sample: Streams
+    conditions: dict[str, dict[str, Tensor]]
+    grid: Grid
+
+
+def small_transformer(sizes: Sizes = SMALL, *, seed: int = 0) -> Any:
+    """Return an `LTX2VideoTransformer3DModel` with random weights, float32, the same for the same seed.
+
+    Raises:
+        ConfigurationError: diffusers is not installed.
+    """
+    model_class = _transformer_class()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(
+            in_channels=sizes.channels,
+            out_channels=sizes.channels,
+            num_attention_heads=sizes.heads,
+            attention_head_dim=sizes.head_dim,
+            cross_attention_dim=sizes.heads * sizes.head_dim,
+            audio_in_channels=sizes.channels,
+            audio_out_channels=sizes.channels,
+            audio_num_attention_heads=sizes.heads,
+            audio_attention_head_dim=sizes.audio_head_dim,
+            audio_cross_attention_dim=sizes.heads * sizes.audio_head_dim,
+            caption_channels=sizes.caption_channels,
+            num_layers=sizes.layers,
+            perturbed_attn=True,
+        )
+    return model.eval().requires_grad_(False)
+
+
+def small_inputs(sizes: Sizes = SMALL, *, batch: int = 1, seed: int = 0) -> Inputs:
+    """Return random latents and the conditions `positive` and `negative`, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(tokens: int, channels: int) -> Tensor:
+        return torch.randn(batch, tokens, channels, generator=generator)
+
+    video, audio = (drawn(tokens, sizes.channels) for tokens in sizes.grid.tokens)
+    conditions = {}
+    for name in ("positive", "negative"):
+        text = drawn(sizes.text_tokens, sizes.caption_channels)
+        conditions[name] = {"encoder_hidden_states": text, "audio_encoder_hidden_states": text}
+    return Inputs((video, audio), conditions, sizes.grid)
+
+
+class LTX2Denoiser:
+    """One step's forward passes: a branch's inputs are the model's arguments of the same names.
+
+    Takes rows of the batch, and batches: branches with and without weakened self-attention share a
+    forward, those with isolated outputs have another.
+    """
+
+    takes_rows = True
+
+    def __init__(self, model: Any, sample: Streams, sigma: float, grid: Grid, *, fps: float = 24.0) -> None:
+        """Describe a step.
+
+        Args:
+            model: diffusers' `LTX2VideoTransformer3DModel`.
+            sample: the noisy latents.
+            sigma: noise level of both.
+            grid: what the tokens stand for.
+            fps: frames of the video per second.
+        """
+        self._model = model
+        self._sample = sample
+        self._sigma = sigma
+        self._shared = {
+            "num_frames": grid.frames,
+            "height": grid.height,
+            "width": grid.width,
+            "audio_num_frames": grid.audio_frames,
+            "fps": fps,
+        }
+
+    def __call__(self, branch: BoundBranch) -> Streams:
+        """Run one branch."""
+        return self.batch([branch])[0]
+
+    def batch(self, branches: Sequence[BoundBranch]) -> list[Streams]:
+        """Run several branches, in one forward or, where some isolate outputs and others do not, two."""
+        flags = [flags_of(branch.perturbations, self._model.config) for branch in branches]
+        results: dict[int, Streams] = {}
+        for members in _sharing(flags):
+            predictions = self._forward([branches[number] for number in members], [flags[number] for number in members])
+            results |= zip(members, predictions, strict=True)
+        return [results[number] for number in range(len(branches))]
+
+    def _forward(self, branches: Sequence[BoundBranch], flags: Sequence[Flags]) -> list[Streams]:
+        whole = slice(None)
+        parts = [branch.rows or whole for branch in branches]
+        video, audio = (_joined([stream[rows] for rows in parts]) for stream in self._sample)
+        inputs: dict[str, Any] = {
+            name: _joined([branch.inputs[name][rows] for branch, rows in zip(branches, parts, strict=True)])
+            for name in branches[0].inputs
+        }
+        counts = [len(range(*rows.indices(self._sample[0].shape[0]))) for rows in parts]
+        sigma = video.new_full(video.shape[:1], self._sigma)
+        weakened = [each.blocks for each in flags]
+        if any(weakened):
+            inputs["spatio_temporal_guidance_blocks"] = list(max(weakened))
+            if not all(weakened):  # 0 where self-attention is skipped, 1 elsewhere
+                kept = [
+                    0.0 if blocks else 1.0 for blocks, count in zip(weakened, counts, strict=True) for _ in range(count)
+                ]
+                inputs["perturbation_mask"] = video.new_tensor(kept)
+        made = self._model(
+            hidden_states=video,
+            audio_hidden_states=audio,
+            timestep=sigma * self._model.config.timestep_scale_multiplier,
+            sigma=sigma,
+            isolate_modalities=flags[0].isolated,
+            return_dict=False,
+            **inputs,
+            **self._shared,
+        )
+        return list(zip(*(stream.split(counts) for stream in made), strict=True))
+
+
+@attrs.frozen
+class Flags:
+    """What the model is told of a branch's perturbations."""
+
+    isolated: bool
+    "`isolate_modalities`"
+    blocks: tuple[int, ...]
+    "`spatio_temporal_guidance_blocks`"
+
+
+def flags_of(perturbations: Iterable[Perturbation], config: Any) -> Flags:
+    """Return the flags of the model with this configuration that a branch's perturbations stand for.
+
+    Raises:
+        ConfigurationError: the model has no flag for one of them, or lacks one of its blocks.
+    """
+    isolated = False
+    skipped: dict[str, set[int]] = {output: set() for output in OUTPUTS}
+    for each in perturbations:
+        if isinstance(each, IsolateOutputs):
+            isolated = True
+        elif isinstance(each, SkipSelfAttention) and (each.output is None or each.output in skipped):
+            blocks = range(config.num_layers) if each.blocks is None else each.blocks
+            for output in OUTPUTS if each.output is None else (each.output,):
+                skipped[output].update(blocks)
+        else:
+            raise ConfigurationError(
+                f"diffusers' LTX-2 transformer has no flag for {each}; it can skip self-attention in blocks of "
+                "video and audio, and isolate the two."
+            )
+    video, audio = skipped.values()
+    if video != audio:
+        raise ConfigurationError(
+            "diffusers' LTX-2 transformer skips self-attention in the same blocks of video and audio or in none; "
+            f"a branch asks for {sorted(video)} of video and {sorted(audio)} of audio."
+        )
+    if video and not config.perturbed_attn:
+        raise ConfigurationError(
+            "this LTX-2 transformer ignores skipped self-attention; make it with perturbed_attn=True."
+        )
+    if video and max(video) >= config.num_layers:
+        raise ConfigurationError(
+            f"block {max(video)} does not exist: the LTX-2 transformer has {config.num_layers} blocks."
+        )
+    return Flags(isolated, tuple(sorted(video)))
+
+
+def _sharing(flags: Sequence[Flags]) -> list[list[int]]:
+    """Return which branches share a forward: equally isolated, their blocks equal or none."""
+    groups: list[list[int]] = []
+    for number, mine in enumerate(flags):
+        for group in groups:
+            others = {flags[other].blocks for other in group}
+            if flags[group[0]].isolated == mine.isolated and len((others | {mine.blocks}) - {()}) <= 1:
+                group.append(number)
+                break
+        else:
+            groups.append([number])
+    return groups
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _transformer_class() -> Any:
+    try:
+        from diffusers import LTX2VideoTransformer3DModel
+        from diffusers.utils import logging
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the LTX-2 transformer needs the extra 'hosts' ({error.name or 'diffusers'} is missing or too old): "
+            "pip install 'guidance-core[hosts]'"
+        ) from None
+    logging.set_verbosity_error()
+    return LTX2VideoTransformer3DModel

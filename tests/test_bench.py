@@ -1,0 +1,180 @@
+"""`bench parallel` counts exactly, says what it measured, and leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from bench_jobs import dies, fails, ids, waits
+from typer.testing import CliRunner
+
+from guidance_core.bench import parallel
+from guidance_core.bench.ranks import Ranks
+from guidance_core.errors import ConfigurationError, RankFailedError, RankLostError
+
+pytest.importorskip("diffusers")
+PASS = 4 * sum(tokens * parallel.TINY.channels for tokens in parallel.TINY.grid.tokens)
+"Bytes of one pass of one sample, both outputs."
+STATISTICS = 2 * 16
+"Bytes of the base branch's std beside the sums, one of each output, aligned."
+
+
+@pytest.fixture(scope="module")
+def report():
+    return parallel.measure(2, sizes=parallel.TINY, warmup=1, control_rounds=3)
+
+
+def outcomes(report):
+    return [*report.timed, *report.counted]
+
+
+def four(report):
+    return [outcome for outcome in outcomes(report) if outcome.job == parallel.FOUR.title]
+
+
+def three(report):
+    return [outcome for outcome in outcomes(report) if outcome.job == parallel.THREE.title]
+
+
+def test_each_job_is_counted_on_two_to_six_ranks(report):
+    for job in (four(report), three(report)):
+        assert [outcome.of("all_gather").ranks for outcome in job] == [2, 3, 4, 5, 6]
+    assert [line.ranks for outcome in report.timed for line in outcome.lines] == [1, 2, 2, 2] * 2
+
+
+def test_a_branch_is_one_forward_on_one_rank_and_an_idle_rank_makes_none(report):
+    expected = [(2, 2), (2, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1, 0), (1, 1, 1, 1, 0, 0)]
+    for name in ("all_gather", "all_reduce"):
+        assert [outcome.of(name).forwards for outcome in four(report)] == expected
+    assert report.timed[0].of("serial").forwards == (4,)
+    assert report.timed[1].of("serial").forwards == (3,)
+
+
+def test_the_baseline_pads_with_forwards_and_zeros(report):
+    assert [outcome.of("baseline").forwards for outcome in four(report)] == [
+        (2, 2),
+        (2, 1, 1),
+        (1, 1, 1, 1),
+        (1, 1, 1, 1, 1),
+        (1, 1, 1, 1, 1, 1),
+    ]
+    assert [outcome.of("baseline").payload_collectives for outcome in four(report)] == [4, 4, 2, 2, 2]
+    assert [outcome.of("baseline").payload_bytes for outcome in four(report)] == [2 * PASS] * 2 + [PASS] * 3
+
+
+def test_one_payload_collective_and_no_more_bytes_than_the_plan_needs(report):
+    for outcome in outcomes(report):
+        for name in ("all_gather", "all_reduce"):
+            assert outcome.of(name).payload_collectives == 1
+            assert outcome.of(name).control_exchanges == 2
+    assert [outcome.of("all_gather").payload_bytes for outcome in four(report)] == [2 * PASS] * 2 + [PASS] * 3
+    assert {outcome.of("all_reduce").payload_bytes for outcome in four(report)} == {PASS + STATISTICS}
+    assert [outcome.of("all_gather").payload_bytes for outcome in three(report)] == [
+        most * PASS for most in (3, 2, 2, 2, 1)
+    ]
+    assert {outcome.of("all_reduce").payload_bytes for outcome in three(report)} == {2 * PASS + STATISTICS}
+
+
+def test_rows_are_shared_out_where_the_baseline_moves_whole_branches(report):
+    for name in ("all_gather", "all_reduce"):
+        lines = [outcome.of(name) for outcome in three(report)]
+        assert [sum(line.rows) for line in lines] == [6] * 5
+        assert [max(line.rows) for line in lines] == [3, 2, 2, 2, 1]
+        assert lines[0].forwards == (1, 1), "a rank's units, weakened and not, are one forward"
+    assert report.timed[1].of("baseline").rows == (4, 2)
+
+
+def test_all_contenders_compute_the_same(report):
+    for outcome in outcomes(report):
+        for line in outcome.lines:
+            assert line.same_on_all_ranks
+            assert line.largest_difference_to_serial < 1e-3
+    assert all(outcome.of("all_gather").equal_to_serial for outcome in four(report))
+
+
+def test_the_command_prints_all_of_it(report, monkeypatch):
+    from guidance_core.cli import app
+
+    asked = []
+    monkeypatch.setattr(parallel, "measure", lambda rounds: asked.append(rounds) or report)
+    text = CliRunner().invoke(app, ["bench", "parallel"])
+    assert text.exit_code == 0
+    assert "targets" in text.output
+    printed = CliRunner().invoke(app, ["bench", "parallel", "--rounds", "3", "--json"])
+    assert asked == [15, 3]
+    data = json.loads(printed.output)
+    assert set(data) == {
+        "benchmark", "torch", "threads", "cores", "load", "tokens", "timed", "control", "counted", "targets",
+    }  # fmt: skip
+    assert set(data["control"]) == {"with_ms", "without_ms", "cost_ms", "share"}
+    counts = {
+        "dispatch", "ranks", "forwards", "rows", "payload_collectives", "payload_bytes", "control_exchanges",
+        "equal_to_serial", "same_on_all_ranks", "largest_difference_to_serial",
+    }  # fmt: skip
+    times = {
+        "median_ms", "quartiles_ms", "speedup", "efficiency", "control_ms", "control_share", "cpu_ms", "times_ms",
+    }  # fmt: skip
+    assert all(set(line) == counts for outcome in data["counted"] for line in outcome["lines"])
+    for outcome in data["timed"]:
+        assert outcome["rounds"] == 2
+        assert [line["dispatch"] for line in outcome["lines"]] == ["serial", "baseline", "all_gather", "all_reduce"]
+        for line in outcome["lines"]:
+            assert set(line) == counts | times
+            assert len(line["times_ms"]) == 2
+    assert all(set(target) == {"what", "wanted", "measured", "reached"} for target in data["targets"])
+    assert [target["wanted"] for target in data["targets"][:6]] == [">= 1.9"] * 2 + [">= 1"] * 2 + [">= 1.25"] * 2
+    assert all(target["reached"] for target in data["targets"][6:]), "those that are counted"
+
+
+def test_without_diffusers_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'guidance-core\[hosts\]'") as caught:
+        parallel.measure(2)
+    assert "\n" not in str(caught.value)
+
+
+def gone(pid):
+    """Whether no such process is left."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("job", "error"), [(fails, RankFailedError), (dies, RankLostError)])
+def test_a_failure_on_one_rank_ends_all(job, error):
+    with Ranks(2) as ranks:
+        processes = ranks.run(ids)
+        with pytest.raises(error):
+            ranks.run(job, 1)
+        assert all(map(gone, processes))
+
+
+def test_an_interrupt_ends_all():
+    processes = []
+
+    def interrupted():
+        with Ranks(2) as ranks:
+            processes.extend(ranks.run(ids))
+            threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+            ranks.run(waits)
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - begun < 30
+    assert len(processes) == 2
+    assert all(map(gone, processes))
+
+
+def test_the_end_of_the_block_ends_all():
+    with Ranks(2) as ranks:
+        processes = ranks.run(ids)
+    assert len(set(processes)) == 2
+    assert all(map(gone, processes))
