@@ -2,4 +2,5 @@
 
 from guidance_core.cli import main
 
-main()
+if __name__ == "__main__":  # a rank that the command starts imports this module again
+    main()

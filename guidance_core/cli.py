@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import attrs
 
 from guidance_core.discovery import PLUGINS, find_plugins
-from guidance_core.errors import GuidanceError
+from guidance_core.errors import ConfigurationError, GuidanceError, RankLostError
 from guidance_core.guidance import Guidance
 
 try:
@@ -116,30 +117,88 @@ def sample(
     steps: Annotated[int, typer.Option(min=1, help="Number of Euler steps.")] = 25,
     seed: Annotated[int, typer.Option(help="Seed of the noise; all rows start from the same.")] = 0,
     per_digit: Annotated[int, typer.Option(min=1, help="Images of each digit to measure the accuracy on.")] = 20,
-    executor: Annotated[str, typer.Option(help="What runs the passes: serial or batched.")] = "serial",
+    ranks: Annotated[
+        int, typer.Option(help="Processes to spread the passes over; under torchrun its own ranks are used.")
+    ] = 1,
+    executor: Annotated[
+        str,
+        typer.Option(
+            help="What runs the passes: serial, batched, auto; with several ranks all_gather or all_reduce. "
+            "If not given: serial for one process, all_gather for several."
+        ),
+    ] = "",
     out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("out/sample.png"),
     as_json: AsJson = False,
 ) -> None:
     """Draw handwritten digits with the embedded model: a row for each --guidance, a column for each digit."""
+    from guidance_core import launch
+    from guidance_core.drawing import check_picture_path
+
+    started = launch.torchrun_size()
+    launch.check_ranks(ranks)
+    if started is not None and ranks not in (1, started):
+        raise ConfigurationError(f"torchrun started {started} ranks, so --ranks {ranks} cannot be had; leave it out.")
+    size = started or ranks
+    check_picture_path(out)
+    specs = tuple(guidance or ["", "cfg:scale=3"])
+    job = Job(specs, steps, seed, per_digit, executor or ("all_gather" if size > 1 else "serial"), out, as_json)
+    for spec in specs:
+        Guidance.from_spec(spec)  # what is wrong with it is said before any process starts
+    if started is not None:
+        raise SystemExit(_on_rank(int(os.environ["RANK"]), started, None, job))
+    if ranks > 1:
+        raise SystemExit(launch.run_ranks(_on_rank, ranks, job))
+    launch.use_one_thread()
+    _draw(job, is_first=True)
+
+
+@attrs.frozen
+class Job:
+    """What `sample` was asked to do."""
+
+    specs: tuple[str, ...]
+    steps: int
+    seed: int
+    per_digit: int
+    executor: str
+    out: Path
+    as_json: bool
+
+
+def _on_rank(rank: int, size: int, address: str | None, job: Job) -> int:
+    """Do the job as one of several ranks; the first one writes and prints."""
+    from guidance_core import launch
+
+    try:
+        with launch.group(rank, size, address):
+            _draw(job, is_first=rank == 0)
+    except GuidanceError as error:
+        if rank == 0 or isinstance(error, RankLostError):
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _draw(job: Job, *, is_first: bool) -> None:
     from guidance_core.drawing import draw_digits, save_grid
 
-    specs = guidance or ["", "cfg:scale=3"]
-    stacks = [Guidance.from_spec(spec) for spec in specs]
     drawings = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for spec, stack in zip(specs, stacks, strict=True):
-            task = progress.add_task(spec or "no guidance", total=steps)
+    with Progress(console=Console(stderr=True), transient=True, disable=not is_first) as progress:
+        for spec in job.specs:
+            task = progress.add_task(spec or "no guidance", total=job.steps)
             drawings.append(
                 draw_digits(
-                    stack,
-                    steps=steps,
-                    per_digit=per_digit,
-                    seed=seed,
-                    executor=executor,
+                    Guidance.from_spec(spec),
+                    steps=job.steps,
+                    per_digit=job.per_digit,
+                    seed=job.seed,
+                    executor=job.executor,
                     on_step=partial(progress.advance, task),
                 )
             )
-    save_grid(drawings, out)
+    if not is_first:
+        return
+    save_grid(drawings, job.specs, job.out)
     rows = [
         {
             "guidance": spec,
@@ -147,11 +206,12 @@ def sample(
             "seconds": round(drawing.seconds, 3),
             "accuracy": round(drawing.accuracy, 4),
         }
-        for spec, drawing in zip(specs, drawings, strict=True)
+        for spec, drawing in zip(job.specs, drawings, strict=True)
     ]
-    if as_json:
-        settings = {"steps": steps, "seed": seed, "samples": 10 * per_digit, "executor": executor}
-        _print_json({**settings, "picture": str(out), "rows": rows})
+    count = 10 * job.per_digit
+    if job.as_json:
+        settings = {"steps": job.steps, "seed": job.seed, "samples": count, "executor": job.executor}
+        _print_json({**settings, "picture": str(job.out), "rows": rows})
         return
     table = Table("guidance", "passes per step", "seconds", "accuracy")
     for row in rows:
@@ -163,8 +223,8 @@ def sample(
         )
     console = Console()
     console.print(table)
-    console.print(f"accuracy: share of {10 * per_digit} images that an independent classifier reads as asked for")
-    console.print(f"picture: {out}", soft_wrap=True)
+    console.print(f"accuracy: share of {count} images that an independent classifier reads as asked for")
+    console.print(f"picture: {job.out}", soft_wrap=True)
 
 
 @bench_app.command("dispatch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,14 +81,82 @@ def draw_digits(
     return Drawing(images, run.passes / steps, seconds, accuracy)
 
 
-def save_grid(drawings: Sequence[Drawing], path: Path, *, zoom: int = 8) -> None:
-    """Write a PNG: a row for each drawing, a column for each digit, the first image of each."""
-    from PIL import Image  # an optional dependency, needed for this alone
+def check_picture_path(path: Path) -> None:
+    """Raise `ConfigurationError` unless a PNG can be written there, before any work is done."""
+    if path.suffix.lower() != ".png":
+        raise ConfigurationError(f"the picture is a PNG; --out must end in .png; got {path}.")
+    folder = next((each for each in path.absolute().parents if each.exists()), Path("/"))
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ConfigurationError(f"the picture cannot be written to {path}; choose another --out.")
 
-    rows = [drawing.images.reshape(DIGITS, -1, 8, 8)[:, 0] for drawing in drawings]
-    tiles = torch.stack(rows).float().add(1).div(2).clamp(0, 1)
-    tiles = torch.nn.functional.pad(1 - tiles, (1, 1, 1, 1), value=0.6)
-    grid = tiles.permute(0, 2, 1, 3).reshape(len(rows) * 10, DIGITS * 10)
-    pixels = grid.mul(255).round().to(torch.uint8).repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.numpy()).save(path)
+
+ZOOM = 8
+"Pixels for one pixel of a digit."
+INK, PAPER, MARGIN = 40, 255, 12
+
+
+def save_grid(drawings: Sequence[Drawing], labels: Sequence[str], path: Path) -> None:
+    """Write a PNG: a row for each drawing, a column for each digit, the first image of each.
+
+    Args:
+        drawings: one for each row.
+        labels: what stands left of each row; long ones are broken at commas.
+        path: where to write; missing folders are made.
+
+    Raises:
+        ConfigurationError: the path cannot be written.
+    """
+    from PIL import Image, ImageDraw, ImageFont  # an optional dependency, needed for this alone
+
+    font, small = ImageFont.load_default(17), ImageFont.load_default(14)
+    side, header = (8 + 2) * ZOOM, 34
+    texts = [
+        (
+            _wrapped(label or "no guidance"),
+            f"{drawing.passes_per_step:.3g} passes per step, {drawing.accuracy:.1%} read",
+        )
+        for label, drawing in zip(labels, drawings, strict=True)
+    ]
+    width = max(max(font.getlength(line) for line in (*name.splitlines(), facts)) for name, facts in texts)
+    left = int(width) + 2 * MARGIN
+    heights = [max(side, 22 * len(name.splitlines()) + 24 + MARGIN) for name, _ in texts]
+    image = Image.new("L", (left + 10 * side + MARGIN, header + sum(heights) + MARGIN), PAPER)
+    draw = ImageDraw.Draw(image)
+    for digit in range(DIGITS):
+        draw.text((left + (digit + 0.5) * side, header / 2), str(digit), INK, font, anchor="mm")
+    top = header
+    for drawing, (name, facts), height in zip(drawings, texts, heights, strict=True):
+        middle = top + height / 2
+        block = 22 * len(name.splitlines()) + 22
+        draw.multiline_text((MARGIN, middle - block / 2), name, INK, font, spacing=22 - 17)
+        draw.text((MARGIN, middle + block / 2 - 20), facts, 110, small)
+        tiles = drawing.images.reshape(DIGITS, -1, 8, 8)[:, 0].float().add(1).div(2).clamp(0, 1)
+        pixels = (255 * (1 - tiles)).round().to(torch.uint8).repeat_interleave(ZOOM, 1).repeat_interleave(ZOOM, 2)
+        for digit, tile in enumerate(pixels):
+            corner = left + digit * side + ZOOM, int(middle) - 4 * ZOOM
+            image.paste(Image.fromarray(tile.numpy()), corner)
+            draw.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + 8 * ZOOM, corner[1] + 8 * ZOOM), outline=170)
+        top += height
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, "PNG")
+    except OSError as error:
+        raise ConfigurationError(f"the picture cannot be written to {path}: {error.strerror or error}.") from None
+
+
+def _facts(drawing: Drawing) -> str:
+    passes = "1 pass" if drawing.passes_per_step == 1 else f"{drawing.passes_per_step:.3g} passes"
+    return f"{passes} per step, {drawing.accuracy:.1%} read as asked for"
+
+
+def _wrapped(label: str, longest: int = 34) -> str:
+    """Break a spec at its commas, so that no line is longer than it must be."""
+    lines = [""]
+    for number, part in enumerate(label.split(",")):
+        piece = part if number == 0 else f",{part}"
+        if lines[-1] and len(lines[-1]) + len(piece) > longest:
+            lines[-1] += ","
+            piece = f"  {part}"
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)

@@ -19,8 +19,11 @@ class StackedDenoiser:
         velocity = run.step(i, x, denoise)
 
     Shared inputs are repeated and the branches' own inputs concatenated along the batch dimension;
-    the output is split again. Branches with different perturbations or models never share a forward.
+    the output is split again. Branches with different perturbations or models never share a forward. It
+    takes rows of the batch too, for executors that share them out.
     """
+
+    takes_rows = True
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class StackedDenoiser:
         return results
 
     def _forward(self, branches: list[BoundBranch]) -> list[Any]:
-        first, count = branches[0], len(branches)
+        first = branches[0]
         if first.perturbations and self._adapt is None:
             raise DenoiserError(
                 f"branch {first.name!r} perturbs the model ({', '.join(map(str, first.perturbations))}); tell "
@@ -78,13 +81,15 @@ class StackedDenoiser:
                     f"branches {first.name!r} and {branch.name!r} cannot be stacked: their inputs are "
                     f"{', '.join(sorted(names))} and {', '.join(sorted(inputs))}."
                 )
-        rows = self._rows(own[0])
-        inputs = {name: _repeated(value, count, rows) for name, value in self._shared.items()}
+        size = self._batch_size(own[0])
+        rows = [slice(0, size) if branch.rows is None else branch.rows for branch in branches]
+        inputs = {name: _repeated(value, rows, size) for name, value in self._shared.items()}
+        own = [_only(each, part, size) for each, part in zip(own, rows, strict=True)]
         longest = {name: max(each[name].shape[1] for each in own) for name in self._pad if name in names}
         for name in own[0]:
             inputs[name] = self._joined(name, [each[name] for each in own], longest)
         inputs |= self._adapt(first) if self._adapt is not None else {}
-        return _split(self._model(**inputs), count)
+        return _split(self._model(**inputs), [part.stop - part.start for part in rows])
 
     def _padded(self, branch: BoundBranch) -> dict[str, Any]:
         inputs = dict(branch.inputs)
@@ -105,7 +110,7 @@ class StackedDenoiser:
         length = longest.get(name) or longest.get(masks.get(name, "")) or 0
         return torch.cat([_lengthened(value, length) for value in values]) if length else torch.cat(values)
 
-    def _rows(self, own: Mapping[str, Any]) -> int:
+    def _batch_size(self, own: Mapping[str, Any]) -> int:
         tensors = [value for value in (*own.values(), *self._shared.values()) if isinstance(value, Tensor)]
         return next((int(value.shape[0]) for value in tensors if value.ndim), 1)
 
@@ -117,20 +122,32 @@ def _lengthened(value: Tensor, length: int) -> Tensor:
     return torch.cat([value, value.new_zeros(value.shape[0], missing, *value.shape[2:])], dim=1)
 
 
-def _repeated(value: Any, count: int, rows: int) -> Any:
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows and count > 1:
-        return value.repeat(count, *(1,) * (value.ndim - 1))
-    return value
+def _repeated(value: Any, rows: Sequence[slice], size: int) -> Any:
+    """Return the wanted rows of a shared input, once for each branch."""
+    if not isinstance(value, Tensor) or not value.ndim or value.shape[0] != size:
+        return value
+    return value if len(rows) == 1 and rows[0] == slice(0, size) else torch.cat([value[part] for part in rows])
 
 
-def _split(output: Any, count: int) -> list[Any]:
+def _only(inputs: dict[str, Any], rows: slice, size: int) -> dict[str, Any]:
+    if rows == slice(0, size):
+        return inputs
+    return {
+        name: value[rows] if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
+        for name, value in inputs.items()
+    }
+
+
+def _split(output: Any, sizes: list[int]) -> list[Any]:
     if isinstance(output, Tensor):
-        if output.shape[0] % count:
-            raise DenoiserError(f"the model got {count} branches and returned {output.shape[0]} rows.")
-        return list(output.chunk(count))
+        if output.shape[0] != sum(sizes):
+            raise DenoiserError(
+                f"the model got {sum(sizes)} rows ({len(sizes)} branches) and returned {output.shape[0]}."
+            )
+        return list(torch.split(output, sizes))
     if isinstance(output, Mapping):
-        parts = {name: _split(value, count) for name, value in output.items()}
-        return [{name: part[number] for name, part in parts.items()} for number in range(count)]
+        parts = {name: _split(value, sizes) for name, value in output.items()}
+        return [{name: part[number] for name, part in parts.items()} for number in range(len(sizes))]
     if isinstance(output, tuple | list):
-        return [tuple(part) for part in zip(*(_split(value, count) for value in output), strict=True)]
+        return [tuple(part) for part in zip(*(_split(value, sizes) for value in output), strict=True)]
     raise DenoiserError(f"the model must return a tensor, a tuple or a dict; got {type(output).__name__}.")

@@ -198,7 +198,7 @@ class Step:
             held = getattr(self._plugin, field.name)
             if held is value or (isinstance(held, TensorValue) and held.tensor is value):
                 return f"{owner}: {field.name}"
-        return f"{owner}: a value"
+        return f"{owner}: a parameter"
 
     def _lacks(self, parameter: Any, missing: list[str]) -> ConfigurationError:
         return ConfigurationError(

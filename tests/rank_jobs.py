@@ -16,8 +16,11 @@ from guidance_core import (
     Executor,
     Guidance,
     PerOutput,
+    StackedDenoiser,
     hookimpl,
 )
+from guidance_core.models import NULL_LABEL, load_digits_model
+from guidance_core.samplers import euler
 
 EPS32 = 2.0**-23
 
@@ -255,3 +258,29 @@ def bound_of(case: Case, step: int, output: str, strengths: dict[str, Any], coun
         bound = bound * factor + guided.abs() * ratio * relative + 4 * EPS32 * guided.abs() * factor
         guided = guided * factor
     return bound
+
+
+def digits_by_rows(group: Any, batched: bool) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Draw four digits with rows shared out and serially; return both, and the rows this rank ran."""
+    model, label, sigmas = load_digits_model(), torch.tensor([1, 3, 5, 7]), [1.0, 0.75, 0.5, 0.25, 0.0]
+    noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    guidance = Guidance.from_spec("cfg:scale=3,stg:blocks=3,rescale:phi=0.5")
+    executor = AllGatherExecutor(group, split_rows=True, batched=batched)
+    rows = 0
+
+    def counted(**inputs: Any) -> torch.Tensor:
+        nonlocal rows
+        rows += len(inputs["x"])
+        return model(**inputs)
+
+    def denoiser(x: torch.Tensor, sigma: float) -> StackedDenoiser:
+        adapt = lambda branch: {"perturbations": branch.perturbations}
+        return StackedDenoiser(counted, {"x": x, "sigma": sigma}, adapt=adapt)
+
+    def draw(chosen: Executor | str) -> torch.Tensor:
+        conditions = {"positive": {"label": label}, "negative": {"label": torch.full_like(label, NULL_LABEL)}}
+        run = guidance.start(conditions=conditions, sigmas=sigmas, prediction_type="flow", executor=chosen)
+        return euler(run, sigmas, noise, denoiser)
+
+    images, here = draw(executor), rows
+    return images, draw("serial"), here

@@ -8,9 +8,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from guidance_core import ConfigurationError, Guidance, IsolateOutputs, SkipBlocks
+from guidance_core import ConfigurationError, Guidance, GuidanceError, IsolateOutputs, SkipBlocks
 from guidance_core.models import NULL_LABEL, load_digits_model
 from guidance_core.models.gaussians import default_mixture
+from guidance_core.samplers import euler, heun
 
 runner = CliRunner()
 
@@ -96,3 +97,79 @@ def test_the_command_describes_ltx2():
     (group,) = description["steps"]
     assert [each["branch"] for each in group["passes"]] == ["cond", "neg", "perturbed", "modality"]
     assert description["total_passes"] == 120
+
+
+def test_the_picture_names_its_rows_and_does_not_change(tmp_path):
+    from guidance_core.drawing import draw_digits, save_grid
+
+    drawn = [draw_digits(Guidance.from_spec("cfg:scale=3"), per_digit=1, steps=2) for _ in range(2)]
+    long = "cfg:scale=3,stg:scale=1,blocks=[1, 2, 3, 4, 5],interval:lo=0.2,hi=0.9,rescale:phi=0.7"
+    for name, label in (("a", long), ("b", long), ("c", ""), ("d", "cfg")):
+        save_grid(drawn[:1] if name == "a" else drawn[1:], [label], tmp_path / f"{name}.png")
+    pictures = {name: (tmp_path / f"{name}.png").read_bytes() for name in "abcd"}
+    assert pictures["a"] == pictures["b"]
+    assert len(set(pictures.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--out", "a.jpg"], "must end in .png"),
+        (["--executor", "serail"], "Did you mean 'serial'"),
+        (["-g", "ltx2"], "none for output"),
+        (["-g", "stg:blocks=99"], "6 blocks"),
+        (["-g", "cfg:scale=3,cfg"], None),
+    ],
+)
+def test_what_sample_cannot_do_is_a_clear_error(words, says, tmp_path, monkeypatch):
+    from guidance_core.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, ["sample", *words, "--steps", "2", "--per-digit", "1"])
+    if says is None:
+        assert result.exit_code == 0, result.output
+    else:
+        assert isinstance(result.exception, GuidanceError)
+        assert says in str(result.exception)
+        assert not list(tmp_path.iterdir())
+
+
+def test_heun_is_of_second_order_with_guidance():
+    mixture, guidance = default_mixture(), Guidance.from_spec("cfg:scale=2")
+    noise = torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    label = torch.arange(64) % 3
+
+    def draw(sampler, steps):
+        sigmas = [1 - 0.95 * i / steps for i in range(steps + 1)]
+        conditions = {"positive": {"label": label}, "negative": {"label": None}}
+        run = guidance.start(conditions=conditions, sigmas=sigmas, prediction_type="flow")
+
+        def denoiser(x, sigma):
+            return lambda branch: mixture.predict(x, sigma, prediction_type="flow", **branch.inputs)
+
+        return sampler(run, sigmas, noise, denoiser)
+
+    exact = draw(heun, 800)
+    errors = {
+        (sampler, steps): (draw(sampler, steps) - exact).abs().mean() for sampler in (euler, heun) for steps in (20, 40)
+    }
+    assert errors[heun, 40] < errors[heun, 20] / 3
+    assert errors[euler, 40] > errors[euler, 20] / 3
+    assert errors[heun, 20] < errors[euler, 40] / 3, "at the same number of evaluations"
+
+
+def test_a_second_evaluation_is_limited_by_its_own_sigma():
+    seen = []
+    run = Guidance.from_spec("cfg:scale=2,interval:lo=0,hi=0.5").start(
+        conditions={"positive": {}, "negative": {}}, sigmas=[1.0, 0.5, 0.0], prediction_type="flow"
+    )
+
+    def denoiser(x, sigma):
+        def denoise(branch):
+            seen.append((branch.name, branch.step, branch.evaluation))
+            return x
+
+        return denoise
+
+    heun(run, [1.0, 0.5, 0.0], torch.zeros(1, 2), denoiser)
+    assert seen == [("cond", 0, 0), ("cond", 0, 1), ("uncond", 0, 1), ("cond", 1, 0), ("uncond", 1, 0)]

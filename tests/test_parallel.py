@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rank_jobs import BROKEN_GATHERS, BROKEN_REDUCES, Case, equivalence
+from rank_jobs import BROKEN_GATHERS, BROKEN_REDUCES, Case, digits_by_rows, equivalence
 from ranks import tally
 
 numbers = st.floats(-30, 30).map(lambda value: round(value, 3)) | st.sampled_from([0.0, 1.0, -1.0, 1e4, -3e5])
@@ -129,3 +129,13 @@ def test_every_row_of_every_branch_is_placed_once(costs, count, rows):
         assert sorted(seen) == [(branch, row) for branch in range(len(branches)) for row in range(rows)]
     loads = [sum(placement._cost(unit) for unit in units) for units in place_rows(branches, rows, count).units]
     assert max(loads) - min(loads) <= 2 * max(costs) / rows + 1e-6
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_rows_of_a_plain_model_are_shared_out(ranks, count, batched):
+    found = ranks.run(digits_by_rows, batched, ranks=count)
+    for images, expected, rows in found:
+        torch.testing.assert_close(images, expected, rtol=1e-4, atol=1e-4)
+        assert rows == found[0][2] or abs(rows - found[0][2]) <= 4  # four steps
+    assert sum(rows for *_, rows in found) == 4 * 3 * 4  # steps, branches, rows: each row run once

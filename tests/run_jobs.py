@@ -1,0 +1,172 @@
+"""Whole runs and wrong uses on real ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rank_jobs import EXECUTORS, Case, Counting, bits, flat
+
+from guidance_core import AllGatherExecutor, AutoExecutor, Guidance, GuidanceError
+
+STEPS = 8
+SIGMAS = [1 - i / 9 for i in range(STEPS)] + [0.0]
+CASE = Case(seed=11, shapes={"video": (2, 6, 8), "audio": (2, 5)}, dtype=torch.float32, strengths=(), steps=STEPS)
+SETTINGS: dict[str, Any] = {
+    "conditions": {"positive": {}, "negative": {}},
+    "sigmas": SIGMAS,
+    "prediction_type": "flow",
+    "outputs": ("video", "audio"),
+}
+
+
+def whole_run(group: Any, name: str, spec: str, heun: bool) -> dict[str, Any]:
+    """Run a spec to the end serially and in parallel; return how they compare and what each step cost."""
+    guidance = Guidance.from_spec(spec)
+    serial, parallel = guidance.start(**SETTINGS), guidance.start(**SETTINGS, executor=EXECUTORS[name](group))
+    equal, results, worst, forwards, branches = [], [], 0.0, [], []
+    for i in range(STEPS):
+        for evaluation, sigma in enumerate([None, SIGMAS[i + 1]] if heun and SIGMAS[i + 1] else [None]):
+            number = 2 * i + evaluation
+            sample = CASE.tensors("sample", number)
+            one, other = Counting(CASE, number), Counting(CASE, number)
+            expected = serial.step(i, sample, one, sigma=sigma)
+            result = parallel.step(i, sample, other, sigma=sigma)
+            equal.append(bits(result) == bits(expected))
+            results.append(bits(result))
+            forwards.append(len(other.calls))
+            branches.append(len(one.calls))
+            for output, mine in flat(result).items():
+                scale = flat(expected)[output].abs().max()
+                worst = max(worst, float((mine - flat(expected)[output]).abs().max() / scale))
+    return {"equal": equal, "bits": results, "worst": worst, "forwards": forwards, "branches": branches}
+
+
+def error_of(function: Any) -> tuple[str, str]:
+    """Call and return the library's error as (class, message)."""
+    try:
+        function()
+    except GuidanceError as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def start(executor: Any, spec: str = "cfg:scale=3", **changed: Any) -> Any:
+    return Guidance.from_spec(spec).start(**(SETTINGS | changed), executor=executor)
+
+
+def not_in_the_group(group: Any) -> list[tuple[str, str]]:
+    first = dist.new_group([0])
+    return [error_of(lambda: AllGatherExecutor(first))]
+
+
+def group_is_gone(group: Any) -> list[tuple[str, str]]:
+    own = dist.new_group(list(range(group.size())))
+    run = start(AllGatherExecutor(own))
+    run.step(0, CASE.tensors("sample", 0), Counting(CASE, 0))
+    dist.destroy_process_group(own)
+    return [error_of(lambda: run.step(1, CASE.tensors("sample", 1), Counting(CASE, 1)))]
+
+
+def meshes(group: Any) -> list[tuple[str, str]]:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    named = init_device_mesh("cpu", (2, 2), mesh_dim_names=("guidance", "model"))
+    unnamed = init_device_mesh("cpu", (2, 2))
+    sizes = [
+        AllGatherExecutor(named, mesh_dim="guidance").size,
+        AllGatherExecutor(unnamed, mesh_dim=1).size,
+        AllGatherExecutor(named["model"]).size,
+    ]
+    assert sizes == [2, 2, 2]
+    return [
+        error_of(lambda: AllGatherExecutor(named)),
+        error_of(lambda: AllGatherExecutor(unnamed)),
+        error_of(lambda: AllGatherExecutor(named, mesh_dim="tensor")),
+        error_of(lambda: AllGatherExecutor(group, mesh_dim="model")),
+        error_of(lambda: AllGatherExecutor("world")),  # type: ignore[arg-type]
+    ]
+
+
+def other_number_of_steps(group: Any) -> list[tuple[str, str]]:
+    sigmas = SIGMAS if group.rank() else SIGMAS[2:]
+    return [error_of(lambda: start(AllGatherExecutor(group), sigmas=sigmas))]
+
+
+def one_rank_a_step_behind(group: Any) -> list[tuple[str, str]]:
+    run = start(AllGatherExecutor(group))
+    step = 1 if group.rank() == 1 else 0
+    return [error_of(lambda: run.step(step, CASE.tensors("sample", 0), Counting(CASE, 0)))]
+
+
+def cannot_take_rows(group: Any) -> list[tuple[str, str]]:
+    run = start(AllGatherExecutor(group, split_rows=True))
+    return [error_of(lambda: run.step(0, CASE.tensors("sample", 0), lambda branch: CASE.tensors(branch.name, 0)))]
+
+
+def cannot_batch(group: Any) -> list[tuple[str, str]]:
+    run = start(AllGatherExecutor(group, batched=True))
+    return [error_of(lambda: run.step(0, CASE.tensors("sample", 0), lambda branch: CASE.tensors(branch.name, 0)))]
+
+
+def too_many_outputs(group: Any) -> list[tuple[str, str]]:
+    case = Case(seed=1, shapes={f"o{i}": (1, 2) for i in range(40)}, dtype=torch.float32, strengths=())
+    run = start(AllGatherExecutor(group), outputs=tuple(case.shapes))
+    return [error_of(lambda: run.step(0, case.tensors("sample", 0), Counting(case, 0)))]
+
+
+class _NoCollectives:
+    """Stands in for a backend that has point-to-point messages but not the collectives."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        raise RuntimeError(f"Backend lonely does not support {self.name}")
+
+
+def backend_without_collectives(group: Any, name: str) -> list[tuple[str, str]]:
+    from guidance_core.executors import all_gather
+
+    kept = all_gather._all_gather, dist.all_reduce
+    all_gather._all_gather, dist.all_reduce = _NoCollectives("allgather"), _NoCollectives("allreduce")
+    try:
+        run = start(EXECUTORS[name](group))
+        return [error_of(lambda: run.step(0, CASE.tensors("sample", 0), Counting(CASE, 0)))]
+    finally:
+        all_gather._all_gather, dist.all_reduce = kept
+
+
+def auto(group: Any, spec: str) -> tuple[str, str]:
+    """Return the executor that auto takes for a spec, and how it describes it."""
+    run = start(AutoExecutor(group), spec)
+    result = run.step(0, CASE.tensors("sample", 0), Counting(CASE, 0))
+    expected = start("serial", spec).step(0, CASE.tensors("sample", 0), Counting(CASE, 0))
+    assert all(torch.allclose(result[output], expected[output], rtol=1e-5, atol=1e-5) for output in expected)
+    return run.executor.name, str(run.describe())
+
+
+def without_control(group: Any, name: str) -> bool:
+    """Whether a whole run without the control exchange gives what serial gives."""
+    spec = "cfg:scale=3,rescale:phi=0.5,interval:lo=0.3,hi=0.8"
+    serial, parallel = start("serial", spec), start(EXECUTORS[name](group, control=False), spec)
+    for i in range(STEPS):
+        sample = CASE.tensors("sample", i)
+        expected, result = serial.step(i, sample, Counting(CASE, i)), parallel.step(i, sample, Counting(CASE, i))
+        if not all(torch.allclose(result[output], expected[output], rtol=1e-5, atol=1e-5) for output in expected):
+            return False
+    assert parallel.executor.counts.control_exchanges == 0
+    return True
+
+
+def lockstep(group: Any) -> list[int]:
+    """Forwards of every step with lockstep, and whether the result is still serial's."""
+    spec = "cfg:scale=3,stg:scale=1,blocks=1,interval:lo=0.3,hi=0.8"
+    serial, parallel = start("serial", spec), start(AllGatherExecutor(group, lockstep=True), spec)
+    made = []
+    for i in range(STEPS):
+        sample, denoise = CASE.tensors("sample", i), Counting(CASE, i)
+        assert bits(parallel.step(i, sample, denoise)) == bits(serial.step(i, sample, Counting(CASE, i)))
+        made.append(len(denoise.calls))
+    return made

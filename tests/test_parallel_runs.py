@@ -1,0 +1,142 @@
+"""Runs with state and changing plans on several ranks, and what is wrong use there."""
+
+from __future__ import annotations
+
+import pytest
+import run_jobs
+from ranks import Ranks
+
+from guidance_core import ConfigurationError, Guidance
+
+LINEAR = {
+    "ltx2:preset=2.3,stg_blocks=3,skip_step={video: 1, audio: 3}": [4, 0, 4, 0, 4, 0, 4, 0],
+    "ltx2:preset=2.3,stg_blocks=3,interval:lo=0.3,hi=0.9": [1, 4, 4, 4, 4, 4, 4, 1],
+    "cfg:scale=4,rescale:phi=0.7,gate:lo=0.5": [2, 2, 2, 2, 1, 1, 1, 1],
+    "cfg:scale=linear(3, 1)": [2, 2, 2, 2, 2, 2, 2, 1],
+}
+LOOKING = {
+    "apg:scale=4,momentum=-0.5,threshold=3": [2] * 8,
+    "cfg-zero-star:scale=3,zero_steps=2,normalize:limit=0.8": [1, 1, 2, 2, 2, 2, 2, 2],
+    "apg:scale=3,momentum=0.3,gate:lo=0.6": [2, 2, 2, 2, 2, 1, 1, 1],
+}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("spec", [*LINEAR, *LOOKING])
+def test_a_whole_run_gathered_equals_serial_bitwise(ranks, spec, count):
+    found = ranks.run(run_jobs.whole_run, "all_gather", spec, False, ranks=count)
+    assert all(all(rank["equal"]) for rank in found)
+    assert found[0]["branches"] == (LINEAR | LOOKING)[spec]
+    assert [sum(made) for made in zip(*(rank["forwards"] for rank in found), strict=True)] == found[0]["branches"]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("spec", LINEAR)
+def test_a_whole_run_added_up_is_the_same_on_every_rank(ranks, spec, count):
+    found = ranks.run(run_jobs.whole_run, "all_reduce", spec, False, ranks=count)
+    assert len({tuple(rank["bits"]) for rank in found}) == 1
+    assert found[0]["worst"] < 2e-6
+
+
+def test_both_evaluations_of_heun_equal_serial(ranks):
+    for spec in ("ltx2:preset=2.3,stg_blocks=3,interval:lo=0.3,hi=0.9", "apg:scale=4,momentum=-0.5"):
+        found = ranks.run(run_jobs.whole_run, "all_gather", spec, True, ranks=3)
+        assert all(all(rank["equal"]) for rank in found)
+
+
+@pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
+def test_control_may_be_left_out(ranks, name):
+    assert all(ranks.run(run_jobs.without_control, name, ranks=3))
+
+
+def test_lockstep_has_every_rank_call_equally_often(ranks):
+    found = ranks.run(run_jobs.lockstep, ranks=2)
+    assert found == [[1, 1, 2, 2, 2, 2, 2, 1]] * 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "count", "name", "says"),
+    [
+        ("cfg:scale=3", 1, "auto", "the group has one rank, so batched where the denoiser has batch"),
+        ("cfg:scale=3", 2, "all_gather", "chosen by auto: bit-identical to serial"),
+        ("apg:scale=3", 2, "all_gather", "chosen by auto: a method looks at the predictions"),
+        ("cfg:scale=3,stg:blocks=1,ltx2:preset=2.3,stg_blocks=2", 2, None, "chosen by auto"),
+    ],
+)
+def test_auto_says_what_it_takes_and_why(ranks, spec, count, name, says):
+    if "ltx2" in spec:
+        spec = spec.replace("blocks=1", "blocks=1,branch=weak")
+    for taken, description in ranks.run(run_jobs.auto, spec, ranks=count):
+        assert name in (None, taken)
+        assert says in description
+
+
+def test_auto_adds_up_where_gathering_moves_much_more(ranks):
+    many = "stg:blocks=1,branch=a" + "".join(f",stg:blocks={i},branch=b{i}" for i in range(2, 9))
+    for taken, description in ranks.run(run_jobs.auto, many, ranks=2):
+        assert taken == "all_reduce"
+        assert "gathering would move" in description
+
+
+def test_without_a_group_auto_is_local_and_the_others_say_what_to_do():
+    run = Guidance.from_spec("cfg").start(**run_jobs.SETTINGS, executor="auto")
+    assert "no process group, so batched where" in str(run.describe())
+    for name in ("all_gather", "all_reduce"):
+        with pytest.raises(ConfigurationError, match=r"start the program with torchrun and call .*init_process_group"):
+            Guidance.from_spec("cfg").start(**run_jobs.SETTINGS, executor=name)
+
+
+def only(found):
+    """Return the one error that every rank saw."""
+    assert len({tuple(each) for each in found}) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "count", "error", "says"),
+    [
+        (
+            run_jobs.other_number_of_steps,
+            (),
+            3,
+            "PlanMismatchError",
+            "Rank 0: a run of 6 steps with cfg. Rank 1: a run of 8",
+        ),
+        (run_jobs.one_rank_a_step_behind, (), 3, "PlanMismatchError", "differ in step"),
+        (run_jobs.cannot_take_rows, (), 3, "ExecutorError", "takes_rows = True"),
+        (run_jobs.cannot_batch, (), 2, "ExecutorError", "batch(branches)"),
+        (run_jobs.too_many_outputs, (), 2, "ExecutorError", "at most 32 outputs"),
+        (run_jobs.backend_without_collectives, ("all_gather",), 2, "ExecutorError", "lacks a collective"),
+        (run_jobs.backend_without_collectives, ("all_reduce",), 2, "ExecutorError", "lacks a collective"),
+        (run_jobs.group_is_gone, (), 6, "ExecutorError", "process group of this executor is gone"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_wrong_use_is_one_error_on_every_rank(ranks, job, arguments, count, error, says):
+    ((seen, message),) = only(ranks.run(job, *arguments, ranks=count))
+    assert seen == error
+    assert says in message
+
+
+def test_a_group_without_this_process_and_meshes_that_are_not_clear():
+    with Ranks(4) as pool:
+        outside = pool.run(run_jobs.not_in_the_group)
+        assert outside[0] == [("", "")]
+        assert {seen for each in outside[1:] for seen, _ in each} == {"ConfigurationError"}
+        assert "this process is not in the process group" in outside[1][0][1]
+        errors = only(pool.run(run_jobs.meshes))
+        assert {seen for seen, _ in errors} == {"ConfigurationError"}
+        expected = [
+            "2 dimensions (guidance, model); say which",
+            "2 dimensions (0 to 1)",
+            "no dimension 'tensor'; it has guidance",
+            "no mesh was given",
+            "group must be a process group",
+        ]
+        for (_, message), says in zip(errors, expected, strict=True):
+            assert says in message
+
+
+def test_describe_shows_placement_and_speedup(ranks):
+    for _, description in ranks.run(run_jobs.auto, "ltx2:preset=2.3,stg_blocks=3", ranks=3):
+        assert "rank 0: cond, modality; rank 1: neg; rank 2: perturbed (expected speedup 2.00)" in description
