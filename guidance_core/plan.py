@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 import torch
@@ -28,14 +28,11 @@ from guidance_core.errors import (
     suggest,
 )
 from guidance_core.hooks import Hook, Implementation, around
-from guidance_core.step import Moment, Step, placed
+from guidance_core.step import Moment, States, Step, placed
 from guidance_core.values import PerOutput
 
 NEUTRAL = 1e-9
 "Strengths no larger than this are 0: a scale of 1.0000000000000002 runs no extra pass."
-
-States: TypeAlias = dict[str, dict[str | None, dict[str, Any]]]
-"By plugin, then by output (None: of the whole step)."
 
 
 @attrs.frozen
@@ -174,7 +171,7 @@ def build_layout(
         BranchConflictError: two plugins want different content under one name.
         ConfigurationError: a condition is missing, or a parameter has no usable value.
     """
-    steps = {name: Step(moment, plugin, states.setdefault(name, {})) for name, plugin in plugins.items()}
+    steps = {name: Step(moment, name, plugin, states) for name, plugin in plugins.items()}
     asked = _ask(hooks, steps)
     requests = _through_wrappers(hooks["build_branches"], steps, asked)
     held = _held(requests, moment.outputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from operator import index as as_index
 from typing import Any, TypeAlias
 
@@ -21,12 +21,12 @@ from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError, DenoiserError, NonFiniteError
 from guidance_core.executors.base import Denoiser, Executor, Sums
 from guidance_core.outputs import SINGLE, Structure, Structured
-from guidance_core.plan import Layout, States, build_layout
+from guidance_core.plan import Layout, build_layout
 from guidance_core.reference import BasePrediction, Statistic
 from guidance_core.schedules import Position
 from guidance_core.spaces import Noise, affine
 from guidance_core.stack import Stack
-from guidance_core.step import Moment
+from guidance_core.step import Moment, States
 
 _run_ids = itertools.count()
 
@@ -119,8 +119,13 @@ class Plan:
 
     def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
         """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""
-        named = self._structure.unpack(prediction)  # without the cost of naming the branch
-        return named or self._structure.flatten(prediction, f"the prediction of branch {branch!r}", DenoiserError)
+        return dict(zip(self._samples, self._entries(prediction, branch), strict=True))
+
+    def _entries(self, prediction: Any, branch: str) -> Sequence[Tensor]:
+        entries = self._structure.entries(prediction)
+        if entries is None:
+            raise self._structure.misfit(prediction, f"the prediction of branch {branch!r}", DenoiserError)
+        return entries
 
     def restored(self, named: Mapping[str, Tensor]) -> Any:
         """Return the tensor, tuple or dict that predictions by output stand for."""
@@ -498,7 +503,7 @@ class Run:
 
     def _checked_predictions(self, plan: Plan, predictions: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
         """Return the predictions by output, then by branch."""
-        by_output: dict[str, dict[str, Tensor]] = {output: {} for output in plan._structure.names}
+        made = []
         for branch in plan.branches:
             name = branch.name
             if name not in predictions:
@@ -506,28 +511,34 @@ class Run:
                     f"the prediction of branch {name!r} of step {plan.index} is missing; got "
                     f"{', '.join(map(str, predictions)) or 'none'}."
                 )
-            for output, tensor in plan.named(predictions[name], name).items():
-                by_output[output][name] = tensor
-        for output, given in by_output.items() if plan.branches else ():
-            self._check_output(plan, output, given)
-        return by_output
+            made.append((name, plan._entries(predictions[name], name)))
+        return {
+            output: self._checked_output(plan, output, sample, [(name, entries[number]) for name, entries in made])
+            for number, (output, sample) in enumerate(plan._samples.items())
+        }
 
-    def _check_output(self, plan: Plan, output: str, given: Mapping[str, Tensor]) -> None:
-        base, sample = given[BASE], plan._samples[output]
+    def _checked_output(
+        self, plan: Plan, output: str, sample: Tensor, made: list[tuple[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return one output's predictions by branch; `cond` comes first and must fit the sample."""
+        given = dict(made)
+        if not made:
+            return given
+        base = given[BASE]
         shape, dtype, device = sample.shape, base.dtype, sample.device
         if not base.is_floating_point():
             raise DenoiserError(f"branch 'cond': output {output!r} must be floating point; got {dtype}.")
-        for name, tensor in given.items():
+        for name, tensor in made:
             if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
-                whose = "its sample" if name == BASE else "that of the base branch"
-                other = sample if name == BASE else base
+                whose, other = ("its sample", sample) if name == BASE else ("that of the base branch", base)
                 raise DenoiserError(
                     f"branch {name!r} of step {plan.index}: output {output!r} is {_kind(tensor)}, "
                     f"but {whose} is {_kind(other)}."
                 )
         if self.settings.check_finite:
-            for name, tensor in given.items():
+            for name, tensor in made:
                 plan.check_finite(name, output, tensor)
+        return given
 
     def _from_predictions(
         self, plan: Plan, output: str, predictions: Mapping[str, Mapping[str, Tensor]], state: States
