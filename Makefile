@@ -14,7 +14,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make soak    make 2,000 steps on three ranks with random faults"
 	@echo "make check   run the linter and the type checker"
-	@echo "make bench   measure the cost of a step"
+	@echo "make bench   measure the cost of a step, and what several ranks gain"
 	@echo "make docs    build the documentation into site/"
 
 # A stamp per set of packages, so that nothing is installed twice.
@@ -53,6 +53,7 @@ soak: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/guidance-core bench dispatch
 	$(BIN)/guidance-core bench combine
+	$(BIN)/guidance-core bench parallel
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -25,8 +25,10 @@ from torch import Tensor
 
 from guidance_core.bench.ranks import Ranks
 from guidance_core.bench.round_robin import RoundRobin
+from guidance_core.branch import BoundBranch, Branch
 from guidance_core.executors import AllGatherExecutor, AllReduceExecutor, Executor, SerialExecutor
 from guidance_core.executors.distributed import DistributedExecutor
+from guidance_core.executors.placement import place_branches, place_rows
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.ltx2 import OUTPUTS, SMALL, Grid, LTX2Denoiser, Sizes, small_inputs, small_transformer
 from guidance_core.run import Run
@@ -38,9 +40,11 @@ COUNTED = (3, 4, 5, 6)
 SIGMA, PHI, STEPS = 0.7, 0.7, 64
 TINY = Sizes(2, heads=2, head_dim=16, audio_head_dim=8, channels=8, caption_channels=16, grid=Grid(2, 2, 2, 4))
 "For steps that are only counted."
-SERIAL, GATHER, REDUCE, BASELINE = "serial", "all_gather", "all_reduce", "baseline"
+SERIAL, FORWARDS, BASELINE, GATHER, REDUCE = "serial", "forwards", "baseline", "all_gather", "all_reduce"
+CONTENDERS = (SERIAL, FORWARDS, BASELINE, GATHER, REDUCE)
 LABELS = {
     SERIAL: "serial, one rank",
+    FORWARDS: "forwards alone, nothing sent",
     GATHER: "all_gather",
     REDUCE: "all_reduce",
     BASELINE: "the engines' dispatch (baseline)",
@@ -94,10 +98,11 @@ class Spent:
 class Seen:
     """What one rank saw of a contender."""
 
+    took_part: bool
     seconds: tuple[float, ...]
     spent: tuple[Spent, ...]
     bits: str
-    "Digest of the first result; empty where the rank took no part."
+    "Digest of the first result; empty where there is none."
     difference: float
     "Largest difference of the first result to the serial one, on rank 0."
 
@@ -106,6 +111,7 @@ class Contenders:
     """The contenders of a job on this rank. A step's number is its argument."""
 
     def __init__(self, group: dist.ProcessGroup, job: Job, sizes: Sizes) -> None:
+        self._job = job
         self.model = small_transformer(sizes)
         self.model.register_forward_hook(self._forwarded)
         self.inputs = small_inputs(sizes, batch=job.batch)
@@ -119,7 +125,19 @@ class Contenders:
         self._runs = {name: start(guidance, self.inputs.conditions, each) for name, each in self._executors.items()}
         plan = self._runs[SERIAL].plan(0, self.inputs.sample)
         self._baseline = RoundRobin(group, plan.branches, job.strengths, PHI)
-        self.names = (SERIAL, BASELINE, GATHER, REDUCE)
+        self._own = self._placed(plan.branches, plan.layout.branches, group, job)
+
+    @staticmethod
+    def _placed(
+        bound: Sequence[BoundBranch], branches: Sequence[Branch], group: dist.ProcessGroup, job: Job
+    ) -> list[BoundBranch]:
+        """Return what the executors run on this rank."""
+        shares_rows = job.options.get("split_rows", False)
+        placement = (
+            place_rows(branches, job.batch, group.size()) if shares_rows else place_branches(branches, group.size())
+        )
+        units = placement.units[group.rank()]
+        return [bound[u.branch] if u.rows is None else bound[u.branch].for_rows(slice(*u.rows)) for u in units]
 
     def _forwarded(self, _: Any, __: Any, made: tuple[Tensor, ...]) -> None:
         self.forwards += 1
@@ -128,10 +146,20 @@ class Contenders:
     def step(self, name: str, number: int) -> Sequence[Tensor]:
         """Make one step and return its result."""
         denoise = LTX2Denoiser(self.model, self.inputs.sample, SIGMA, self.inputs.grid)
+        if name == FORWARDS:
+            self._together(denoise, self._own)
+            return ()
         if name == BASELINE:
             return self._baseline.step(self.inputs.sample, SIGMA, denoise)
         result: tuple[Tensor, ...] = self._runs[name].step(number % STEPS, self.inputs.sample, denoise)
         return result
+
+    def _together(self, denoise: LTX2Denoiser, branches: list[BoundBranch]) -> None:
+        if self._job.options.get("batched", False) and branches:
+            denoise.batch(branches)
+            return
+        for branch in branches:
+            denoise(branch)
 
     def spent(self, name: str) -> Spent:
         """Return what was spent so far."""
@@ -156,14 +184,14 @@ def observe(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: int, warmu
     """Make the steps of every contender in turn, another one first in each round."""
     with torch.inference_mode():
         contenders = Contenders(group, job, sizes)
-        names = contenders.names
+        names = CONTENDERS
         seconds: dict[str, list[float]] = {name: [] for name in names}
         spent: dict[str, list[Spent]] = {name: [] for name in names}
         first: dict[str, Sequence[Tensor]] = {}
         for number in range(warmup + rounds):
             turn = number % len(names)
             for name in (*names[turn:], *names[:turn]):
-                takes_part = name != SERIAL or group.rank() == 0
+                takes_part = _takes_part(group, name)
                 dist.barrier(group)
                 before, begun = contenders.spent(name), time.perf_counter()
                 result = contenders.step(name, number) if takes_part else ()
@@ -175,6 +203,7 @@ def observe(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: int, warmu
         dist.barrier(group)
     return {
         name: Seen(
+            _takes_part(group, name),
             tuple(seconds[name]),
             tuple(spent[name]),
             _bits(first[name]),
@@ -217,6 +246,10 @@ def _difference(after: Spent, before: Spent) -> Spent:
     return Spent(*(one - other for one, other in pairs))
 
 
+def _takes_part(group: dist.ProcessGroup, name: str) -> bool:
+    return name != SERIAL or group.rank() == 0
+
+
 def _bits(result: Sequence[Tensor]) -> str:
     parts = (tensor.contiguous().view(torch.uint8).numpy().tobytes() for tensor in result)
     return hashlib.sha256(b"".join(parts)).hexdigest() if result else ""
@@ -240,9 +273,9 @@ class Line:
     payload_bytes: int
     "Per step, what each rank hands to collectives."
     control_exchanges: int
-    equal_to_serial: bool
-    "Whether every rank has the serial result, bit for bit."
-    same_on_all_ranks: bool
+    equal_to_serial: bool | None
+    "Whether every rank has the serial result, bit for bit; None where there is no result."
+    same_on_all_ranks: bool | None
     largest_difference_to_serial: float
 
 
@@ -392,7 +425,10 @@ def measure(
         )
         control = _control(ranks.run(observe_control, FOUR, sizes, control_rounds, ranks=RANKS), timed[0])
         more = tuple(
-            Outcome(job.title, tuple(_line(name, seen) for name, seen in _by_contender(found) if name != SERIAL))
+            Outcome(
+                job.title,
+                tuple(_line(name, seen) for name, seen in _by_contender(found) if name not in (SERIAL, FORWARDS)),
+            )
             for job in (FOUR, THREE)
             for count in counted
             for found in [ranks.run(observe, job, TINY, 1, 0, ranks=count)]
@@ -408,7 +444,7 @@ def _by_contender(found: Sequence[Mapping[str, Seen]]) -> list[tuple[str, list[t
 
 def _line(name: str, seen: Sequence[tuple[Seen, str]]) -> Line:
     ranks = [each for each, _ in seen]
-    taking_part = [each for each in ranks if each.bits]
+    taking_part = [each for each in ranks if each.took_part]
     bits = {each.bits for each in taking_part}
     return Line(
         dispatch=name,
@@ -418,8 +454,8 @@ def _line(name: str, seen: Sequence[tuple[Seen, str]]) -> Line:
         payload_collectives=_on_each(taking_part, "collectives"),
         payload_bytes=_on_each(taking_part, "bytes"),
         control_exchanges=_on_each(taking_part, "exchanges"),
-        equal_to_serial=bits == {seen[0][1]},
-        same_on_all_ranks=len(bits) == 1,
+        equal_to_serial=bits == {seen[0][1]} if any(bits) else None,
+        same_on_all_ranks=len(bits) == 1 if any(bits) else None,
         largest_difference_to_serial=ranks[0].difference,
     )
 
@@ -441,7 +477,7 @@ def _timed(job: Job, rounds: int, found: Sequence[Mapping[str, Seen]]) -> Outcom
     lines = []
     for name, seen in _by_contender(found):
         line = _line(name, seen)
-        ranks = [each for each, _ in seen if each.bits]
+        ranks = [each for each, _ in seen if each.took_part]
         times = [max(each) * 1e3 for each in zip(*(rank.seconds for rank in ranks), strict=True)]
         spent = list(zip(*(rank.spent for rank in ranks), strict=True))
         control = [min(step.control for step in steps) * 1e3 for steps in spent]

@@ -3,12 +3,14 @@
     with Ranks(2) as ranks:
         results = ranks.run(function, *arguments)   # function(group, *arguments) on every rank
 
-Each has one thread. They go away with the block, whether it ends, fails or is interrupted.
+Each has one thread, and keeps the memory it frees as device allocators do. They go away with the block,
+whether it ends, fails or is interrupted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import multiprocessing
 import os
@@ -23,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from guidance_core.errors import RankFailedError, RankLostError
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"Parameters of glibc's `mallopt`."
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -118,6 +123,7 @@ def _serve(pipe: Connection, rank: int, size: int, store: str, seconds: float) -
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    _keep_freed_memory()
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
     os.environ["GLOO_SOCKET_IFNAME"] = loopback
     timeout = datetime.timedelta(seconds=seconds)
@@ -132,3 +138,11 @@ def _serve(pipe: Connection, rank: int, size: int, store: str, seconds: float) -
                 answer = False, traceback.format_exc()
             pipe.send(answer)
     dist.destroy_process_group()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc hand nothing back: page faults of large activations would be part of every forward."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

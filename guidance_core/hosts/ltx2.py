@@ -164,7 +164,7 @@ class LTX2Denoiser:
             for name in branches[0].inputs
         }
         counts = [len(range(*rows.indices(self._sample[0].shape[0]))) for rows in parts]
-        sigma = video.new_full(video.shape[:1], self._sigma)
+        sigma = torch.full(video.shape[:1], self._sigma, device=video.device)  # float32, whatever the model's dtype
         weakened = [each.blocks for each in flags]
         if any(weakened):
             inputs["spatio_temporal_guidance_blocks"] = list(max(weakened))
