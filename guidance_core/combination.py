@@ -19,7 +19,7 @@ from guidance_core.arithmetic import Term, Weight, evaluate, is_blocked
 from guidance_core.branch import BASE, Needs
 from guidance_core.errors import PluginError
 from guidance_core.hooks import Implementation, around
-from guidance_core.plan import Acting, OutputLayout
+from guidance_core.layout import Acting, OutputLayout
 from guidance_core.reference import BasePrediction, Multiply, Reference, Statistic
 from guidance_core.spaces import Affine, Noise, affine
 from guidance_core.step import Moment, States, Step

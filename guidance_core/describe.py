@@ -10,7 +10,7 @@ import attrs
 
 from guidance_core.branch import BASE, Branch
 from guidance_core.executors.base import Executor
-from guidance_core.plan import Layout
+from guidance_core.layout import Layout
 from guidance_core.stack import Stack
 
 

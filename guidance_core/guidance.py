@@ -14,7 +14,8 @@ from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Executor
-from guidance_core.run import Run, RunSettings
+from guidance_core.run import Run
+from guidance_core.settings import RunSettings
 from guidance_core.spaces import check_space
 from guidance_core.spec import format_spec, parse_spec
 from guidance_core.stack import Stack
