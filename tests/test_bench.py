@@ -26,7 +26,7 @@ STATISTICS = 2 * 16
 
 @pytest.fixture(scope="module")
 def report():
-    return parallel.measure(2, sizes=parallel.TINY, warmup=1, control_rounds=3)
+    return parallel.measure(2, sizes=parallel.TINY, warmup=1, overhead_rounds=3)
 
 
 def outcomes(report):
@@ -109,9 +109,12 @@ def test_the_command_prints_all_of_it(report, monkeypatch):
     assert asked == [15, 3]
     data = json.loads(printed.output)
     assert set(data) == {
-        "benchmark", "torch", "threads", "cores", "load", "tokens", "timed", "control", "counted", "targets",
+        "benchmark", "torch", "threads", "cores", "load", "tokens", "timed", "overhead", "counted", "targets",
     }  # fmt: skip
-    assert set(data["control"]) == {"with_ms", "without_ms", "cost_ms", "share"}
+    assert set(data["overhead"]) == {"medians_ms", "control_cost_ms", "control_share"}
+    assert set(data["overhead"]["medians_ms"]) == {
+        "serial", "baseline", "all_gather", "all_gather without control", "all_reduce", "all_reduce without control",
+    }  # fmt: skip
     counts = {
         "dispatch", "ranks", "forwards", "rows", "payload_collectives", "payload_bytes", "control_exchanges",
         "equal_to_serial", "same_on_all_ranks", "largest_difference_to_serial",

@@ -5,8 +5,8 @@ step all ranks meet at a barrier; the step takes as long as its slowest rank. Th
 one rank while the others wait at the next barrier.
 
 The control exchanges' time in a step is that of the rank that waited least, since the others' includes
-waiting for a slower rank's forward. What they cost altogether, fingerprints included, is measured
-apart: steps whose forwards return at once, with the exchange switched on and off.
+waiting for a slower rank's forward. What a dispatch costs altogether is measured apart, in steps whose
+forwards return at once: with control exchanges and without, their difference being all that these cost.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ TINY = Sizes(2, heads=2, head_dim=16, audio_head_dim=8, channels=8, caption_chan
 "For steps that are only counted."
 SERIAL, FORWARDS, BASELINE, GATHER, REDUCE = "serial", "forwards", "baseline", "all_gather", "all_reduce"
 CONTENDERS = (SERIAL, FORWARDS, BASELINE, GATHER, REDUCE)
+WITHOUT_CONTROL = " without control"
 LABELS = {
     SERIAL: "serial, one rank",
     FORWARDS: "forwards alone, nothing sent",
@@ -213,32 +214,41 @@ def observe(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: int, warmu
     }
 
 
-def observe_control(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: int) -> dict[bool, list[float]]:
-    """Make steps whose forwards return at once, with control exchanges and without; return the seconds."""
+def observe_overhead(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: int) -> dict[str, list[float]]:
+    """Make steps whose forwards return at once; return the seconds by dispatch."""
     inputs = small_inputs(sizes, batch=job.batch)
     guidance = Guidance.from_spec(job.spec)
-    predictions = {name: small_inputs(sizes, batch=job.batch, seed=i).sample for i, name in enumerate(_names(guidance))}
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+    executors: dict[str, Executor] = {
+        SERIAL: SerialExecutor(),
+        GATHER: AllGatherExecutor(group),
+        GATHER + WITHOUT_CONTROL: AllGatherExecutor(group, control=False),
+        REDUCE: AllReduceExecutor(group),
+        REDUCE + WITHOUT_CONTROL: AllReduceExecutor(group, control=False),
+    }
     with torch.inference_mode():
-        runs = {
-            control: start(guidance, inputs.conditions, AllGatherExecutor(group, control=control))
-            for control in (True, False)
-        }
+        runs = {name: start(guidance, inputs.conditions, executor) for name, executor in executors.items()}
+        branches = runs[SERIAL].plan(0, inputs.sample).branches
+        known = {branch.name: small_inputs(sizes, batch=job.batch, seed=i).sample for i, branch in enumerate(branches)}
+        baseline = RoundRobin(group, branches, job.strengths, PHI)
+
+        def denoise(branch: BoundBranch) -> Any:
+            return known[branch.name]
+
+        def step(name: str, number: int) -> None:
+            if name == BASELINE:
+                baseline.step(inputs.sample, SIGMA, denoise)
+            else:
+                runs[name].step(number % STEPS, inputs.sample, denoise)
+
+        seconds: dict[str, list[float]] = {name: [] for name in (SERIAL, BASELINE, *list(executors)[1:])}
         for number in range(rounds):
-            for control, run in runs.items():
+            for name, times in seconds.items():
                 dist.barrier(group)
                 begun = time.perf_counter()
-                run.step(number % STEPS, inputs.sample, lambda branch: predictions[branch.name])
-                seconds[control].append(time.perf_counter() - begun)
+                step(name, number)
+                times.append(time.perf_counter() - begun)
         dist.barrier(group)
     return seconds
-
-
-def _names(guidance: Guidance) -> list[str]:
-    return [
-        branch.name
-        for branch in start(guidance, {"positive": {}, "negative": {}}, SerialExecutor()).layouts[0].branches
-    ]
 
 
 def _difference(after: Spent, before: Spent) -> Spent:
@@ -323,18 +333,14 @@ class Target:
 
 
 @attrs.frozen
-class Control:
-    """What control exchanges cost in a step whose forwards return at once."""
+class Overhead:
+    """What a dispatch costs beside the forwards: a step's time where these return at once."""
 
-    with_ms: float
-    without_ms: float
-    share: float
+    medians_ms: Mapping[str, float]
+    control_cost_ms: float
+    "What control exchanges add to an all-gather step."
+    control_share: float
     "Of the median all-gather step with the model's forwards."
-
-    @property
-    def cost_ms(self) -> float:
-        """Time that they add to a step."""
-        return self.with_ms - self.without_ms
 
 
 @attrs.frozen
@@ -346,16 +352,15 @@ class ParallelReport:
     "Processes that ran on the machine on average in the minute before."
     tokens: tuple[int, int]
     timed: tuple[Outcome, ...]
-    control: Control
+    overhead: Overhead
     counted: tuple[Outcome, ...]
     targets: tuple[Target, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, ready for JSON."""
         data = attrs.asdict(self)
-        control = {**data.pop("control"), "cost_ms": self.control.cost_ms}
         head = {"benchmark": "parallel", "torch": data.pop("torch"), "threads": 1, "cores": os.cpu_count()}
-        return {**head, **data, "control": control}
+        return {**head, **data}
 
     def __str__(self) -> str:
         """Return the report as text."""
@@ -379,10 +384,12 @@ class ParallelReport:
                     f"{line.payload_collectives:>11}  {line.payload_bytes:>9,}  {line.control_share:>7.2%}"
                     f"  {line.cpu_ms:>6.0f} ms"
                 )
+        text.append("\nbeside the forwards: the same steps where these return at once")
+        for name, median in self.overhead.medians_ms.items():
+            text.append(f"  {LABELS.get(name, name):<34}{median:>7.2f} ms")
         text.append(
-            f"\ncontrol exchanges in a step whose forwards return at once: {self.control.cost_ms:.2f} ms "
-            f"({self.control.with_ms:.2f} with, {self.control.without_ms:.2f} without), "
-            f"{self.control.share:.2%} of an all_gather step"
+            f"  control exchanges add {self.overhead.control_cost_ms:.2f} ms, "
+            f"{self.overhead.control_share:.2%} of an all_gather step with forwards"
         )
         text.append("\ncounted, on more ranks than there may be cores (a tiny model, nothing timed)")
         job = ""
@@ -407,7 +414,7 @@ def measure(
     *,
     sizes: Sizes = SMALL,
     warmup: int = 2,
-    control_rounds: int = 200,
+    overhead_rounds: int = 200,
     counted: Sequence[int] = COUNTED,
 ) -> ParallelReport:
     """Time on two ranks and count on more.
@@ -423,7 +430,7 @@ def measure(
         timed = tuple(
             _timed(job, rounds, ranks.run(observe, job, sizes, rounds, warmup, ranks=RANKS)) for job in (FOUR, THREE)
         )
-        control = _control(ranks.run(observe_control, FOUR, sizes, control_rounds, ranks=RANKS), timed[0])
+        overhead = _overhead(ranks.run(observe_overhead, FOUR, sizes, overhead_rounds, ranks=RANKS), timed[0])
         more = tuple(
             Outcome(
                 job.title,
@@ -433,7 +440,7 @@ def measure(
             for count in counted
             for found in [ranks.run(observe, job, TINY, 1, 0, ranks=count)]
         )
-    return ParallelReport(torch.__version__, load, sizes.grid.tokens, timed, control, more, _targets(timed, more))
+    return ParallelReport(torch.__version__, load, sizes.grid.tokens, timed, overhead, more, _targets(timed, more))
 
 
 def _by_contender(found: Sequence[Mapping[str, Seen]]) -> list[tuple[str, list[tuple[Seen, str]]]]:
@@ -501,13 +508,13 @@ def _timed(job: Job, rounds: int, found: Sequence[Mapping[str, Seen]]) -> Outcom
     return Outcome(job.title, tuple(lines), rounds)
 
 
-def _control(found: Sequence[Mapping[bool, Sequence[float]]], timed: Outcome) -> Control:
+def _overhead(found: Sequence[Mapping[str, Sequence[float]]], timed: Outcome) -> Overhead:
     medians = {
-        control: statistics.median(map(max, zip(*(rank[control] for rank in found), strict=True))) * 1e3
-        for control in (True, False)
+        name: round(statistics.median(map(max, zip(*(rank[name] for rank in found), strict=True))) * 1e3, 3)
+        for name in found[0]
     }
-    share = (medians[True] - medians[False]) / timed.of(GATHER).median_ms
-    return Control(round(medians[True], 3), round(medians[False], 3), round(share, 5))
+    cost = medians[GATHER] - medians[GATHER + WITHOUT_CONTROL]
+    return Overhead(medians, round(cost, 3), round(cost / timed.of(GATHER).median_ms, 5))
 
 
 def _targets(timed: Sequence[Outcome], counted: Sequence[Outcome]) -> tuple[Target, ...]:
