@@ -181,7 +181,7 @@ class Run:
 
     def describe(self) -> Description:
         """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
-        return describe_run(self.stack, self.executor, self.layouts)
+        return describe_run(self.stack, self.executor.describe(), self.layouts, self.executor.placed)
 
     @functools.cached_property
     def fingerprint(self) -> int:
