@@ -40,9 +40,10 @@ from guidance_core.perturbations import (
     SkipBlocks,
     SkipSelfAttention,
 )
+from guidance_core.plan import Plan
 from guidance_core.presets import settle
 from guidance_core.reference import Multiply, Reference
-from guidance_core.run import Plan, Run
+from guidance_core.run import Run
 from guidance_core.schedules import Cosine, Linear, Schedule, Table, Window, Within
 from guidance_core.stacking import StackedDenoiser
 from guidance_core.statistics import inner, norm, ratio, std

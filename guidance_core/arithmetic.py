@@ -36,13 +36,6 @@ def _scalar(number: float, dtype: torch.dtype) -> Tensor:
         return torch.tensor(number, dtype=dtype, device="cpu")
 
 
-@functools.lru_cache(maxsize=64)
-def one(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the scalar 1 on a device."""
-    with torch.inference_mode(False):
-        return torch.ones((), dtype=dtype, device=device)
-
-
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype that sums of such tensors are accumulated in: float32, or float64 for float64."""
     return torch.float64 if tensor.dtype is torch.float64 else torch.float32

@@ -15,14 +15,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import Term, Weight, evaluate, is_blocked, one
+from guidance_core.arithmetic import Term, Weight, evaluate, is_blocked
 from guidance_core.branch import BASE, Needs
 from guidance_core.errors import PluginError
 from guidance_core.hooks import Implementation, around
-from guidance_core.plan import Acting, OutputLayout, States
+from guidance_core.layout import Acting, OutputLayout
 from guidance_core.reference import BasePrediction, Multiply, Reference, Statistic
 from guidance_core.spaces import Affine, Noise, affine
-from guidance_core.step import Moment, Step
+from guidance_core.step import Moment, States, Step
 
 
 @attrs.define(eq=False)
@@ -49,8 +49,7 @@ class Scene:
     def step(self, acting: Acting) -> Step:
         """Return the step that a hook gets."""
         name = acting.implementation.plugin
-        states = self.state.setdefault(name, {})
-        return Step(self.moment, self.plugins[name], states, self.layout.name, self.sample)
+        return Step(self.moment, name, self.plugins[name], self.state, self.layout.name, self.sample)
 
 
 class Workspace:
@@ -267,20 +266,16 @@ def _check_tensor(implementation: Implementation, result: Any, like: Tensor) -> 
 
 
 def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> Tensor:
-    factor, share = result.factor, result.share
-    if not isinstance(factor, Tensor) or not factor.is_floating_point() or not _broadcasts(factor, like):
+    factor = result.factor
+    if not isinstance(factor, Tensor) or not factor.is_floating_point() or not _broadcasts(factor.shape, like.shape):
         expected = f"Multiply with a floating-point tensor that broadcasts to {tuple(like.shape)}"
         raise implementation.wrong(expected, factor)
-    if isinstance(share, Tensor):
-        if not share.is_floating_point() or not _broadcasts(share, like):
-            raise implementation.wrong(f"Multiply with a share that broadcasts to {tuple(like.shape)}", share)
-        return torch.lerp(one(factor.dtype, factor.device), factor, share.to(factor.dtype))
-    if type(share) is not float:
-        raise implementation.wrong("Multiply whose share is a float or a tensor", share)
-    return factor if share == 1.0 else torch.lerp(one(factor.dtype, factor.device), factor, share)
+    return factor
 
 
-def _broadcasts(given: Tensor, like: Tensor) -> bool:
-    if given.ndim != like.ndim:
-        return False
-    return all(size in (1, full) for size, full in zip(given.shape, like.shape, strict=False))
+def _broadcasts(shape: Sequence[int], whole: Sequence[int]) -> bool:
+    return len(shape) == len(whole) and all(map(_fits, shape, whole))
+
+
+def _fits(size: int, full: int) -> bool:
+    return size in (1, full)

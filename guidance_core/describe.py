@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
 import attrs
 
 from guidance_core.branch import BASE, Branch
-from guidance_core.executors.base import Executor
-from guidance_core.plan import Layout
+from guidance_core.executors.placement import Placement
+from guidance_core.layout import Layout
 from guidance_core.stack import Stack
 
 
@@ -117,23 +117,27 @@ def _pass_line(each: PassDescription) -> str:
 
 
 def describe_run(
-    stack: Stack, executor: Executor, layouts: Sequence[Layout], assumptions: Sequence[str] = ()
+    stack: Stack,
+    executor: str,
+    layouts: Sequence[Layout],
+    placed: Callable[[Sequence[Branch]], Placement | None],
+    assumptions: Sequence[str] = (),
 ) -> Description:
-    """Describe the steps that `layouts` stand for, and how `executor` would run them."""
+    """Describe the steps that `layouts` stand for, and where an executor of that description places them."""
     groups = []
     for key, members in groupby(enumerate(layouts), key=lambda item: _of_layout(item[1])):
         indices = [number for number, _ in members]
         passes, held = key
         branches = layouts[indices[0]].branches
-        placement = executor.placed(branches)
-        placed = () if placement is None else placement.shown([branch.name for branch in branches])
+        placement = placed(branches)
+        ranks = () if placement is None else placement.shown([branch.name for branch in branches])
         speedup = 1.0 if placement is None else placement.speedup
-        groups.append(StepsDescription(indices[0], indices[-1], passes, held, placed, speedup))
+        groups.append(StepsDescription(indices[0], indices[-1], passes, held, ranks, speedup))
     plugins = {
         name: tuple(ParameterDescription(field, shown(each.value), each.origin) for field, each in settled.items())
         for name, settled in stack.settled().items()
     }
-    return Description(plugins, executor.describe(), tuple(groups), tuple(assumptions))
+    return Description(plugins, executor, tuple(groups), tuple(assumptions))
 
 
 def _of_layout(layout: Layout) -> tuple[tuple[PassDescription, ...], tuple[str, ...]]:

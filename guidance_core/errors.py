@@ -49,8 +49,8 @@ class PlanMismatchError(ExecutorError):
 class RankError(ExecutorError):
     """Something went wrong on one rank of a group; raised on all of them."""
 
-    rank: int | None = None
-    "The rank, counted within the group; None where it is not known."
+    ranks: tuple[int, ...] = ()
+    "The ranks it is about, counted within the group; empty where they are not known."
 
 
 class RankFailedError(RankError):

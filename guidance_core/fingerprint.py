@@ -17,8 +17,8 @@ from torch import Tensor
 from guidance_core.values import PerOutput, TensorValue
 
 if TYPE_CHECKING:
-    from guidance_core.plan import Layout
-    from guidance_core.run import RunSettings
+    from guidance_core.layout import Layout
+    from guidance_core.settings import RunSettings
     from guidance_core.stack import Stack
 
 PARTS = ("methods or run settings", "step", "branches", "strengths or corrections", "sample", "executor")

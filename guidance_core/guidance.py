@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,9 @@ from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Executor
-from guidance_core.run import Run, RunSettings
+from guidance_core.executors.placement import place_branches
+from guidance_core.run import Run
+from guidance_core.settings import RunSettings
 from guidance_core.spaces import check_space
 from guidance_core.spec import format_spec, parse_spec
 from guidance_core.stack import Stack
@@ -150,7 +153,12 @@ class Guidance:
         return chosen.begin(make)
 
     def describe(
-        self, steps: int | None = None, *, sigmas: Sigmas | None = None, outputs: Sequence[str] | None = None
+        self,
+        steps: int | None = None,
+        *,
+        sigmas: Sigmas | None = None,
+        outputs: Sequence[str] | None = None,
+        ranks: int = 1,
     ) -> Description:
         """Describe what the stack would do in a run, without starting one.
 
@@ -158,6 +166,7 @@ class Guidance:
             steps: number of steps, with sigmas falling evenly from 1 to 0; 30 if nothing is given.
             sigmas: noise levels to use instead.
             outputs: names of the outputs; those that parameters name, if not given.
+            ranks: on how many ranks to place the passes; needs no process group.
         """
         assumptions = ["every condition is given"]
         if sigmas is None:
@@ -175,7 +184,12 @@ class Guidance:
             check_finite=False,
         )
         run = Run(self._stack, executor_class("serial")(), settings)
-        return describe_run(self._stack, run.executor, run.layouts, assumptions)
+        if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
+            raise ConfigurationError(f"ranks must be a positive whole number; got {ranks!r}.")
+        if ranks == 1:
+            return describe_run(self._stack, run.executor.describe(), run.layouts, run.executor.placed, assumptions)
+        executor = f"{ranks} ranks, as all_gather and all_reduce place the passes"
+        return describe_run(self._stack, executor, run.layouts, partial(place_branches, ranks=ranks), assumptions)
 
     def _checked_executor(self, executor: str | Executor) -> Executor:
         if isinstance(executor, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -77,37 +77,42 @@ class Structure:
             return type(sample) is tuple and len(sample) == len(self.names)
         return type(sample) is dict and tuple(sample) == self.names
 
-    def unpack(self, value: Any) -> dict[str, Tensor] | None:
-        """Return `{output: tensor}` for `value`, or None if its structure is another."""
-        if self.kind == "tensor":
-            return {self.names[0]: value} if isinstance(value, Tensor) else None
-        if self.kind == "dict":
-            if not isinstance(value, Mapping) or len(value) != len(self.names):
-                return None
-            entries = [value.get(name) for name in self.names]
-        else:
+    def entries(self, value: Any) -> Sequence[Tensor] | None:
+        """Return the tensors of `value` in the order of the names, or None if its structure is another."""
+        kind = self.kind
+        if kind == "tuple":
             if not isinstance(value, (tuple, list)) or len(value) != len(self.names):
                 return None
-            entries = value  # type: ignore[assignment]
-        for entry in entries:
+            found: Sequence[Any] = value
+        elif kind == "tensor":
+            found = (value,)
+        elif not isinstance(value, Mapping) or len(value) != len(self.names):
+            return None
+        else:
+            found = [value.get(name) for name in self.names]
+        for entry in found:
             if not isinstance(entry, Tensor):
                 return None
-        return dict(zip(self.names, entries, strict=False))  # type: ignore[arg-type]
+        return found
 
     def flatten(self, value: Any, what: str, error: type[GuidanceError]) -> dict[str, Tensor]:
         """Return `{output: tensor}` for `value`, or raise `error` saying how `what` differs."""
-        named = self.unpack(value)
-        if named is not None:
-            return named
+        entries = self.entries(value)
+        if entries is None:
+            raise self.misfit(value, what, error)
+        return dict(zip(self.names, entries, strict=True))
+
+    def misfit(self, value: Any, what: str, error: type[GuidanceError]) -> GuidanceError:
+        """Return the `error` that says how `what` differs, for a value whose entries are None."""
         if self.kind == "tensor":
-            raise error(f"{what} must be a tensor, as the sample is; got {_shown(value)}.")
+            return error(f"{what} must be a tensor, as the sample is; got {_shown(value)}.")
         if self.kind == "dict" and (not isinstance(value, Mapping) or set(value) != set(self.names)):
-            raise error(f"{what} must be a dict with {', '.join(self.names)}; got {_shown(value)}.")
+            return error(f"{what} must be a dict with {', '.join(self.names)}; got {_shown(value)}.")
         if self.kind == "tuple" and (not isinstance(value, (tuple, list)) or len(value) != len(self.names)):
-            raise error(f"{what} must be a tuple of {len(self.names)} ({', '.join(self.names)}); got {_shown(value)}.")
-        entries = value if self.kind == "dict" else dict(zip(self.names, value, strict=True))
-        name = next(name for name in self.names if not isinstance(entries[name], Tensor))
-        raise error(f"{what}: output {name!r} must be a tensor; got {_shown(entries[name])}.")
+            return error(f"{what} must be a tuple of {len(self.names)} ({', '.join(self.names)}); got {_shown(value)}.")
+        given = value if self.kind == "dict" else dict(zip(self.names, value, strict=True))
+        name = next(name for name in self.names if not isinstance(given[name], Tensor))
+        return error(f"{what}: output {name!r} must be a tensor; got {_shown(given[name])}.")
 
     def restore(self, named: Mapping[str, Tensor]) -> Any:
         """Return the tensor, tuple or dict that `named` stands for."""

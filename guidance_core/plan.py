@@ -1,405 +1,248 @@
-"""From what the plugins ask for to the branches of a step.
+"""The plan of a step: its branches, and what those who run them need to know and may ask.
 
-A layout is the part of a plan that does not depend on the sample: which branches run, with which
-weights, and which hooks see their predictions. Layouts are built before the first forward.
+A plan is a layout bound to a sample. Executors work with plans alone.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import attrs
 import torch
 from torch import Tensor
 
 from guidance_core import fingerprint
-from guidance_core.arithmetic import Weight
-from guidance_core.branch import BASE, Branch, Hold, Needs, Request
-from guidance_core.errors import (
-    BranchConflictError,
-    ConfigurationError,
-    PluginError,
-    UnknownNameError,
-    suggest,
-)
-from guidance_core.hooks import Hook, Implementation, around
-from guidance_core.step import Moment, Step, placed
-from guidance_core.values import PerOutput
+from guidance_core.arithmetic import Weight, evaluate
+from guidance_core.branch import BASE, BoundBranch
+from guidance_core.errors import DenoiserError, NonFiniteError
+from guidance_core.layout import Layout
+from guidance_core.outputs import Structure
+from guidance_core.reference import BasePrediction, Statistic
+from guidance_core.spaces import Noise
+from guidance_core.step import States
 
-NEUTRAL = 1e-9
-"Strengths no larger than this are 0: a scale of 1.0000000000000002 runs no extra pass."
-
-States: TypeAlias = dict[str, dict[str | None, dict[str, Any]]]
-"By plugin, then by output (None: of the whole step)."
+if TYPE_CHECKING:
+    from guidance_core.run import Run
 
 
-@attrs.frozen
-class Acting:
-    """A hook that is called for one output, with what it may see."""
+class Plan:
+    """The branches of one step, for those who run the forwards, and what finishing it needs."""
 
-    implementation: Implementation
-    needs: Needs
-    branches: tuple[str, ...]
-    "The branches whose predictions it may look at, `cond` first."
+    __slots__ = (
+        "_settings",
+        "_structure",
+        "branches",
+        "index",
+        "is_finished",
+        "layout",
+        "noise",
+        "owner",
+        "samples",
+        "sigma",
+        "state",
+        "version",
+    )
 
-
-@attrs.frozen(eq=False)
-class OutputLayout:
-    """How one output is guided in a step."""
-
-    name: str
-    strengths: tuple[tuple[str, float | Tensor], ...]
-    "The branches to move away from."
-    held: bool
-    combining: tuple[Acting, ...]
-    combine_wrappers: tuple[Acting, ...]
-    correcting: tuple[Acting, ...]
-    correct_wrappers: tuple[Acting, ...]
-    "Wrappers stand from the innermost to the outermost."
-
-    is_plain: bool = attrs.field(init=False)
-    "Whether the result is the weighted sum and no hook acts."
-
-    @is_plain.default
-    def _default_is_plain(self) -> bool:
-        return not self.held and not self.all_acting
+    def __init__(
+        self,
+        owner: Run,
+        layout: Layout,
+        branches: tuple[BoundBranch, ...],
+        structure: Structure,
+        samples: Mapping[str, Tensor],
+        noise: Mapping[str, Noise],
+        state: States,
+        version: int,
+    ) -> None:
+        self._settings = owner.settings
+        self._structure = structure
+        self.owner = owner
+        "The run it belongs to."
+        self.samples = samples
+        "The noisy sample by output."
+        self.noise = noise
+        "The noise level by output."
+        self.state = state
+        "What plugins keep in the run, as hooks left it when they named the branches."
+        self.version = version
+        "How many steps the run had finished when the plan was made."
+        self.is_finished = False
+        self.layout = layout
+        self.branches = branches
+        "The passes to run, `cond` first; empty where every output keeps its last x0."
+        self.index = layout.moment.index
+        "Index of the step."
+        self.sigma = noise[structure.names[0]].sigma
+        "Noise level of the step (of the first output)."
 
     @property
-    def all_correcting(self) -> tuple[Acting, ...]:
-        """Everything that sees the guided prediction."""
-        return (*self.correcting, *self.correct_wrappers)
+    def rows(self) -> int:
+        """Batch size of the sample."""
+        return int(next(iter(self.samples.values())).shape[0])
 
     @property
-    def all_acting(self) -> tuple[Acting, ...]:
-        """Every hook that is called for this output."""
-        return (*self.combining, *self.combine_wrappers, *self.all_correcting)
+    def summary(self) -> str:
+        """The step and its branches in a few words, for messages."""
+        branches = ", ".join(branch.name for branch in self.branches) or "no branches"
+        evaluation = self.layout.moment.evaluation
+        again = f", evaluation {evaluation}" if evaluation else ""
+        shapes = ", ".join(f"{name} {kind_of(sample)}" for name, sample in self.samples.items())
+        return f"step {self.index} of {self.layout.moment.count}{again} at sigma {self.sigma:g}: {branches}; {shapes}"
 
-    def weights(self, sample: Tensor) -> list[tuple[str, Weight]]:
-        """Return the weight of each branch in the sum of predictions, `cond` first; they add up to 1.
+    @property
+    def fingerprint(self) -> tuple[int, ...]:
+        """What ranks compare before they exchange predictions; see `guidance_core.fingerprint`."""
+        shapes = [(tuple(sample.shape), sample.dtype) for sample in self.samples.values()]
+        sample = fingerprint.digest([self._structure.kind, *self.samples, repr(shapes), list(self.noise.values())])
+        return (self.owner.fingerprint, *self.layout.fingerprint, sample)
+
+    def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
+        """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""
+        return dict(zip(self.samples, self._entries(prediction, branch), strict=True))
+
+    def _entries(self, prediction: Any, branch: str) -> Sequence[Tensor]:
+        entries = self._structure.entries(prediction)
+        if entries is None:
+            raise self._structure.misfit(prediction, f"the prediction of branch {branch!r}", DenoiserError)
+        return entries
+
+    def restored(self, named: Mapping[str, Tensor]) -> Any:
+        """Return the tensor, tuple or dict that predictions by output stand for."""
+        return self._structure.restore(named)
+
+    def shape_of(self, output: str, rows: tuple[int, int] | None = None) -> tuple[int, ...]:
+        """Return the shape of an output's prediction, of some rows of the batch or all."""
+        shape = tuple(self.samples[output].shape)
+        return shape if rows is None else (rows[1] - rows[0], *shape[1:])
+
+    def checked(self, predictions: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+        """Return the predictions by output, then by branch.
 
         Raises:
-            ConfigurationError: a tensor strength does not broadcast to the sample.
+            DenoiserError: one is missing, or does not fit the sample or the base branch.
+            NonFiniteError: one holds NaN or infinity, and the run checks that.
         """
-        if self._numbers is not None:
-            return self._numbers
-        base: Any = 1.0
-        others: list[tuple[str, Weight]] = []
-        for branch, strength in self.strengths:
-            if isinstance(strength, Tensor):
-                strength = placed(strength, sample, f"the strength of branch {branch!r}")
-                others.append((branch, -strength))
-            else:
-                others.append((branch, -strength))
-            base = base + strength
-        return [(BASE, base), *others]
-
-    _numbers: list[tuple[str, Weight]] | None = attrs.field(init=False)
-    "The weights, where they are the same for every sample."
-
-    @_numbers.default
-    def _default_numbers(self) -> list[tuple[str, Weight]] | None:
-        numbers = [strength for _, strength in self.strengths if not isinstance(strength, Tensor)]
-        if len(numbers) < len(self.strengths):
-            return None
-        others = [(branch, -strength) for (branch, _), strength in zip(self.strengths, numbers, strict=True)]
-        return [(BASE, 1.0 + sum(numbers)), *others]
-
-
-@attrs.frozen(eq=False)
-class Layout:
-    """The branches of one step and what is made of their predictions."""
-
-    moment: Moment
-    branches: tuple[Branch, ...]
-    "The passes to run, `cond` first; empty where every output is held."
-    asked: Mapping[str, tuple[str, ...]]
-    "The plugins that asked for each branch."
-    outputs: Mapping[str, OutputLayout]
-    depends_on_state: bool
-    "Whether a plugin looked at its state, so that the layout holds for this moment only."
-    inputs: Mapping[str, Mapping[str, Any]]
-    "Model inputs of each branch."
-
-    holds: frozenset[str] = attrs.field(init=False)
-    "The outputs that keep their last x0."
-    is_plain: bool = attrs.field(init=False)
-    "Whether no hook acts on any output."
-    has_tensor_strengths: bool = attrs.field(init=False)
-
-    @functools.cached_property
-    def fingerprint(self) -> tuple[int, int, int]:
-        """The parts of a plan's fingerprint that do not depend on the sample."""
-        return fingerprint.of_layout(self)
-
-    @holds.default
-    def _default_holds(self) -> frozenset[str]:
-        return frozenset(name for name, output in self.outputs.items() if output.held)
-
-    @is_plain.default
-    def _default_is_plain(self) -> bool:
-        return all(output.is_plain for output in self.outputs.values())
-
-    @has_tensor_strengths.default
-    def _default_has_tensor_strengths(self) -> bool:
-        strengths = (strength for output in self.outputs.values() for _, strength in output.strengths)
-        return any(isinstance(strength, Tensor) for strength in strengths)
-
-
-def build_layout(
-    hooks: Mapping[str, Hook],
-    plugins: Mapping[str, object],
-    moment: Moment,
-    conditions: Mapping[str, Mapping[str, Any] | None] | None,
-    states: States,
-    *,
-    holdable: Iterable[str] | None = None,
-) -> Layout:
-    """Ask the plugins what they want of a step and unite it into a layout.
-
-    Args:
-        hooks: the stack's hooks.
-        plugins: the stack's plugins by name.
-        moment: where the step stands.
-        conditions: the host's model inputs by condition; `None` to take any condition as given.
-        states: the run's state; what hooks leave in it is kept.
-        holdable: the outputs that have a last x0 to keep; `None` for all.
-
-    Raises:
-        PluginError: a hook raised, or returned something it may not.
-        BranchConflictError: two plugins want different content under one name.
-        ConfigurationError: a condition is missing, or a parameter has no usable value.
-    """
-    steps = {name: Step(moment, plugin, states.setdefault(name, {})) for name, plugin in plugins.items()}
-    asked = _ask(hooks, steps)
-    requests = _through_wrappers(hooks["build_branches"], steps, asked)
-    held = _held(requests, moment.outputs)
-    if holdable is not None:
-        held &= frozenset(holdable)
-    active = [name for name in moment.outputs if name not in held]
-    branches = _unite(requests, moment, active) if active else {}
-    _check_conditions(branches, conditions, requests)
-    view = _View(requests, asked, tuple(branches))
-    return Layout(
-        moment=moment,
-        branches=tuple(united.branch for united in branches.values()),
-        asked={name: united.plugins for name, united in branches.items()},
-        outputs={name: _output_layout(name, hooks, view, branches, held=name in held) for name in moment.outputs},
-        depends_on_state=any(step.looked_at_state for step in steps.values()),
-        inputs={name: _inputs(united.branch, conditions or {}) for name, united in branches.items()},
-    )
-
-
-def _output_layout(
-    output: str, hooks: Mapping[str, Hook], view: _View, branches: Mapping[str, _United], *, held: bool
-) -> OutputLayout:
-    if held:
-        return OutputLayout(output, (), True, (), (), (), ())
-    combine, postprocess = hooks["combine"], hooks["postprocess"]
-    return OutputLayout(
-        name=output,
-        strengths=tuple(
-            (branch, united.strengths[output])
-            for branch, united in branches.items()
-            if branch != BASE and not _is_neutral(united.strengths[output])
-        ),
-        held=False,
-        combining=view.acting(combine.plain, output, with_all_branches=True),
-        combine_wrappers=view.acting(combine.wrappers, output, with_all_branches=True),
-        correcting=view.acting(postprocess.plain, output),
-        correct_wrappers=view.acting(postprocess.wrappers, output),
-    )
-
-
-def _ask(hooks: Mapping[str, Hook], steps: Mapping[str, Step]) -> list[Request]:
-    """Return what the plugins ask for, in the stack's order, each request marked with its plugin."""
-    asked: list[Request] = []
-    for implementation in hooks["build_branches"].plain:
-        result = implementation({"step": steps[implementation.plugin]})
-        asked += _marked(implementation, [] if result is None else result)
-    acting = [
-        found.plugin for name in ("combine", "postprocess") for found in (*hooks[name].plain, *hooks[name].wrappers)
-    ]
-    stating = {request.plugin for request in asked if isinstance(request, Needs)}
-    asked += [Needs(plugin=name) for name in dict.fromkeys(acting) if name not in stating]
-    return asked
-
-
-def _through_wrappers(hook: Hook, steps: Mapping[str, Step], asked: list[Request]) -> list[Request]:
-    requests = asked
-    for wrapper in hook.wrappers:
-        given = list(requests)
-        result = around(wrapper, {"step": steps[wrapper.plugin]}, partial(list, given))()
-        marked = _marked(wrapper, result)
-        own = [new for old, new in zip(result, marked, strict=True) if new is not old and isinstance(new, Needs)]
-        requests = [
-            request
-            for request in marked
-            if not own
-            or not isinstance(request, Needs)
-            or request.plugin != wrapper.plugin
-            or any(request is new for new in own)
-        ]
-    return requests
-
-
-def _marked(implementation: Implementation, result: Any) -> list[Request]:
-    if not isinstance(result, (list, tuple)):
-        raise implementation.wrong("a list of Branch, Needs and Hold", result)
-    marked: list[Request] = []
-    for request in result:
-        if not isinstance(request, Branch | Needs | Hold):
-            raise implementation.wrong("a list of Branch, Needs and Hold", request)
-        marked.append(request if request.plugin else attrs.evolve(request, plugin=implementation.plugin))
-    return marked
-
-
-def _held(requests: Sequence[Request], outputs: tuple[str, ...]) -> frozenset[str]:
-    held: set[str] = set()
-    for request in requests:
-        if isinstance(request, Hold):
-            unknown = set(request.outputs or ()) - set(outputs)
-            if unknown:
-                raise PluginError(
-                    f"plugin {request.plugin!r} holds {', '.join(sorted(unknown))}; "
-                    f"the run's outputs are {', '.join(outputs)}."
+        made = []
+        for branch in self.branches:
+            name = branch.name
+            if name not in predictions:
+                raise DenoiserError(
+                    f"the prediction of branch {name!r} of step {self.index} is missing; got "
+                    f"{', '.join(map(str, predictions)) or 'none'}."
                 )
-            held |= set(outputs if request.outputs is None else request.outputs)
-    return frozenset(held)
+            made.append((name, self._entries(predictions[name], name)))
+        return {
+            output: self._checked_output(output, sample, [(name, entries[number]) for name, entries in made])
+            for number, (output, sample) in enumerate(self.samples.items())
+        }
 
+    def _checked_output(self, output: str, sample: Tensor, made: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Return one output's predictions by branch; `cond` comes first and must fit the sample."""
+        given = dict(made)
+        if not made:
+            return given
+        base = given[BASE]
+        shape, dtype, device = sample.shape, base.dtype, sample.device
+        if not base.is_floating_point():
+            raise DenoiserError(f"branch 'cond': output {output!r} must be floating point; got {dtype}.")
+        for name, tensor in made:
+            if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
+                whose, other = ("its sample", sample) if name == BASE else ("that of the base branch", base)
+                raise DenoiserError(
+                    f"branch {name!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
+                    f"but {whose} is {kind_of(other)}."
+                )
+        if self._settings.check_finite:
+            for name, tensor in made:
+                self.check_finite(name, output, tensor)
+        return given
 
-@attrs.define
-class _United:
-    """A branch, who asked for it, and how far each output moves away from it."""
+    def accepted(self, branch: str, prediction: Any, rows: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """Return one branch's prediction by output, checked against the sample.
 
-    branch: Branch
-    plugins: tuple[str, ...]
-    strengths: dict[str, float | Tensor]
+        Raises:
+            DenoiserError: its structure, shape or device differs, or it is not floating point.
+            NonFiniteError: it holds NaN or infinity, and the run checks that.
+        """
+        named = self.named(prediction, branch)
+        for output, tensor in named.items():
+            shape, sample = self.shape_of(output, rows), self.samples[output]
+            if not tensor.is_floating_point():
+                raise DenoiserError(f"branch {branch!r}: output {output!r} must be floating point; got {tensor.dtype}.")
+            if tuple(tensor.shape) != shape or tensor.device != sample.device:
+                part = "" if rows is None else f" in rows {rows[0]} to {rows[1] - 1}"
+                raise DenoiserError(
+                    f"branch {branch!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
+                    f"but its sample{part} is {shape} on {sample.device}."
+                )
+            if self._settings.check_finite:
+                self.check_finite(branch, output, tensor)
+        return named
 
+    def check_finite(self, branch: str, output: str, tensor: Tensor) -> None:
+        """Raise `NonFiniteError` if a prediction holds NaN or infinity."""
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"branch {branch!r} of step {self.index}: output {output!r} holds NaN or infinity.")
 
-def _unite(requests: Sequence[Request], moment: Moment, active: Sequence[str]) -> dict[str, _United]:
-    """Unite branches by name and leave out those that no output moves away from or needs."""
-    nothing: dict[str, float | Tensor] = dict.fromkeys(moment.outputs, 0.0)
-    united = {BASE: _United(Branch(BASE, required=True), (), dict(nothing))}
-    for branch in requests:
-        if not isinstance(branch, Branch):
-            continue
-        same = united.setdefault(branch.name, _United(branch, (), dict(nothing)))
-        if not same.branch.same_content(branch):
-            first = f"plugin {same.plugins[0]!r}" if same.plugins else "the core"
-            raise BranchConflictError(
-                f"{first} and plugin {branch.plugin!r} want different passes under the branch name "
-                f"{branch.name!r}: {_content(same.branch)}; and {_content(branch)}. Rename one of them."
+    def check_dtype(self, branch: str, output: str, tensor: Tensor, dtype: torch.dtype) -> None:
+        """Raise `DenoiserError` unless a prediction has the dtype of the others."""
+        if tensor.dtype is not dtype:
+            raise DenoiserError(
+                f"branch {branch!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
+                f"but another branch's is {str(dtype).removeprefix('torch.')}."
             )
-        same.branch = attrs.evolve(
-            same.branch,
-            required=same.branch.required or branch.required,
-            cost=max(same.branch.cost, branch.cost),
-        )
-        if branch.plugin not in same.plugins:
-            same.plugins = (*same.plugins, branch.plugin)
-        for output in active:
-            same.strengths[output] = same.strengths[output] + _strength(branch, output)
-    return {
-        name: branch
-        for name, branch in united.items()
-        if branch.branch.required or any(not _is_neutral(branch.strengths[output]) for output in active)
-    }
 
+    def can_split_rows(self, *, needs_tensor_statistics: bool) -> bool:
+        """Whether the batch can be shared out by rows.
 
-def _content(branch: Branch) -> str:
-    parts = [f"condition {branch.condition!r}"]
-    parts += [str(perturbation) for perturbation in branch.perturbations]
-    parts += [f"overrides {', '.join(branch.overrides)}"] if branch.overrides else []
-    parts += [f"model {branch.model!r}"] if branch.model else []
-    return ", ".join(parts)
+        It cannot where outputs differ in batch size, or a statistic over the whole batch has to be
+        computed from the parts.
+        """
+        if len({sample.shape[0] for sample in self.samples.values()}) > 1:
+            return False
+        wanted = (key for output in self.samples for key in self.wanted_statistics(output))
+        return not (needs_tensor_statistics and any(over == "tensor" for _, _, over in wanted))
 
+    def partial_sum(
+        self, output: str, predictions: Mapping[str, Tensor], rows: tuple[int, int] | None = None
+    ) -> Tensor | None:
+        """Return `Σ wᵢ·pᵢ` over those branches of the plan that `predictions` holds; None if none counts.
 
-def _strength(branch: Branch, output: str) -> float | Tensor:
-    strength: Any = branch.strength
-    if isinstance(strength, PerOutput):
-        if output not in strength:
-            raise ConfigurationError(
-                f"plugin {branch.plugin!r}: the strength of branch {branch.name!r} has values for "
-                f"{', '.join(strength)}, but none for {output!r}."
-            )
-        strength = strength[output]
-    if isinstance(strength, Tensor):
-        if not bool(torch.isfinite(strength).all()):
-            raise ConfigurationError(
-                f"plugin {branch.plugin!r}: the strength of branch {branch.name!r} is not finite: {strength.tolist()}."
-            )
-        return strength
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not math.isfinite(strength):
-        raise ConfigurationError(
-            f"plugin {branch.plugin!r}: the strength of branch {branch.name!r} must be a finite number, a tensor "
-            f"or a PerOutput; got {strength!r}."
-        )
-    return float(strength)
-
-
-def _is_neutral(strength: float | Tensor) -> bool:
-    if isinstance(strength, Tensor):
-        return bool((strength.abs() <= NEUTRAL).all())
-    return math.isclose(strength, 0.0, abs_tol=NEUTRAL)
-
-
-@attrs.frozen
-class _View:
-    """What is left of the plugins' requests, to decide whose hooks act."""
-
-    requests: Sequence[Request]
-    asked: Sequence[Request]
-    "The requests before any wrapper changed them."
-    branches: tuple[str, ...]
-    "The branches that run."
-
-    def acting(
-        self, implementations: Iterable[Implementation], output: str, *, with_all_branches: bool = False
-    ) -> tuple[Acting, ...]:
-        """Return the implementations to call for `output`: those whose requests no wrapper dropped."""
-        found = (self._one(implementation, output, with_all_branches) for implementation in implementations)
-        return tuple(acting for acting in found if acting is not None)
-
-    def _one(self, implementation: Implementation, output: str, with_all_branches: bool) -> Acting | None:
-        name = implementation.plugin
-        mine = [request for request in self.requests if request.plugin == name]
-        needs = [
-            request
-            for request in mine
-            if isinstance(request, Needs) and (request.outputs is None or output in request.outputs)
-        ]
-        kept = {request.name for request in mine if isinstance(request, Branch)}
-        wanted = {request.name for request in self.asked if isinstance(request, Branch) and request.plugin == name}
-        if not needs or (with_all_branches and not wanted <= kept):
+        With `rows`, predictions hold those rows of the batch only.
+        """
+        if not predictions:
             return None
-        if len(needs) > 1:
-            raise PluginError(f"plugin {name!r} returned {len(needs)} Needs for output {output!r}; return one.")
-        visible = (BASE, *(branch for branch in self.branches if branch in kept and branch != BASE))
-        return Acting(implementation, needs[0], visible)
+        weights = self.layout.outputs[output].weights(self.samples[output])
+        terms = [(predictions[name], _in_rows(weight, rows)) for name, weight in weights if name in predictions]
+        return evaluate(terms) if terms else None
+
+    def wanted_statistics(self, output: str) -> tuple[Statistic, ...]:
+        """Return (space, `std` or `norm`, over) of each statistic of the base prediction that is wanted."""
+        own = self._settings.prediction_type
+        wanted = {
+            (acting.needs.space or own, kind, over): None
+            for acting in self.layout.outputs[output].all_correcting
+            for kind, overs in (("std", acting.needs.std), ("norm", acting.needs.norm))
+            for over in overs
+        }
+        return tuple(wanted)
+
+    def wants_reference(self, output: str) -> bool:
+        """Whether a correction looks at the whole base prediction of `output`."""
+        return any(acting.needs.reference for acting in self.layout.outputs[output].all_correcting)
+
+    def statistic(self, output: str, base: Tensor, key: Statistic, rows: tuple[int, int] | None = None) -> Tensor:
+        """Compute one wanted statistic from the base prediction of `output`; dimensions are kept."""
+        own = self._settings.prediction_type
+        sample = self.samples[output]
+        sample = sample if rows is None else sample[slice(*rows)]
+        return BasePrediction(base, sample, own, self.noise[output]).statistic(key)
 
 
-def _check_conditions(
-    branches: Mapping[str, _United],
-    conditions: Mapping[str, Mapping[str, Any] | None] | None,
-    requests: Sequence[Request],
-) -> None:
-    for name, united in branches.items():
-        wanted = united.branch.condition
-        if conditions is None or conditions.get(wanted) is not None:
-            continue
-        known = [condition for condition, inputs in conditions.items() if inputs is not None]
-        who = f"plugin {united.plugins[0]!r} needs" if united.plugins else "every run needs"
-        raise UnknownNameError(
-            f"{who} the condition {wanted!r} for its branch {name!r}, but the run was started with "
-            f"{', '.join(known) or 'no conditions'}.{suggest(wanted, known) if known else ''} "
-            f"Pass conditions={{{wanted!r}: {{...}}}}, or set the plugin's scale to its neutral value."
-        )
+def _in_rows(weight: Weight, rows: tuple[int, int] | None) -> Weight:
+    return weight[slice(*rows)] if isinstance(weight, Tensor) and rows is not None and weight.shape[0] > 1 else weight
 
 
-def _inputs(branch: Branch, conditions: Mapping[str, Mapping[str, Any] | None]) -> Mapping[str, Any]:
-    return MappingProxyType({**(conditions.get(branch.condition) or {}), **branch.overrides})
+def kind_of(tensor: Tensor) -> str:
+    """Return shape, dtype and device in words."""
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"

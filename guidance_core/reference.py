@@ -21,15 +21,13 @@ Statistic: TypeAlias = tuple[str, str, str]
 
 @attrs.frozen
 class Multiply:
-    """A correction that only scales: `guided·(share·factor + 1 − share)`.
+    """A correction that only scales: the guided prediction is multiplied by `factor`.
 
     Returning it instead of the product lets the core fold the factor into its last pass over memory.
     """
 
     factor: Tensor
     "Float32, with as many dimensions as the prediction; statistics have that shape."
-    share: float | Tensor = 1.0
-    "How much of it to apply: 1 all, 0 nothing. A number, or a tensor that broadcasts to the prediction."
 
 
 class BasePrediction:
@@ -63,6 +61,8 @@ class BasePrediction:
         """Return the prediction in a space, `[B, ...]`, float32."""
         found = self._tensors.get(space)
         if found is None:
+            if space == self._own and self._prediction.dtype is torch.float32:
+                return self._prediction
             conversion = affine(self._own, space, self._noise)
             found = self._tensors[space] = evaluate([(self._prediction, 1.0)], self._sample, conversion)
         return found
@@ -76,7 +76,7 @@ class BasePrediction:
 
     def _computed(self, space: str, kind: str, over: str) -> Tensor:
         prediction = self._prediction
-        if space not in self._tensors and over == "sample" and is_blocked(prediction):
+        if is_blocked(prediction) and over == "sample" and space not in self._tensors:
             n = prediction[0].numel()
             if n > statistics.LEAF and statistics.is_by_leaves(prediction):
                 of = statistics.std_of if kind == "std" else statistics.norm_of

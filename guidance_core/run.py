@@ -1,4 +1,4 @@
-"""A run: one generation, which owns all state, and the plans of its steps."""
+"""A run: one generation, which owns all state."""
 
 from __future__ import annotations
 
@@ -9,212 +9,31 @@ from collections.abc import Iterable, Mapping
 from operator import index as as_index
 from typing import Any, TypeAlias
 
-import attrs
 import torch
 from torch import Tensor
 
 from guidance_core import fingerprint
-from guidance_core.arithmetic import Term, Weight, evaluate
+from guidance_core.arithmetic import Term, evaluate
 from guidance_core.branch import BASE, BoundBranch
 from guidance_core.combination import Scene, Workspace, correct, guide
 from guidance_core.describe import Description, describe_run
-from guidance_core.errors import ConfigurationError, DenoiserError, NonFiniteError
+from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor, Sums
+from guidance_core.layout import Layout, build_layout
 from guidance_core.outputs import SINGLE, Structure, Structured
-from guidance_core.plan import Layout, States, build_layout
-from guidance_core.reference import BasePrediction, Statistic
+from guidance_core.plan import Plan
 from guidance_core.schedules import Position
+from guidance_core.settings import RunSettings
 from guidance_core.spaces import Noise, affine
 from guidance_core.stack import Stack
-from guidance_core.step import Moment
+from guidance_core.step import Moment, States
 
 _run_ids = itertools.count()
 
 Sigma: TypeAlias = float | Mapping[str, float]
 
-
-@attrs.frozen(eq=False)
-class RunSettings:
-    """What a run was started with, checked."""
-
-    conditions: Mapping[str, Mapping[str, Any] | None] | None
-    sigmas: Mapping[str | None, tuple[float, ...]]
-    "By output; under None where all outputs share one list."
-    alphas: tuple[float, ...] | None
-    prediction_type: str
-    outputs: tuple[str, ...] | None
-    check_finite: bool
-
-
-class Plan:
-    """The branches of one step, for those who run the forwards, and what finishing it needs."""
-
-    __slots__ = (
-        "_after",
-        "_finished",
-        "_noise",
-        "_run",
-        "_samples",
-        "_state",
-        "_structure",
-        "_version",
-        "branches",
-        "index",
-        "layout",
-        "sigma",
-    )
-
-    def __init__(
-        self,
-        run: Run,
-        layout: Layout,
-        branches: tuple[BoundBranch, ...],
-        structure: Structure,
-        samples: Mapping[str, Tensor],
-        noise: Mapping[str, Noise],
-        state: States,
-        version: int,
-    ) -> None:
-        self._run = run
-        self._state = state
-        self._version = version
-        self._structure = structure
-        self._samples = samples
-        self._noise = noise
-        self._after = state
-        self._finished = False
-        self.layout = layout
-        self.branches = branches
-        "The passes to run, `cond` first; empty where every output keeps its last x0."
-        self.index = layout.moment.index
-        "Index of the step."
-        self.sigma = noise[structure.names[0]].sigma
-        "Noise level of the step (of the first output)."
-
-    @property
-    def rows(self) -> int:
-        """Batch size of the sample."""
-        return int(next(iter(self._samples.values())).shape[0])
-
-    @property
-    def samples(self) -> Mapping[str, Tensor]:
-        """The noisy sample by output."""
-        return self._samples
-
-    @property
-    def summary(self) -> str:
-        """The step and its branches in a few words, for messages."""
-        branches = ", ".join(branch.name for branch in self.branches) or "no branches"
-        evaluation = self.layout.moment.evaluation
-        again = f", evaluation {evaluation}" if evaluation else ""
-        shapes = ", ".join(f"{name} {_kind(sample)}" for name, sample in self._samples.items())
-        return f"step {self.index} of {self.layout.moment.count}{again} at sigma {self.sigma:g}: {branches}; {shapes}"
-
-    @property
-    def fingerprint(self) -> tuple[int, ...]:
-        """What ranks compare before they exchange predictions; see `guidance_core.fingerprint`."""
-        shapes = [(tuple(sample.shape), sample.dtype) for sample in self._samples.values()]
-        sample = fingerprint.digest([self._structure.kind, *self._samples, repr(shapes), list(self._noise.values())])
-        return (self._run.fingerprint, *self.layout.fingerprint, sample)
-
-    def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
-        """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""
-        named = self._structure.unpack(prediction)  # without the cost of naming the branch
-        return named or self._structure.flatten(prediction, f"the prediction of branch {branch!r}", DenoiserError)
-
-    def restored(self, named: Mapping[str, Tensor]) -> Any:
-        """Return the tensor, tuple or dict that predictions by output stand for."""
-        return self._structure.restore(named)
-
-    def shape_of(self, output: str, rows: tuple[int, int] | None = None) -> tuple[int, ...]:
-        """Return the shape of an output's prediction, of some rows of the batch or all."""
-        shape = tuple(self._samples[output].shape)
-        return shape if rows is None else (rows[1] - rows[0], *shape[1:])
-
-    def accepted(self, branch: str, prediction: Any, rows: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """Return one branch's prediction by output, checked against the sample.
-
-        Raises:
-            DenoiserError: its structure, shape or device differs, or it is not floating point.
-            NonFiniteError: it holds NaN or infinity, and the run checks that.
-        """
-        named = self.named(prediction, branch)
-        for output, tensor in named.items():
-            shape, sample = self.shape_of(output, rows), self._samples[output]
-            if not tensor.is_floating_point():
-                raise DenoiserError(f"branch {branch!r}: output {output!r} must be floating point; got {tensor.dtype}.")
-            if tuple(tensor.shape) != shape or tensor.device != sample.device:
-                part = "" if rows is None else f" in rows {rows[0]} to {rows[1] - 1}"
-                raise DenoiserError(
-                    f"branch {branch!r} of step {self.index}: output {output!r} is {_kind(tensor)}, "
-                    f"but its sample{part} is {shape} on {sample.device}."
-                )
-            if self._run.settings.check_finite:
-                self.check_finite(branch, output, tensor)
-        return named
-
-    def check_finite(self, branch: str, output: str, tensor: Tensor) -> None:
-        """Raise `NonFiniteError` if a prediction holds NaN or infinity."""
-        if not bool(torch.isfinite(tensor).all()):
-            raise NonFiniteError(f"branch {branch!r} of step {self.index}: output {output!r} holds NaN or infinity.")
-
-    def check_dtype(self, branch: str, output: str, tensor: Tensor, dtype: torch.dtype) -> None:
-        """Raise `DenoiserError` unless a prediction has the dtype of the others."""
-        if tensor.dtype is not dtype:
-            raise DenoiserError(
-                f"branch {branch!r} of step {self.index}: output {output!r} is {_kind(tensor)}, "
-                f"but another branch's is {str(dtype).removeprefix('torch.')}."
-            )
-
-    def can_split_rows(self, *, needs_tensor_statistics: bool) -> bool:
-        """Whether the batch can be shared out by rows.
-
-        It cannot where outputs differ in batch size, or a statistic over the whole batch has to be
-        computed from the parts.
-        """
-        if len({sample.shape[0] for sample in self._samples.values()}) > 1:
-            return False
-        wanted = (key for output in self._samples for key in self.wanted_statistics(output))
-        return not (needs_tensor_statistics and any(over == "tensor" for _, _, over in wanted))
-
-    def partial_sum(
-        self, output: str, predictions: Mapping[str, Tensor], rows: tuple[int, int] | None = None
-    ) -> Tensor | None:
-        """Return `Σ wᵢ·pᵢ` over those branches of the plan that `predictions` holds; None if none counts.
-
-        With `rows`, predictions hold those rows of the batch only.
-        """
-        if not predictions:
-            return None
-        weights = self.layout.outputs[output].weights(self._samples[output])
-        terms = [(predictions[name], _in_rows(weight, rows)) for name, weight in weights if name in predictions]
-        return evaluate(terms) if terms else None
-
-    def wanted_statistics(self, output: str) -> tuple[Statistic, ...]:
-        """Return (space, `std` or `norm`, over) of each statistic of the base prediction that is wanted."""
-        own = self._run.settings.prediction_type
-        wanted = {
-            (acting.needs.space or own, kind, over): None
-            for acting in self.layout.outputs[output].all_correcting
-            for kind, overs in (("std", acting.needs.std), ("norm", acting.needs.norm))
-            for over in overs
-        }
-        return tuple(wanted)
-
-    def wants_reference(self, output: str) -> bool:
-        """Whether a correction looks at the whole base prediction of `output`."""
-        return any(acting.needs.reference for acting in self.layout.outputs[output].all_correcting)
-
-    def statistic(self, output: str, base: Tensor, key: Statistic, rows: tuple[int, int] | None = None) -> Tensor:
-        """Compute one wanted statistic from the base prediction of `output`; dimensions are kept."""
-        own = self._run.settings.prediction_type
-        sample = self._samples[output]
-        sample = sample if rows is None else sample[slice(*rows)]
-        return BasePrediction(base, sample, own, self._noise[output]).statistic(key)
-
-
-def _in_rows(weight: Weight, rows: tuple[int, int] | None) -> Weight:
-    return weight[slice(*rows)] if isinstance(weight, Tensor) and rows is not None and weight.shape[0] > 1 else weight
+_Outcome: TypeAlias = tuple[dict[str, Tensor], States]
+"The guided prediction by output, and the state that the plugins left."
 
 
 class _Evaluation:
@@ -228,11 +47,11 @@ class _Evaluation:
     def plan(self) -> Plan:
         return self._run.plan(*self._arguments, **self._given)
 
-    def combine(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> dict[str, Tensor]:
+    def combine(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> _Outcome:
         return self._run._combine(plan, predictions)
 
-    def commit(self, plan: Plan, results: dict[str, Tensor]) -> Any:
-        return self._run._commit(plan, results)
+    def commit(self, plan: Plan, outcome: _Outcome) -> Any:
+        return self._run._commit(plan, outcome)
 
 
 class Run:
@@ -332,21 +151,22 @@ class Run:
         """
         return self._commit(plan, self._combine(plan, predictions))
 
-    def _combine(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> dict[str, Tensor]:
-        if plan._run is not self or plan._finished or plan._version != self._version:
-            why = "belongs to another run" if plan._run is not self else "was finished before"
-            why = why if plan._finished or plan._run is not self else "was made before another was finished"
+    def _combine(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> _Outcome:
+        """Return the guided predictions and the state to keep; nothing of it lasts yet."""
+        if plan.owner is not self or plan.is_finished or plan.version != self._version:
+            why = "belongs to another run" if plan.owner is not self else "was finished before"
+            why = why if plan.is_finished or plan.owner is not self else "was made before another was finished"
             raise ConfigurationError(f"this plan of step {plan.index} {why}; call plan() anew.")
-        names, state = plan._structure.names, _copied(plan._state)
-        plan._after = state
+        names, state = tuple(plan.samples), _copied(plan.state)
         if isinstance(predictions, Sums):
-            return {name: self._from_sums(plan, name, predictions, state) for name in names}
-        by_output = self._checked_predictions(plan, predictions)
-        return {name: self._from_predictions(plan, name, by_output, state) for name in names}
+            return {name: self._from_sums(plan, name, predictions, state) for name in names}, state
+        by_output = plan.checked(predictions)
+        return {name: self._from_predictions(plan, name, by_output, state) for name in names}, state
 
-    def _commit(self, plan: Plan, results: dict[str, Tensor]) -> Any:
-        state = plan._after
-        plan._finished = True
+    def _commit(self, plan: Plan, outcome: _Outcome) -> Any:
+        """Make the step's state last and return the result in the host's structure."""
+        results, state = outcome
+        plan.is_finished = True
         self._version += 1
         self.passes += len(plan.branches)
         if state:
@@ -357,11 +177,11 @@ class Run:
         if self._keeps:
             self._keep_x0(plan, results)
         self._last = (plan.index, plan.layout.moment.evaluation)
-        return plan._structure.restore(results)
+        return plan.restored(results)
 
     def describe(self) -> Description:
         """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
-        return describe_run(self.stack, self.executor, self.layouts)
+        return describe_run(self.stack, self.executor.describe(), self.layouts, self.executor.placed)
 
     @functools.cached_property
     def fingerprint(self) -> int:
@@ -496,39 +316,6 @@ class Run:
 
     # Finishing: what depends on the predictions.
 
-    def _checked_predictions(self, plan: Plan, predictions: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-        """Return the predictions by output, then by branch."""
-        by_output: dict[str, dict[str, Tensor]] = {output: {} for output in plan._structure.names}
-        for branch in plan.branches:
-            name = branch.name
-            if name not in predictions:
-                raise DenoiserError(
-                    f"the prediction of branch {name!r} of step {plan.index} is missing; got "
-                    f"{', '.join(map(str, predictions)) or 'none'}."
-                )
-            for output, tensor in plan.named(predictions[name], name).items():
-                by_output[output][name] = tensor
-        for output, given in by_output.items() if plan.branches else ():
-            self._check_output(plan, output, given)
-        return by_output
-
-    def _check_output(self, plan: Plan, output: str, given: Mapping[str, Tensor]) -> None:
-        base, sample = given[BASE], plan._samples[output]
-        shape, dtype, device = sample.shape, base.dtype, sample.device
-        if not base.is_floating_point():
-            raise DenoiserError(f"branch 'cond': output {output!r} must be floating point; got {dtype}.")
-        for name, tensor in given.items():
-            if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
-                whose = "its sample" if name == BASE else "that of the base branch"
-                other = sample if name == BASE else base
-                raise DenoiserError(
-                    f"branch {name!r} of step {plan.index}: output {output!r} is {_kind(tensor)}, "
-                    f"but {whose} is {_kind(other)}."
-                )
-        if self.settings.check_finite:
-            for name, tensor in given.items():
-                plan.check_finite(name, output, tensor)
-
     def _from_predictions(
         self, plan: Plan, output: str, predictions: Mapping[str, Mapping[str, Tensor]], state: States
     ) -> Tensor:
@@ -554,8 +341,8 @@ class Run:
     def _scene(self, plan: Plan, output: str, state: States) -> Scene:
         return Scene(
             plan.layout.outputs[output],
-            plan._samples[output],
-            plan._noise[output],
+            plan.samples[output],
+            plan.noise[output],
             self.settings.prediction_type,
             plan.layout.moment,
             self.stack.plugins,
@@ -567,13 +354,13 @@ class Run:
         own = self.settings.prediction_type
         for name in self._keeps - plan.layout.holds:
             result = results[name]
-            x0 = evaluate([(result, 1.0)], plan._samples[name], affine(own, "x0", plan._noise[name]))
+            x0 = evaluate([(result, 1.0)], plan.samples[name], affine(own, "x0", plan.noise[name]))
             self._held[name] = (x0.clone() if x0 is result else x0, result.dtype)
 
     def _held_result(self, plan: Plan, output: str) -> Tensor:
         x0, dtype = self._held[output]
-        conversion = affine("x0", self.settings.prediction_type, plan._noise[output])
-        result = evaluate([(x0, 1.0)], plan._samples[output], conversion, dtype=dtype)
+        conversion = affine("x0", self.settings.prediction_type, plan.noise[output])
+        result = evaluate([(x0, 1.0)], plan.samples[output], conversion, dtype=dtype)
         return result.clone() if result is x0 else result
 
 
@@ -589,7 +376,3 @@ def _level(what: str, given: Any) -> float:
     if not math.isfinite(level) or level < 0:
         raise ConfigurationError(f"{what} must be finite and not negative; got {level}.")
     return level
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"

@@ -15,6 +15,7 @@ long row is reduced leaf by leaf along a tree that depends on its length only.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -65,9 +66,25 @@ def inner(x: Tensor, y: Tensor, over: str = "sample") -> Tensor:
     return (total + rows[:, whole * LEAF :].sum(dim=1)).view(shape)
 
 
-def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Return `numerator / denominator` of two statistics, and 1 where the denominator is 0."""
-    return (numerator / denominator).nan_to_num_(1.0, 1.0)
+def ratio(numerator: Tensor, denominator: Tensor, share: float | Tensor = 1.0) -> Tensor:
+    """Return `share·numerator/denominator + 1 − share` of two statistics, and 1 where the denominator is 0.
+
+    With a `share` below 1 the ratio is applied in part: 0 leaves everything as it is.
+    """
+    if isinstance(share, Tensor):
+        quotient = (numerator / denominator) * share + (1 - share)
+    elif share == 1.0:
+        quotient = numerator / denominator
+    else:
+        rest = _constant(1.0 - share, numerator.dtype, numerator.device)
+        quotient = torch.addcdiv(rest, numerator, denominator, value=share)
+    return quotient.nan_to_num_(1.0, 1.0)
+
+
+@functools.lru_cache(maxsize=256)
+def _constant(number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it outlives the mode it is made in
+        return torch.tensor(number, dtype=dtype, device=device)
 
 
 def is_by_leaves(x: Tensor) -> bool:

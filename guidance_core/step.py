@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import attrs
 import torch
@@ -13,6 +13,9 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.parameters import check_number
 from guidance_core.schedules import Position, Schedule, Window
 from guidance_core.values import PerOutput, TensorValue
+
+States: TypeAlias = dict[str, dict[str | None, dict[str, Any]]]
+"What plugins keep in a run: by plugin, then by output (None: of the whole step)."
 
 
 @attrs.frozen
@@ -39,17 +42,19 @@ class Step:
     `postprocess` for one of them.
     """
 
-    __slots__ = ("_moment", "_plugin", "_states", "_touched", "output", "sample")
+    __slots__ = ("_moment", "_name", "_plugin", "_states", "_touched", "output", "sample")
 
     def __init__(
         self,
         moment: Moment,
+        name: str,
         plugin: object,
-        states: MutableMapping[str | None, dict[str, Any]],
+        states: States,
         output: str | None = None,
         sample: Tensor | None = None,
     ) -> None:
         self._moment = moment
+        self._name = name
         self._plugin = plugin
         self._states = states
         self._touched = False
@@ -115,14 +120,16 @@ class Step:
         Put new values in; do not change stored tensors in place. Changes last only if the whole
         step succeeds. A `build_branches` that looks here is called anew at every step.
         """
-        self._touched = True
-        return self._states.setdefault(self.output, {})
+        return self._kept_for(self.output)
 
     @property
     def shared(self) -> dict[str, Any]:
         """What this plugin keeps in this run for all outputs: where `build_branches` leaves word."""
+        return self._kept_for(None)
+
+    def _kept_for(self, output: str | None) -> dict[str, Any]:
         self._touched = True
-        return self._states.setdefault(None, {})
+        return self._states.setdefault(self._name, {}).setdefault(output, {})
 
     @property
     def looked_at_state(self) -> bool:

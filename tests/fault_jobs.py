@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -24,7 +25,7 @@ class Seen:
     error: str
     message: str
     seconds: float
-    rank: int | None
+    ranks: tuple[int, ...]
     next_is_right: bool
 
 
@@ -111,13 +112,13 @@ def fault(group: Any, name: str, kind: str, victim: int) -> Seen:
 
     denoise = Faulty(CASE, 0, kind if here else "")
     begun = time.monotonic()
-    seen, run = Seen("", "", 0.0, None, False), None
+    seen, run = Seen("", "", 0.0, (), False), None
     try:
         run = start(odd)
         armed["here"] = here
         run.step(0, sample, denoise)
     except Exception as error:
-        seen = Seen(type(error).__name__, str(error), 0.0, getattr(error, "rank", None), False)
+        seen = Seen(type(error).__name__, str(error), 0.0, getattr(error, "ranks", ()), False)
     seen.seconds = time.monotonic() - begun
     armed["here"] = False
     if run is None or kind in ("guidance off", "other scale adds a branch", "other strength"):
@@ -131,15 +132,16 @@ def fault(group: Any, name: str, kind: str, victim: int) -> Seen:
     return seen
 
 
-def killed(group: Any, name: str, victim: int, seconds: float) -> Seen:
-    """Make steps until the victim dies in its forward, which takes `seconds`; return what a survivor sees."""
+def killed(group: Any, name: str, victim: int, ready: str) -> Seen:
+    """Make steps until the victim dies in its forward; return what a survivor sees."""
     run = TENSOR.start(EXECUTORS[name](group))
     run.step(0, TENSOR.tensors("sample", 0), Counting(TENSOR, 0))
     begun = time.monotonic()
 
     def denoise(branch: Any) -> Any:
         if group.rank() == victim:
-            time.sleep(seconds)
+            Path(ready).touch()
+            time.sleep(60)
         return TENSOR.tensors(branch.name, 1)
 
     errors = []
@@ -151,4 +153,4 @@ def killed(group: Any, name: str, victim: int, seconds: float) -> Seen:
             if len(errors) == 1:
                 waited = time.monotonic() - begun
     first = errors[0]
-    return Seen(type(first).__name__, str(first), waited, getattr(first, "rank", None), type(errors[1]) is type(first))
+    return Seen(type(first).__name__, str(first), waited, getattr(first, "ranks", ()), type(errors[1]) is type(first))

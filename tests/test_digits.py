@@ -97,6 +97,8 @@ def test_the_command_describes_ltx2():
     (group,) = description["steps"]
     assert [each["branch"] for each in group["passes"]] == ["cond", "neg", "perturbed", "modality"]
     assert description["total_passes"] == 120
+    placed = runner.invoke(app, ["describe", "ltx2:preset=2.3", "--ranks", "3"]).stdout
+    assert "rank 0: cond, modality; rank 1: neg; rank 2: perturbed (expected speedup 2.00)" in placed
 
 
 def test_the_picture_names_its_rows_and_does_not_change(tmp_path):

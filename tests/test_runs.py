@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from test_algebra import BOTH, draw, predict
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from guidance_core import Guidance
 from guidance_plugins import APG, CFG, LTX2, Gate, Interval, Rescale
@@ -184,3 +185,33 @@ def test_a_plan_is_finished_once():
     run.finish(plan, predictions)
     with pytest.raises(ValueError, match="finished before"):
         run.finish(plan, predictions)
+
+
+class NoLooking(TorchDispatchMode):
+    """Raises where a value is read off a tensor, which on a GPU would wait for the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal):
+            raise AssertionError(f"{func} reads a tensor's values")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "cfg:scale=3,rescale:phi=0.7",
+        "cfg:scale=tensor([1, 4]),rescale:phi=tensor([0, 0.5])",
+        "ltx2:preset=2.3,cfg_scale=3,skip_step=1",
+        "apg:scale=4,momentum=-0.5,threshold=3",
+        "cfg-zero-star:scale=4,normalize:form=match,gate:lo=0.5",
+        "stg:scale=1,blocks=3,interval:lo=0.2,hi=0.8,normalize:limit=0.9",
+    ],
+)
+def test_a_step_reads_no_value_off_a_tensor(spec):
+    with NoLooking(), pytest.raises(AssertionError, match="reads a tensor's values"):
+        torch.ones(1).item()
+    run = flow_run(list(Guidance.from_spec(spec).plugins), SIGMAS)
+    for i in range(6):
+        x, predictions = predict(i, 2, 5, 4)
+        with NoLooking():
+            run.step(i, x, lambda branch, given=predictions: given[branch.name])

@@ -6,6 +6,7 @@ python tests/two_hosts.py RANK SIZE STORE_FILE INTERFACE TIMEOUT LOG
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import sys
 import time
@@ -37,7 +38,8 @@ def main() -> None:
         try:
             run.step(0, TENSOR.tensors("sample", 0), Counting(TENSOR, 0))
         except RankLostError as error:
-            path.write_text(f"lost {error.rank} after {time.monotonic() - begun:.1f} s: {error}")
+            seen = {"lost": error.ranks, "seconds": time.monotonic() - begun, "error": str(error)}
+            path.write_text(json.dumps(seen))
             break
         path.write_text("running")
         time.sleep(0.02)

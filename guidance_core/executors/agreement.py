@@ -7,6 +7,7 @@ does not answer is known by name. Nothing is pickled and no device is waited for
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from guidance_core import errors
 from guidance_core.errors import ExecutorError, GuidanceError, PlanMismatchError, RankFailedError, RankLostError
+from guidance_core.executors.groups import timeout_of
 from guidance_core.fingerprint import PARTS
 
 if TYPE_CHECKING:
@@ -40,8 +42,8 @@ ERRORS = tuple(
         key=lambda each: each.__name__,
     )
 )
-START, BEFORE, AFTER = 0, 1, 2
-PHASES = ("starts", "runs", "finishes")
+START, BEFORE, AFTER, LOST = 0, 1, 2, 3
+PHASES = ("starts", "runs", "finishes", "lost a payload in")
 "What ends with an exchange: the start of a run, a step's forwards, and what is made of the payload."
 _HEAD = 4
 _LENGTH = _HEAD + len(PARTS) + OUTPUTS // 8 + TEXT // 8
@@ -91,6 +93,7 @@ class Agreement:
         self.rank = group.rank()
         self.size = group.size()
         self.exchanges = 0
+        self.timeout = timeout_of(group)
         self.seconds = 0.0
         "Time spent in exchanges, waiting for slower ranks included."
 
@@ -98,33 +101,18 @@ class Agreement:
         """Send `mine` to all ranks and return every rank's record, in order.
 
         Raises:
-            RankLostError: a rank did not answer.
+            RankLostError: a rank did not answer within the group's timeout.
             PlanMismatchError: a rank is in another part of its step.
         """
         start = time.perf_counter()
         self.exchanges += 1
-        sent = mine.encode(phase)
-        received = [sent if rank == self.rank else torch.empty_like(sent) for rank in range(self.size)]
-        others = [rank for rank in range(self.size) if rank != self.rank]
-        lost: dict[int, Exception] = {}
-        waiting = []
-        for rank in others:
-            try:
-                waiting.append((rank, self.group.recv([received[rank]], rank, TAG)))
-                waiting.append((rank, self.group.send([sent], rank, TAG)))
-            except RuntimeError as error:
-                lost.setdefault(rank, error)
-        for rank, work in waiting:
-            try:
-                work.wait()
-            except RuntimeError as error:
-                lost.setdefault(rank, error)
-                if "timed out" in str(error).lower():
-                    break  # a timeout closes every connection, so what follows says nothing
+        decoded, silent = self._swapped(mine, phase, self.timeout)
         self.seconds += time.perf_counter() - start
-        if lost:
-            raise lost_ranks(lost, self.size)
-        decoded = [Record.decode(record) for record in received]
+        if silent:
+            raise lost_ranks(silent, self.size)
+        broken = [rank for rank, (other, _) in enumerate(decoded) if other == LOST]
+        if broken:
+            raise payload_lost(f"rank {broken[0]} says that {decoded[broken[0]][1].text}", self.size)
         if any(other != phase for other, _ in decoded):
             raise PlanMismatchError(
                 "the ranks are not at the same point: "
@@ -132,6 +120,42 @@ class Agreement:
                 + ". Every rank must make the same steps."
             )
         return [record for _, record in decoded]
+
+    def roll_call(self, why: str) -> RankLostError:
+        """Return the error for a payload that did not arrive, having asked which ranks still answer."""
+        _, silent = self._swapped(Record(text=why), LOST, self.patience)
+        return lost_ranks(silent, self.size) if silent else payload_lost(why, self.size)
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for the others once it is known that something is lost."""
+        return min(max(0.15 * self.timeout, 0.5), 10.0)
+
+    def _swapped(self, mine: Record, phase: int, seconds: float) -> tuple[list[tuple[int, Record]], dict[int, str]]:
+        """Swap records with every rank; return them with their phases, and why some did not come."""
+        until = time.monotonic() + seconds
+        sent = mine.encode(phase)
+        received = [sent if rank == self.rank else torch.zeros_like(sent) for rank in range(self.size)]
+        silent: dict[int, str] = {}
+        waiting = []
+        for rank in range(self.size):
+            if rank == self.rank:
+                continue
+            try:
+                waiting.append((rank, self.group.recv([received[rank]], rank, TAG)))
+                waiting.append((rank, self.group.send([sent], rank, TAG)))
+            except RuntimeError as error:
+                silent.setdefault(rank, _reason(error))
+        for rank, work in waiting:
+            try:
+                work.wait(datetime.timedelta(seconds=max(until - time.monotonic(), 0.001)))
+            except RuntimeError as error:
+                silent.setdefault(rank, _reason(error))
+                until = min(until, time.monotonic() + self.patience)
+            else:
+                if received[rank][0] == LOST:
+                    until = min(until, time.monotonic() + self.patience)
+        return [Record.decode(record) for record in received], silent
 
 
 def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Run]) -> Run:
@@ -160,20 +184,28 @@ def raise_together(agreement: Agreement, error: Exception, where: str, phase: in
     raise error
 
 
-def lost_ranks(lost: dict[int, Exception], size: int) -> RankLostError:
-    """Return the error for ranks that did not answer, with what was seen of each."""
-    first, error = next(iter(lost.items()))
-    named = f"rank {first}" if len(lost) == 1 else f"ranks {', '.join(map(str, lost))}"
-    made = RankLostError(
-        f"{named} of {size} {'does' if len(lost) == 1 else 'do'} not answer: the process died, its connection broke "
-        f"or the group's timeout passed ({_first_line(error)}). The group cannot be used any more; restart the ranks."
+def lost_ranks(silent: dict[int, str], size: int) -> RankLostError:
+    """Return the error for ranks that did not answer, with what was seen of the first."""
+    return _lost(tuple(silent), next(iter(silent.values())), size)
+
+
+def payload_lost(why: str, size: int) -> RankLostError:
+    """Return the error for a payload that did not arrive from nobody knows whom."""
+    return _lost((), why, size)
+
+
+def _lost(ranks: tuple[int, ...], why: str, size: int) -> RankLostError:
+    named = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}" if ranks else "a rank"
+    error = RankLostError(
+        f"{named} of {size} {'do' if len(ranks) > 1 else 'does'} not answer: the process died, its connection broke or "
+        f"the group's timeout passed ({why}). The group cannot be used any more; restart the ranks."
     )
-    made.rank = first
-    return made
+    error.ranks = ranks
+    return error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rpartition("] ")[2][:200] or type(error).__name__
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0].rpartition("] ")[2].partition(". ")[0][:200] or type(error).__name__
 
 
 def failure(error: Exception, rank: int, where: str) -> Record:
@@ -197,7 +229,7 @@ def check_all_well(records: Sequence[Record]) -> None:
     others = ", ".join(str(other) for other, _ in failed[1:])
     error = ERRORS[record.error](record.text + (f" (and rank {others} failed as well)" if others else ""))
     if isinstance(error, errors.RankError):
-        error.rank = rank
+        error.ranks = (rank,)
     raise error
 
 

@@ -14,7 +14,7 @@ from guidance_core.executors.packing import Slot, slots_of
 from guidance_core.executors.placement import Placement, Unit
 
 if TYPE_CHECKING:
-    from guidance_core.run import Plan
+    from guidance_core.plan import Plan
 
 # Renamed in torch 2.13; the old name warns there.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -72,11 +72,11 @@ class AllGatherExecutor(DistributedExecutor):
         sent = buffer.cpu() if staged else buffer
         if len(placement.busy) == 1:
             source = dist.get_global_rank(self.group, placement.busy[0])
-            self._moved(lambda: dist.broadcast(sent, source, self.group), sent)
+            self._moved(dist.broadcast, sent, sent, source)
             received = sent.expand(self.size, -1)
         else:
             received = torch.empty(self.size, sent.numel(), dtype=torch.uint8, device=sent.device)
-            self._moved(lambda: _all_gather(received.view(-1), sent, group=self.group), sent)
+            self._moved(_all_gather, sent, received.view(-1), sent)
         return (received.to(buffer.device) if staged else received).unbind()
 
     def _whole(self, plan: Plan, views: Mapping[Unit, Sequence[Tensor]]) -> dict[str, Any]:

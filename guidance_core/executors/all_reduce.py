@@ -18,7 +18,7 @@ from guidance_core.executors.placement import Placement
 from guidance_core.statistics import kept_shape
 
 if TYPE_CHECKING:
-    from guidance_core.run import Plan
+    from guidance_core.plan import Plan
 
 
 class AllReduceExecutor(DistributedExecutor):
@@ -98,9 +98,9 @@ class AllReduceExecutor(DistributedExecutor):
         sent = buffer.cpu() if staged else buffer
         if len(placement.busy) == 1:
             source = dist.get_global_rank(self.group, placement.busy[0])
-            self._moved(lambda: dist.broadcast(sent, source, self.group), sent)
+            self._moved(dist.broadcast, sent, sent, source)
         else:
-            self._moved(lambda: dist.all_reduce(sent, group=self.group), sent)
+            self._moved(dist.all_reduce, sent, sent)
         if staged:
             buffer.copy_(sent)
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
-    from guidance_core.run import Plan, Run
+    from guidance_core.plan import Plan
+    from guidance_core.run import Run
 
 FEWER = 2.0
 "By what factor all-reduce must move fewer bytes to be preferred to a bit-identical all-gather."

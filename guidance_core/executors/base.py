@@ -13,7 +13,8 @@ from guidance_core.executors.placement import Placement
 
 if TYPE_CHECKING:
     from guidance_core.branch import BoundBranch, Branch
-    from guidance_core.run import Plan, Run
+    from guidance_core.plan import Plan
+    from guidance_core.run import Run
 
 
 class Denoiser(Protocol):
@@ -51,10 +52,10 @@ class Evaluation(Protocol):
     def plan(self) -> Plan:
         """Ask the plugins for the branches."""
 
-    def combine(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> dict[str, Tensor]:
-        """Return the guided prediction by output. Changes nothing that lasts."""
+    def combine(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
+        """Return what `commit` takes: the guided predictions and the state to keep. Nothing of it lasts yet."""
 
-    def commit(self, plan: Plan, results: dict[str, Tensor]) -> Any:
+    def commit(self, plan: Plan, outcome: Any) -> Any:
         """Make the step's state last and return the result in the host's structure."""
 
 

@@ -10,7 +10,7 @@ from guidance_core.executors.base import Denoiser, Executor, run_batch
 
 if TYPE_CHECKING:
     from guidance_core.branch import BoundBranch
-    from guidance_core.run import Plan
+    from guidance_core.plan import Plan
 
 
 class BatchedExecutor(Executor):

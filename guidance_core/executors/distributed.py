@@ -9,6 +9,7 @@ rank is the same error on all of them and leaves every rank where it was.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -28,10 +29,11 @@ from guidance_core.executors.agreement import (
     check_all_well,
     check_output_count,
     check_same_plan,
+    payload_lost,
     raise_together,
 )
 from guidance_core.executors.base import Denoiser, Evaluation, Executor, Sums, run_batch, run_branch
-from guidance_core.executors.groups import check_alive, control_group, resolve_group, stages_through_cpu
+from guidance_core.executors.groups import check_alive, control_group, resolve_group, stages_through_cpu, timeout_of
 from guidance_core.executors.placement import Placement, Unit, place_branches, place_rows
 from guidance_core.fingerprint import digest
 
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from guidance_core.branch import BoundBranch, Branch
-    from guidance_core.run import Plan, Run
+    from guidance_core.plan import Plan
+    from guidance_core.run import Run
 
 Made = dict[Unit, dict[str, Tensor]]
 "The predictions of this rank, by unit and output."
@@ -148,12 +151,12 @@ class DistributedExecutor(Executor):
         dtypes = self._agree(plan, dtypes)
         gathered = self._collected(plan, placement, made, dtypes)
         try:
-            results = evaluation.combine(plan, gathered)
+            outcome = evaluation.combine(plan, gathered)
         except Exception as error:
             self._fail(error, where, AFTER)
         if self._agreement is not None:
             check_all_well(self._agreement.exchange(Record(text=plan.summary), AFTER))
-        return evaluation.commit(plan, results)
+        return evaluation.commit(plan, outcome)
 
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any] | Sums:
         """Run this rank's share and return what all ranks made; `conduct` also agrees on the outcome."""
@@ -233,27 +236,29 @@ class DistributedExecutor(Executor):
         """Move this step's payload and return what all ranks made."""
         raise NotImplementedError
 
-    def _moved(self, call: Any, buffer: Tensor) -> None:
-        """Make one payload collective; a group that breaks in it is a lost rank."""
+    def _moved(self, collective: Callable[..., Any], buffer: Tensor, *arguments: Any) -> None:
+        """Make one payload collective of `buffer`; a group that breaks in it is a lost rank."""
         self._counts.payload_collectives += 1
         self._counts.payload_bytes += buffer.numel() * buffer.element_size()
         try:
-            call()
+            work = collective(*arguments, group=self.group, async_op=True)
+            if buffer.device.type == "cpu":
+                # A little less than the group's own timeout, which would close all connections and leave
+                # nobody to ask who is missing. On a GPU to wait is to enqueue.
+                work.wait(datetime.timedelta(seconds=0.8 * timeout_of(self.group)))
+            else:
+                work.wait()
         except (RuntimeError, NotImplementedError) as error:
-            text = str(error)
-            if (
-                isinstance(error, NotImplementedError)
-                or "does not support" in text
-                or "not implemented" in text.lower()
-            ):
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            if isinstance(error, NotImplementedError) or "not support" in reason or "not implemented" in reason.lower():
                 backend = dist.get_backend(self.group)
                 raise ExecutorError(
                     f"the backend {backend!r} of this process group lacks a collective that executor {self.name!r} "
-                    f"needs ({text.splitlines()[0]}); use Gloo on CPUs and NCCL on GPUs."
+                    f"needs ({reason}); use Gloo on CPUs and NCCL on GPUs."
                 ) from error
-            raise RankLostError(
-                f"a rank was lost while the payload moved ({text.splitlines()[0][:300]}); the group cannot be used "
-                "any more; restart the ranks."
+            why = f"the payload did not arrive: {reason}"
+            raise (
+                payload_lost(why, self.size) if self._agreement is None else self._agreement.roll_call(why)
             ) from error
 
     def _staged(self, buffer: Tensor) -> bool:

@@ -102,3 +102,12 @@ def stages_through_cpu(group: ProcessGroup, device: torch.device) -> bool:
         return False
     backends = dict(pair.split(":") for pair in dist.get_backend_config(group).lower().split(",") if ":" in pair)
     return backends.get(device.type, "gloo") == "gloo"
+
+
+def timeout_of(group: ProcessGroup) -> float:
+    """Return after how many seconds a CPU group's operations give up; torch's default where it does not say."""
+    try:
+        options = group._get_backend(torch.device("cpu")).options
+        return float(options._timeout.total_seconds())
+    except (AttributeError, RuntimeError):
+        return dist.constants.default_pg_timeout.total_seconds()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from guidance_core.executors.base import Denoiser, Executor, run_branch
 
 if TYPE_CHECKING:
-    from guidance_core.run import Plan
+    from guidance_core.plan import Plan
 
 
 class SerialExecutor(Executor):

@@ -13,7 +13,7 @@ def rescaling(guided: torch.Tensor, reference: Reference, phi: float | torch.Ten
 
     `guided` is `[B, ...]`; the factor has the shape of the statistics, `[B, 1, ...]`.
     """
-    return Multiply(ratio(reference.std(over), std(guided, over)), share=phi)
+    return Multiply(ratio(reference.std(over), std(guided, over), share=phi))
 
 
 @attrs.frozen
