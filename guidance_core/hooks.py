@@ -61,12 +61,6 @@ class Hook:
     wrappers: tuple[Implementation, ...]
     "From the innermost to the outermost: a later plugin wraps those before it."
 
-    def wrapped(self, given: dict[str, Any], inner: Callable[[], Any]) -> Any:
-        """Return `inner()`, passed through all wrappers."""
-        for wrapper in self.wrappers:
-            inner = around(wrapper, given, inner)
-        return inner()
-
 
 def around(wrapper: Implementation, given: dict[str, Any], inner: Callable[[], Any]) -> Callable[[], Any]:
     """Return a call of `inner` with `wrapper` around it."""

@@ -173,7 +173,7 @@ def build_layout(
     """
     steps = {name: Step(moment, name, plugin, states) for name, plugin in plugins.items()}
     asked = _ask(hooks, steps)
-    requests = _through_wrappers(hooks["build_branches"], steps, asked)
+    requests = _through_wrappers(hooks["build_branches"].wrappers, steps, asked)
     held = _held(requests, moment.outputs)
     if holdable is not None:
         held &= frozenset(holdable)
@@ -226,22 +226,25 @@ def _ask(hooks: Mapping[str, Hook], steps: Mapping[str, Step]) -> list[Request]:
     return asked
 
 
-def _through_wrappers(hook: Hook, steps: Mapping[str, Step], asked: list[Request]) -> list[Request]:
-    requests = asked
-    for wrapper in hook.wrappers:
-        given = list(requests)
-        result = around(wrapper, {"step": steps[wrapper.plugin]}, partial(list, given))()
-        marked = _marked(wrapper, result)
-        own = [new for old, new in zip(result, marked, strict=True) if new is not old and isinstance(new, Needs)]
-        requests = [
-            request
-            for request in marked
-            if not own
-            or not isinstance(request, Needs)
-            or request.plugin != wrapper.plugin
-            or any(request is new for new in own)
-        ]
-    return requests
+def _through_wrappers(
+    wrappers: Sequence[Implementation], steps: Mapping[str, Step], asked: list[Request]
+) -> list[Request]:
+    """Pass what was asked through the wrappers, the last of which is the outermost."""
+    if not wrappers:
+        return list(asked)
+    *inside, wrapper = wrappers
+    inner = partial(_through_wrappers, inside, steps, asked)
+    result = around(wrapper, {"step": steps[wrapper.plugin]}, inner)()
+    marked = _marked(wrapper, result)
+    own = [new for old, new in zip(result, marked, strict=True) if new is not old and isinstance(new, Needs)]
+    return [
+        request
+        for request in marked
+        if not own
+        or not isinstance(request, Needs)
+        or request.plugin != wrapper.plugin
+        or any(request is new for new in own)
+    ]
 
 
 def _marked(implementation: Implementation, result: Any) -> list[Request]:

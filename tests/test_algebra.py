@@ -242,3 +242,32 @@ def test_a_neutral_scale_runs_one_pass_and_returns_the_base_prediction(scale):
     plan = run.plan(0, x)
     assert [branch.name for branch in plan.branches] == ["cond"]
     assert torch.equal(run.finish(plan, {"cond": predictions["cond"]}), predictions["cond"])
+
+
+def test_strengths_of_one_branch_add_up():
+    x, c, u = draw(3, 2, 5, 4, count=3)
+    together = one_step([Away("u", 1.5), Away("u", 0.5)], x, {"cond": c, "u": u})
+    assert torch.equal(together, one_step([Away("u", 2.0)], x, {"cond": c, "u": u}))
+
+
+def test_a_correction_in_another_space_is_the_written_out_formula():
+    sigma, phi, scale = 0.6, 0.7, 4.0
+    x, c, u = draw(3, 2, 5, 4, count=3, dtype=torch.float64)
+    result = one_step([CFG(scale), Rescale(phi, space="x0")], x, {"cond": c, "uncond": u}, sigma=sigma)
+    x0_c, x0_u = x - sigma * c, x - sigma * u
+    guided = x0_c + (scale - 1) * (x0_c - x0_u)
+    spreads = [each.std(dim=(1, 2), keepdim=True, correction=0) for each in (x0_c, guided)]
+    guided = guided * (phi * spreads[0] / spreads[1] + 1 - phi)
+    torch.testing.assert_close(result, (x - guided) / sigma)
+
+
+def test_a_delta_in_another_space_is_the_written_out_formula():
+    sigma, scale = 0.6, 4.0
+    x, c, u = draw(3, 2, 5, 4, count=3, dtype=torch.float64)
+    result = one_step([APG(scale, eta=0.25)], x, {"cond": c, "uncond": u}, sigma=sigma)
+    x0_c, x0_u = x - sigma * c, x - sigma * u
+    d = x0_c - x0_u
+    dims = {"dim": (1, 2), "keepdim": True}
+    parallel = (d * x0_c).sum(**dims) / (x0_c * x0_c).sum(**dims) * x0_c
+    guided = x0_c + (scale - 1) * (d - parallel + 0.25 * parallel)
+    torch.testing.assert_close(result, (x - guided) / sigma)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 
+import attrs
 import pytest
 import torch
 from test_algebra import BOTH, draw, predict
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from guidance_core import Guidance
+from guidance_core import Guidance, Hold, Needs, PluginError, hookimpl
 from guidance_plugins import APG, CFG, LTX2, Gate, Interval, Rescale
 
 
@@ -215,3 +216,106 @@ def test_a_step_reads_no_value_off_a_tensor(spec):
         x, predictions = predict(i, 2, 5, 4)
         with NoLooking():
             run.step(i, x, lambda branch, given=predictions: given[branch.name])
+
+
+@attrs.frozen
+class Around:
+    """Writes down when it is entered and left."""
+
+    name: str
+    log: list = attrs.field(eq=False)
+
+    @hookimpl(wrapper=True)
+    def build_branches(self, step):
+        self.log.append(f"{self.name} in")
+        asked = yield
+        self.log.append(f"{self.name} out")
+        return asked
+
+
+def test_later_plugins_wrap_earlier_ones():
+    log = []
+    flow_run([Around("first", log), Around("second", log)], [1.0, 0.0])
+    assert log == ["second in", "first in", "first out", "second out"]
+
+
+@attrs.frozen
+class Holds:
+    @hookimpl
+    def build_branches(self, step):
+        return [Hold()]
+
+
+def test_there_is_nothing_to_hold_before_the_first_result():
+    run = flow_run([Holds()], [1.0, 0.5, 0.0])
+    assert len(run.plan(0, torch.zeros(1, 2)).branches) == 1
+    run.step(0, torch.zeros(1, 2), lambda branch: torch.ones(1, 2))
+    assert len(run.plan(1, torch.zeros(1, 2)).branches) == 0
+
+
+@attrs.frozen
+class Counts:
+    """Counts in its state how often each hook was called, and adds the count."""
+
+    fails: dict = attrs.field(eq=False)
+
+    @hookimpl
+    def build_branches(self, step):
+        step.shared["built"] = step.shared.get("built", 0) + 1
+        return [Needs()]
+
+    @hookimpl
+    def combine(self, step, predictions):
+        if self.fails.get(step.output):
+            raise RuntimeError("broken")
+        step.state["combined"] = step.state.get("combined", 0) + 1
+        return torch.full_like(predictions["cond"], 10.0 * step.shared["built"] + step.state["combined"])
+
+
+def test_what_fails_changes_no_state_however_often_it_is_tried():
+    fails = {}
+    run = flow_run([Counts(fails)], [1.0, 0.5, 0.0], outputs=("video", "audio"))
+    x = (torch.zeros(1, 2), torch.zeros(1, 3))
+    before = run.step(0, x, lambda branch: x)[0][0, 0]  # built and combined once (and built as it started)
+
+    def broken(branch):
+        raise RuntimeError("no forward")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            run.step(1, x, broken)
+    fails["audio"] = True  # video has been combined by then
+    plan = run.plan(1, x)
+    for _ in range(2):
+        with pytest.raises(PluginError):
+            run.finish(plan, {"cond": x})
+    fails.clear()
+    video, audio = run.finish(plan, {"cond": x})
+    assert video[0, 0] == audio[0, 0] == before + 11
+
+
+@attrs.frozen
+class Remembers:
+    """Returns what the last step's guided prediction was."""
+
+    @hookimpl
+    def build_branches(self, step):
+        return [Needs()]
+
+    @hookimpl
+    def postprocess(self, step, guided, reference):
+        last = step.state.get("last")
+        step.state["last"] = guided
+        return None if last is None else last.clone()
+
+
+def test_large_tensors_in_the_state_are_not_overwritten():
+    run = flow_run([CFG(2.0), Remembers()], [1.0, 0.7, 0.4, 0.0])
+    x, guided, results = torch.zeros(2, 100_000), [], []
+    for i in range(3):
+        c, u = draw(i, 2, 100_000, count=2)
+        guided.append(2 * c - u)
+        results.append(run.step(i, x, lambda branch, c=c, u=u: c if branch.name == "cond" else u))
+    torch.testing.assert_close(results[1], guided[0])
+    torch.testing.assert_close(results[2], guided[1])
+    torch.testing.assert_close(results[0], guided[0])
