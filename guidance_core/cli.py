@@ -166,12 +166,12 @@ class Job:
     as_json: bool
 
 
-def _on_rank(rank: int, size: int, address: str | None, job: Job) -> int:
+def _on_rank(rank: int, size: int, store: str | None, job: Job) -> int:
     """Do the job as one of several ranks; the first one writes and prints."""
     from guidance_core import launch
 
     try:
-        with launch.group(rank, size, address):
+        with launch.group(rank, size, store):
             _draw(job, is_first=rank == 0)
     except GuidanceError as error:
         if rank == 0 or isinstance(error, RankLostError):

@@ -7,9 +7,11 @@ import datetime
 import multiprocessing
 import os
 import signal
-import socket
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -43,17 +45,16 @@ def use_one_thread() -> None:
 
 
 @contextlib.contextmanager
-def group(rank: int, size: int, address: str | None = None) -> Iterator[None]:
+def group(rank: int, size: int, store: str | None = None) -> Iterator[None]:
     """Be one rank of a Gloo group inside the block, with one thread.
 
     Args:
         rank: this process's rank.
         size: number of ranks.
-        address: where rank 0 listens, as `host:port`; None to take it from torchrun's environment.
+        store: `file://` address at which the ranks of one machine meet; None for torchrun's environment.
     """
     use_one_thread()
-    method = "env://" if address is None else f"tcp://{address}"
-    dist.init_process_group("gloo", init_method=method, rank=rank, world_size=size, timeout=TIMEOUT)
+    dist.init_process_group("gloo", init_method=store or "env://", rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -61,15 +62,19 @@ def group(rank: int, size: int, address: str | None = None) -> Iterator[None]:
 
 
 def run_ranks(function: Callable[..., int], ranks: int, *arguments: Any) -> int:
-    """Call `function(rank, ranks, address, *arguments)` in as many new processes; return the exit status.
+    """Call `function(rank, ranks, store, *arguments)` in as many new processes; return the exit status.
 
     The first rank that fails decides the status. When one is killed, the others find out by themselves.
     """
-    address = f"127.0.0.1:{_free_port()}"
     context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=_call, args=(function, rank, ranks, address, *arguments)) for rank in range(ranks)
-    ]
+    with tempfile.TemporaryDirectory(prefix="guidance-core-") as folder:
+        store = Path(folder, "store").as_uri()
+        return _waited_for(
+            [context.Process(target=_call, args=(function, rank, ranks, store, *arguments)) for rank in range(ranks)]
+        )
+
+
+def _waited_for(processes: Sequence[BaseProcess]) -> int:
     try:
         for process in processes:
             process.start()
@@ -94,9 +99,3 @@ def run_ranks(function: Callable[..., int], ranks: int, *arguments: Any) -> int:
 def _call(function: Callable[..., int], *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process ends its ranks
     raise SystemExit(function(*arguments))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
