@@ -7,14 +7,16 @@ nothing waits for them.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import torch
 from torch import Tensor
 
-from guidance_core.values import PerOutput, TensorValue
+from guidance_core.values import TensorValue
 
 if TYPE_CHECKING:
     from guidance_core.layout import Layout
@@ -66,23 +68,34 @@ def of_layout(layout: Layout) -> tuple[int, int, int]:
     return digest(step), digest(branches), digest(strengths)
 
 
+_PLAIN = (bool, int, float, str, bytes, complex, range, slice, torch.dtype, torch.device, torch.Size)
+
+
 def _text(value: Any) -> str:
     """Write a value so that equal ones read the same in every process."""
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, TensorValue):
         return _text(value.tensor)
     if isinstance(value, Tensor):
-        kind = f"{tuple(value.shape)}{value.dtype}"
-        return f"tensor{kind}{value.tolist() if value.device.type == 'cpu' else ''}"
-    if isinstance(value, PerOutput | Mapping):
-        return "{" + ",".join(f"{_text(key)}:{_text(inner)}" for key, inner in value.items()) + "}"
+        return f"tensor {tuple(value.shape)} {value.dtype} {_bits(value)}"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(sorted(f"{_text(key)}:{_text(inner)}" for key, inner in value.items())) + "}"
     if isinstance(value, tuple | list):
         return "[" + ",".join(map(_text, value)) + "]"
     if isinstance(value, frozenset | set):
-        return "[" + ",".join(sorted(map(_text, value))) + "]"
+        return "{" + ",".join(sorted(map(_text, value))) + "}"
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, enum.Enum):
+        return f"{kind}.{value.name}"
     if attrs.has(type(value)):
         fields = ((field.name, getattr(value, field.name)) for field in attrs.fields(type(value)) if field.eq)
         return kind + _text(list(fields))
     return kind  # anything else may print an address, which differs between processes
+
+
+def _bits(tensor: Tensor) -> str:
+    """Return a digest of a CPU tensor's bits; nothing for one on a device, which would have to be waited for."""
+    if tensor.device.type != "cpu":
+        return ""
+    return blake2b(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes(), digest_size=8).hexdigest()

@@ -124,8 +124,6 @@ class Layout:
 
     holds: frozenset[str] = attrs.field(init=False)
     "The outputs that keep their last x0."
-    is_plain: bool = attrs.field(init=False)
-    "Whether no hook acts on any output."
     has_tensor_strengths: bool = attrs.field(init=False)
 
     @functools.cached_property
@@ -136,10 +134,6 @@ class Layout:
     @holds.default
     def _default_holds(self) -> frozenset[str]:
         return frozenset(name for name, output in self.outputs.items() if output.held)
-
-    @is_plain.default
-    def _default_is_plain(self) -> bool:
-        return all(output.is_plain for output in self.outputs.values())
 
     @has_tensor_strengths.default
     def _default_has_tensor_strengths(self) -> bool:

@@ -92,8 +92,8 @@ class Plan:
     @property
     def fingerprint(self) -> tuple[int, ...]:
         """What ranks compare before they exchange predictions; see `guidance_core.fingerprint`."""
-        shapes = [(tuple(sample.shape), sample.dtype) for sample in self.samples.values()]
-        sample = fingerprint.digest([self._structure.kind, *self.samples, repr(shapes), list(self.noise.values())])
+        shapes = [(tuple(sample.shape), sample.dtype, sample.device.type) for sample in self.samples.values()]
+        sample = fingerprint.digest([self._structure.kind, *self.samples, shapes, list(self.noise.values())])
         return (self.owner.fingerprint, *self.layout.fingerprint, sample)
 
     def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:

@@ -40,18 +40,18 @@ class _Evaluation:
     """One evaluation of a run's step, for executors whose processes agree in between."""
 
     def __init__(self, run: Run, index: int, sample: Structured, **given: Any) -> None:
-        self._run = run
+        self.run = run
         self._arguments = (index, sample)
         self._given = given
 
     def plan(self) -> Plan:
-        return self._run.plan(*self._arguments, **self._given)
+        return self.run.plan(*self._arguments, **self._given)
 
     def combine(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> _Outcome:
-        return self._run._combine(plan, predictions)
+        return self.run._combine(plan, predictions)
 
     def commit(self, plan: Plan, outcome: _Outcome) -> Any:
-        return self._run._commit(plan, outcome)
+        return self.run._commit(plan, outcome)
 
 
 class Run:
@@ -135,6 +135,7 @@ class Run:
             if sigma is not None or alpha is not None:
                 noise = self._own_noise(index, sigma, alpha)
             layout = self._built(self._moment(index, noise, evaluation, model), self._held, state)
+            self._check_spaces(layout, noise)
             branches = self._bind(layout)
         if layout.has_tensor_strengths:
             for name, each in samples.items():

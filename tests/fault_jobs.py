@@ -106,9 +106,7 @@ def fault(group: Any, name: str, kind: str, victim: int) -> Seen:
         sample = {output: tensor[:1] for output, tensor in sample.items()}
 
     def start(stack: Guidance):
-        run = CASE.start(executor, stack)
-        object.__setattr__(run.settings, "check_finite", True)
-        return run
+        return CASE.start(executor, stack, check_finite=True)
 
     denoise = Faulty(CASE, 0, kind if here else "")
     begun = time.monotonic()

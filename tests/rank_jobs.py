@@ -67,13 +67,13 @@ class ReducesInBf16(AllReduceExecutor):
 
 
 class ForgetsRankTwo(AllReduceExecutor):
-    def _fill(self, plan, made, views):
-        super()._fill(plan, {} if self.rank == 2 else made, views)
+    def _share(self, plan, made):
+        return [] if self.rank == 2 else super()._share(plan, made)
 
 
 class SkipsTheStatistics(AllReduceExecutor):
-    def _fill(self, plan, made, views):
-        super()._fill(plan, made, {key: view for key, view in views.items() if key[1] is None})
+    def _share(self, plan, made):
+        return [part for part in super()._share(plan, made) if part[1] is None]
 
 
 class DiffersOnRankOne(AllReduceExecutor):
@@ -122,13 +122,14 @@ class Case:
             plugins.append(Away(f"b{number}", value, window, self.costs[number] if self.costs else 1.0))
         return Guidance([*plugins, *Guidance.from_spec(self.corrections).plugins])
 
-    def start(self, executor: Executor | str = "serial", guidance: Guidance | None = None):
+    def start(self, executor: Executor | str = "serial", guidance: Guidance | None = None, **settings: Any):
         return (guidance or self.guidance()).start(
             conditions={"positive": {"name": "cond"}, "negative": {"name": "?"}},
             sigmas=[1 - 0.9 * i / self.steps for i in range(self.steps)] + [0.0],
             prediction_type="flow",
             outputs=None if set(self.shapes) == {"output"} else tuple(self.shapes),
             executor=executor,
+            **settings,
         )
 
     def tensors(self, what: str, step: int) -> Any:
@@ -215,8 +216,8 @@ class Found:
         if mine.dtype != torch.float32:  # both were rounded once: together by one unit in the last place
             info = torch.finfo(mine.dtype)
             bound = bound + info.eps * size + info.smallest_normal * info.eps
-        # where nothing is allowed nothing may differ
-        units = torch.where(error > 0, error / bound, 0.0)
+        # where nothing is allowed nothing may differ, and what is no number is equal to nothing
+        units = torch.where(mine == other, 0.0, error / bound).nan_to_num(nan=float("inf"))
         self.in_bounds = max(self.in_bounds, float(units.max()))
         if mine.dtype == torch.bfloat16:
             ulp = torch.exp2(torch.floor(torch.log2(size.clamp(min=1e-30))) - 7)

@@ -52,6 +52,7 @@ class Ranks(processes.Ranks):
             if rank in dead:
                 continue
             if not self._pipes[rank].poll(max(0.0, until - time.monotonic())):
+                self.close(kill=True)  # a late answer must not be taken for the next job's
                 raise RankError(f"rank {rank} hangs: nothing for {seconds:g} s")
             succeeded, value = self._pipes[rank].recv()
             if succeeded:

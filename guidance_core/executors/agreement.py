@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 import torch
@@ -22,8 +22,6 @@ from guidance_core.executors.groups import timeout_of
 from guidance_core.fingerprint import PARTS
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
     from guidance_core.run import Run
 
 TAG = 29063
@@ -33,18 +31,18 @@ TEXT = 960
 OUTPUTS = 32
 "Outputs a run may have."
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, *(
-    getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)
-))  # fmt: skip
+DTYPES = tuple(
+    sorted({each for each in vars(torch).values() if isinstance(each, torch.dtype) and each.is_floating_point}, key=str)
+)
 ERRORS = tuple(
     sorted(
         (each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, GuidanceError)),
         key=lambda each: each.__name__,
     )
 )
-START, BEFORE, AFTER, LOST = 0, 1, 2, 3
-PHASES = ("starts", "runs", "finishes", "lost a payload in")
-"What ends with an exchange: the start of a run, a step's forwards, and what is made of the payload."
+START, PLANNED, BEFORE, AFTER, LOST = range(5)
+PHASES = ("starts", "plans", "runs", "finishes", "lost a payload in")
+"What ends with an exchange: a run's start, a plan (in lockstep), the forwards, what is made of the payload."
 _HEAD = 4
 _LENGTH = _HEAD + len(PARTS) + OUTPUTS // 8 + TEXT // 8
 
@@ -88,7 +86,8 @@ class Record:
 class Agreement:
     """Exchanges records between the ranks of a group, in the same order on each."""
 
-    def __init__(self, group: ProcessGroup) -> None:
+    def __init__(self, group: Any) -> None:
+        """Take a Gloo group, or its backend."""
         self.group = group
         self.rank = group.rank()
         self.size = group.size()
@@ -122,8 +121,12 @@ class Agreement:
         return [record for _, record in decoded]
 
     def roll_call(self, why: str) -> RankLostError:
-        """Return the error for a payload that did not arrive, having asked which ranks still answer."""
-        _, silent = self._swapped(Record(text=why), LOST, self.patience)
+        """Return the error for a payload that did not arrive, having asked which ranks still answer.
+
+        Where one answers that it failed before it sent anything, that is raised.
+        """
+        records, silent = self._swapped(Record(text=why), LOST, self.patience)
+        check_all_well([record for _, record in records])
         return lost_ranks(silent, self.size) if silent else payload_lost(why, self.size)
 
     @property
@@ -166,7 +169,7 @@ def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Run])
     """
     try:
         run = make()
-    except Exception as error:
+    except BaseException as error:
         raise_together(agreement, error, "starting a run", START)
     text = f"a run of {run.count} steps with {', '.join(run.stack.plugins) or 'no methods'}"
     records = agreement.exchange(Record((run.fingerprint, 0, 0, 0, 0, own_part), (), text), START)
@@ -175,12 +178,16 @@ def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Run])
     return run
 
 
-def raise_together(agreement: Agreement, error: Exception, where: str, phase: int) -> NoReturn:
-    """Tell the others of an error; raise the one that all of them raise, from the one that caused it."""
+def raise_together(agreement: Agreement, error: BaseException, where: str, phase: int) -> NoReturn:
+    """Tell the others of an error; raise the one that all of them raise, from the one that caused it.
+
+    What is no `Exception`, such as an interrupt, is raised here as it is.
+    """
     try:
         check_all_well(agreement.exchange(failure(error, agreement.rank, where), phase))
     except Exception as shared:
-        raise shared from error
+        if isinstance(error, Exception):
+            raise shared from error
     raise error
 
 
@@ -208,16 +215,14 @@ def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0].rpartition("] ")[2].partition(". ")[0][:200] or type(error).__name__
 
 
-def failure(error: Exception, rank: int, where: str) -> Record:
+def failure(error: BaseException, rank: int, where: str) -> Record:
     """Return the record that tells the others how this rank failed."""
-    cls = type(error) if type(error) in ERRORS else next((each for each in ERRORS if isinstance(error, each)), None)
-    known = cls is not None and cls is not GuidanceError
-    notes = getattr(error, "__notes__", [])
-    text = (str(error) if known else f"{type(error).__name__}: {error}") + "".join(f" ({note})" for note in notes)
-    return Record(
-        text=f"rank {rank}, {where}: {text}",
-        error=ERRORS.index(cls if known and cls is not None else RankFailedError),
-    )
+    cls = next((each for each in type(error).__mro__ if each in ERRORS), GuidanceError)
+    known = cls is not GuidanceError
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    what = str(error) if known else f"{type(error).__name__}: {error}"
+    # what says where comes first: a long message is cut at its end
+    return Record(text=f"rank {rank}, {where}{notes}: {what}", error=ERRORS.index(cls if known else RankFailedError))
 
 
 def check_all_well(records: Sequence[Record]) -> None:
@@ -227,7 +232,8 @@ def check_all_well(records: Sequence[Record]) -> None:
         return
     rank, record = failed[0]
     others = ", ".join(str(other) for other, _ in failed[1:])
-    error = ERRORS[record.error](record.text + (f" (and rank {others} failed as well)" if others else ""))
+    also = f" (failed as well: rank {others})" if others else ""
+    error = ERRORS[record.error](record.text + also)
     if isinstance(error, errors.RankError):
         error.ranks = (rank,)
     raise error
@@ -243,7 +249,8 @@ def check_same_plan(records: Sequence[Record]) -> None:
     parts = [part for part, one, two in pairs if one != two]
     raise PlanMismatchError(
         f"the ranks are about to do different things; they differ in {', '.join(parts)}. Rank 0: {records[0].text}. "
-        f"Rank {rank}: {other.text}. Every rank must be given the same methods, parameters, sigmas and sample shape."
+        f"Rank {rank}: {other.text}. Every rank must be given the same methods, parameters, sigmas and sample shape, "
+        "and the same executor with the same options."
     )
 
 

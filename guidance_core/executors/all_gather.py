@@ -31,16 +31,16 @@ class AllGatherExecutor(DistributedExecutor):
     name = "all_gather"
 
     def _collected(
-        self, plan: Plan, placement: Placement, made: Made, dtypes: Sequence[torch.dtype]
+        self, plan: Plan, placement: Placement, share: Made, dtypes: Sequence[torch.dtype]
     ) -> Mapping[str, Any]:
         if not placement.busy:
             return {}
         if self.size == 1:
-            return self._whole(plan, {unit: list(prediction.values()) for unit, prediction in made.items()})
+            return self._whole(plan, {unit: list(prediction.values()) for unit, prediction in share.items()})
         slots, length = self._slots(plan, placement, dtypes)
         device = next(iter(plan.samples.values())).device
         buffer = torch.empty(length, dtype=torch.uint8, device=device)
-        for unit, prediction in made.items():
+        for unit, prediction in share.items():
             for slot, tensor in zip(slots[unit][1], prediction.values(), strict=True):
                 slot.view(buffer).copy_(tensor)
         by_rank = self._gathered(buffer, placement)
@@ -73,10 +73,9 @@ class AllGatherExecutor(DistributedExecutor):
         if len(placement.busy) == 1:
             source = dist.get_global_rank(self.group, placement.busy[0])
             self._moved(dist.broadcast, sent, sent, source)
-            received = sent.expand(self.size, -1)
-        else:
-            received = torch.empty(self.size, sent.numel(), dtype=torch.uint8, device=sent.device)
-            self._moved(_all_gather, sent, received.view(-1), sent)
+            return [sent.to(buffer.device)] * self.size
+        received = torch.empty(self.size, sent.numel(), dtype=torch.uint8, device=sent.device)
+        self._moved(_all_gather, sent, received.view(-1), sent)
         return (received.to(buffer.device) if staged else received).unbind()
 
     def _whole(self, plan: Plan, views: Mapping[Unit, Sequence[Tensor]]) -> dict[str, Any]:

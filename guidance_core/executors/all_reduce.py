@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from guidance_core.arithmetic import accumulation_dtype
 from guidance_core.branch import BASE
@@ -15,10 +16,17 @@ from guidance_core.executors.base import Sums
 from guidance_core.executors.distributed import DistributedExecutor, Made
 from guidance_core.executors.packing import slots_of
 from guidance_core.executors.placement import Placement
+from guidance_core.reference import Statistic
 from guidance_core.statistics import kept_shape
 
 if TYPE_CHECKING:
     from guidance_core.plan import Plan
+
+Key: TypeAlias = tuple[str, Statistic | None]
+"What a part of the buffer is: an output's sum (None), or one of its base prediction's statistics."
+
+Part: TypeAlias = tuple[str, Statistic | None, tuple[int, int] | None, Tensor]
+"Output, which part of the buffer, the rows of the batch (None: all), and what to add there."
 
 
 class AllReduceExecutor(DistributedExecutor):
@@ -33,18 +41,37 @@ class AllReduceExecutor(DistributedExecutor):
     name = "all_reduce"
     gathers_predictions = False
 
-    def _collected(self, plan: Plan, placement: Placement, made: Made, dtypes: Sequence[torch.dtype]) -> Sums:
+    def _share(self, plan: Plan, made: Made) -> list[Part]:
+        """Return this rank's part of every sum, statistic and reference, with the rows it is for."""
+        by_rows: dict[tuple[int, int] | None, dict[str, dict[str, Tensor]]] = {}
+        for unit, prediction in made.items():
+            by_rows.setdefault(unit.rows, {})[plan.branches[unit.branch].name] = prediction
+        parts: list[Part] = []
+        for rows, predictions in by_rows.items():
+            for output in _active(plan):
+                total = plan.partial_sum(output, {name: each[output] for name, each in predictions.items()}, rows)
+                if total is not None:
+                    parts.append((output, None, rows, total))
+                if BASE in predictions:
+                    base = predictions[BASE][output]
+                    for key in plan.wanted_statistics(output):
+                        parts.append((output, key, rows, plan.statistic(output, base, key, rows)))
+                    if plan.wants_reference(output):
+                        parts.append((output, _REFERENCE, rows, base))
+        return parts
+
+    def _collected(self, plan: Plan, placement: Placement, share: list[Part], dtypes: Sequence[torch.dtype]) -> Sums:
         if not placement.busy:
             return Sums({}, {}, {}, {})
         samples = plan.samples
-        active = [output for output in samples if not plan.layout.outputs[output].held]
+        active = _active(plan)
         kinds = dict(zip(samples, dtypes, strict=True))
         working = reduce(torch.promote_types, (_accumulation(kinds[output]) for output in active))
-        keys: list[tuple[str, tuple[str, str, str] | None]] = []
+        keys: list[Key] = []
         shapes = []
         for output in active:
             shape = plan.shape_of(output)
-            entries: list[tuple[tuple[str, str, str] | None, tuple[int, ...]]] = [(None, shape)]
+            entries: list[tuple[Statistic | None, tuple[int, ...]]] = [(None, shape)]
             entries += [(key, kept_shape(shape, key[2])) for key in plan.wanted_statistics(output)]
             if plan.wants_reference(output):
                 entries.append((_REFERENCE, shape))
@@ -53,7 +80,7 @@ class AllReduceExecutor(DistributedExecutor):
         slots, length = slots_of(shapes)
         buffer = torch.zeros(length, dtype=torch.uint8, device=samples[active[0]].device)
         views = {key: slot.view(buffer) for key, slot in zip(keys, slots, strict=True)}
-        self._fill(plan, made, views)
+        self._fill(views, share)
         self._reduced(buffer.view(working), placement)
         return Sums(
             sums={output: views[output, None].to(_accumulation(kinds[output])) for output in active},
@@ -72,25 +99,13 @@ class AllReduceExecutor(DistributedExecutor):
             },
         )
 
-    def _fill(self, plan: Plan, made: Made, views: dict[tuple[str, tuple[str, str, str] | None], torch.Tensor]) -> None:
-        """Write this rank's share of every sum and statistic into the buffer."""
-        by_rows: dict[tuple[int, int] | None, dict[str, dict[str, torch.Tensor]]] = {}
-        for unit, prediction in made.items():
-            by_rows.setdefault(unit.rows, {})[plan.branches[unit.branch].name] = prediction
-        for rows, predictions in by_rows.items():
-            here = slice(None) if rows is None else slice(*rows)
-            for output, key in views:
-                view = views[output, key]
-                if key is None:
-                    part = plan.partial_sum(output, {name: each[output] for name, each in predictions.items()}, rows)
-                    if part is not None:
-                        view[here] += part
-                elif BASE in predictions:
-                    base = predictions[BASE][output]
-                    value = base if key == _REFERENCE else plan.statistic(output, base, key, rows)
-                    (view if view.shape[0] == 1 else view[here]).copy_(value)
+    def _fill(self, views: dict[Key, Tensor], share: list[Part]) -> None:
+        """Write this rank's share into the buffer."""
+        for output, key, rows, part in share:
+            view = views[output, key]
+            (view if rows is None or view.shape[0] == 1 else view[slice(*rows)]).add_(part)
 
-    def _reduced(self, buffer: torch.Tensor, placement: Placement) -> None:
+    def _reduced(self, buffer: Tensor, placement: Placement) -> None:
         """Add up the ranks' buffers in place; where a single rank has branches, it alone sends."""
         if self.size == 1:
             return
@@ -112,6 +127,10 @@ class AllReduceExecutor(DistributedExecutor):
 
 _REFERENCE = ("", "tensor", "")
 "Stands for the whole base prediction among the wanted statistics."
+
+
+def _active(plan: Plan) -> list[str]:
+    return [output for output in plan.samples if not plan.layout.outputs[output].held]
 
 
 def _accumulation(dtype: torch.dtype) -> torch.dtype:

@@ -13,7 +13,7 @@ from guidance_core.executors.all_reduce import AllReduceExecutor
 from guidance_core.executors.base import Denoiser, Executor
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.distributed import DistributedExecutor
-from guidance_core.executors.groups import control_group, resolve_group
+from guidance_core.executors.groups import check_alive, control_group, resolve_group
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
 from guidance_core.fingerprint import digest
@@ -53,6 +53,7 @@ class AutoExecutor(Executor):
         """Start a run, together with the other ranks where there are some."""
         if self._group is None or self._group.size() == 1:
             return make()
+        check_alive(self._group)
         return begin_together(Agreement(control_group(self._group)), digest([self.name]), make)
 
     def for_run(self, run: Run) -> Executor:
@@ -60,14 +61,19 @@ class AutoExecutor(Executor):
         group = self._group
         if group is None or group.size() == 1:
             return _Local("no process group" if group is None else "the group has one rank")
-        if any(hook.plain or hook.wrappers for hook in (run.stack.hooks["combine"],)):
+        looking = run.stack.hooks["combine"]
+        if looking.plain or looking.wrappers:
             return _chosen(AllGatherExecutor(group), "a method looks at the predictions")
         gathered, reduced = 0.0, 0.0
         for layout in run.layouts:
             placement = place_branches(layout.branches, group.size())
             if len(placement.busy) > 1:
                 gathered += 2 * placement.most * (group.size() - 1)
-                reduced += 4 * 2 * (group.size() - 1) / group.size()
+                # a correction that looks at the whole base prediction has it sent along
+                whole = any(
+                    acting.needs.reference for each in layout.outputs.values() for acting in each.all_correcting
+                )
+                reduced += (2 if whole else 1) * 4 * 2 * (group.size() - 1) / group.size()
         if gathered > FEWER * reduced:
             why = f"every method is linear, and gathering would move {gathered / reduced:.1f} times the bytes"
             return _chosen(AllReduceExecutor(group), why)

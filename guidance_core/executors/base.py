@@ -49,6 +49,8 @@ class Sums:
 class Evaluation(Protocol):
     """One evaluation of a step, in the parts between which processes may have to agree."""
 
+    run: Run
+
     def plan(self) -> Plan:
         """Ask the plugins for the branches."""
 

@@ -12,16 +12,18 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from weakref import WeakKeyDictionary
 
 import attrs
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.errors import ExecutorError, RankLostError
+from guidance_core.errors import ConfigurationError, ExecutorError, RankLostError
 from guidance_core.executors.agreement import (
     AFTER,
     BEFORE,
+    PLANNED,
     Agreement,
     Record,
     agreed_dtypes,
@@ -29,7 +31,6 @@ from guidance_core.executors.agreement import (
     check_all_well,
     check_output_count,
     check_same_plan,
-    payload_lost,
     raise_together,
 )
 from guidance_core.executors.base import Denoiser, Evaluation, Executor, Sums, run_batch, run_branch
@@ -84,8 +85,9 @@ class DistributedExecutor(Executor):
             group: a process group, a `DeviceMesh`, or None for the default group.
             mesh_dim: the dimension of the mesh, by name or number, where it has several.
             control: exchange a small record before and after each step's payload, so that every
-                disagreement and failure is one named error on all ranks. Without it a failure on one
-                rank leaves the others waiting for the group's timeout.
+                disagreement and failure is one named error on all ranks. Without it only the start and
+                the first step of each run are agreed upon, and a later failure on one rank leaves the
+                others waiting for the group's timeout.
             lockstep: have every rank call the denoiser equally often, with forwards whose result is
                 thrown away; for models whose ranks must call together, such as FSDP across this group.
             split_rows: share out rows of the batch instead of whole branches. The denoiser must have
@@ -94,8 +96,13 @@ class DistributedExecutor(Executor):
                 model sees.
 
         Raises:
-            ConfigurationError: this process is in no such group, or the mesh's dimension is not clear.
+            ConfigurationError: this process is in no such group, the mesh's dimension is not clear, or
+                `lockstep` is asked for together with `batched`, whose forwards cannot be counted.
         """
+        if lockstep and batched:
+            raise ConfigurationError(
+                "lockstep=True cannot be had with batched=True: how many forwards denoise.batch makes is not known."
+            )
         self.group = resolve_group(group, mesh_dim)
         self.rank = self.group.rank()
         self.size = self.group.size()
@@ -103,7 +110,9 @@ class DistributedExecutor(Executor):
         self.lockstep = bool(lockstep)
         self.split_rows = bool(split_rows)
         self.batched = bool(batched)
-        self._agreement = Agreement(control_group(self.group)) if self.control else None
+        self._agreement = Agreement(control_group(self.group))
+        self._agreed: WeakKeyDictionary[Run, tuple[torch.dtype, ...]] = WeakKeyDictionary()
+        "The dtypes of predictions that the first step of each run showed."
         self.chosen_because = ""
         "Why it was chosen, where `auto` did."
         self._counts = Counts()
@@ -112,9 +121,8 @@ class DistributedExecutor(Executor):
     @property
     def counts(self) -> Counts:
         """What was run and sent so far on this rank."""
-        if self._agreement is not None:
-            self._counts.control_exchanges = self._agreement.exchanges
-            self._counts.control_seconds = self._agreement.seconds
+        self._counts.control_exchanges = self._agreement.exchanges
+        self._counts.control_seconds = self._agreement.seconds
         return self._counts
 
     def begin(self, make: Callable[[], Run]) -> Run:
@@ -125,7 +133,7 @@ class DistributedExecutor(Executor):
             GuidanceError: it could not be started on one rank; the same error on all.
         """
         check_alive(self.group)
-        return make() if self._agreement is None else begin_together(self._agreement, self._own_part, make)
+        return begin_together(self._agreement, self._own_part, make)
 
     # A step.
 
@@ -139,49 +147,65 @@ class DistributedExecutor(Executor):
             PlanMismatchError: the ranks plan different things.
         """
         check_alive(self.group)
+        agrees = self.control or evaluation.run not in self._agreed
         where = "planning a step"
         try:
             plan = evaluation.plan()
             where = f"step {plan.index}"
             placement = self._placed_for(plan)
+        except BaseException as error:
+            self._fail(error, where, PLANNED if self.lockstep else BEFORE, agrees)
+        if self.lockstep and agrees:  # ranks that call the model together must not begin with different plans
+            self._compare(plan, (), PLANNED)
+        try:
             made = self._run(plan, placement, denoise)
             dtypes = self._dtypes(plan, made)
-        except Exception as error:
-            self._fail(error, where, BEFORE)
-        dtypes = self._agree(plan, dtypes)
-        gathered = self._collected(plan, placement, made, dtypes)
-        try:
-            outcome = evaluation.combine(plan, gathered)
-        except Exception as error:
-            self._fail(error, where, AFTER)
-        if self._agreement is not None:
+            with torch.no_grad():
+                share = self._share(plan, made)
+        except BaseException as error:
+            self._fail(error, where, BEFORE, agrees)
+        if agrees:
+            dtypes = agreed_dtypes(self._compare(plan, dtypes, BEFORE))
+        self._agreed[evaluation.run] = dtypes = dtypes or self._agreed.get(evaluation.run, ())
+        with torch.no_grad():
+            try:
+                gathered = self._collected(plan, placement, share, dtypes)
+                outcome = evaluation.combine(plan, gathered)
+            except BaseException as error:
+                self._fail(error, where, AFTER, agrees)
+        if agrees:
             check_all_well(self._agreement.exchange(Record(text=plan.summary), AFTER))
         return evaluation.commit(plan, outcome)
 
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any] | Sums:
-        """Run this rank's share and return what all ranks made; `conduct` also agrees on the outcome."""
-        placement = self._placed_for(plan)
-        made = self._run(plan, placement, denoise)
-        return self._collected(plan, placement, made, self._agree(plan, self._dtypes(plan, made)))
+        """Refuse: ranks agree on whole steps, which `conduct` makes."""
+        raise ExecutorError(
+            f"the executor {self.name!r} makes whole steps together with the other ranks; use run.step()."
+        )
 
-    def _fail(self, error: Exception, where: str, phase: int) -> NoReturn:
-        if self._agreement is None or isinstance(error, RankLostError):
+    def _fail(self, error: BaseException, where: str, phase: int, agrees: bool) -> NoReturn:
+        """Raise what all ranks raise, having told them."""
+        if not agrees or isinstance(error, RankLostError):
             raise error
         raise_together(self._agreement, error, where, phase)
 
-    def _agree(self, plan: Plan, dtypes: tuple[torch.dtype, ...]) -> tuple[torch.dtype, ...]:
-        """Exchange records; return the dtypes of the predictions, which idle ranks do not know."""
-        if self._agreement is None:
-            return dtypes or tuple(sample.dtype for sample in plan.samples.values())
+    def _compare(self, plan: Plan, dtypes: tuple[torch.dtype, ...], phase: int) -> list[Record]:
+        """Exchange records; raise on every rank if one failed or plans another thing."""
         fingerprint = (*plan.fingerprint, self._own_part)
-        records = self._agreement.exchange(Record(fingerprint, dtypes, plan.summary), BEFORE)
+        records = self._agreement.exchange(Record(fingerprint, dtypes, plan.summary), phase)
         check_all_well(records)
         check_same_plan(records)
-        return agreed_dtypes(records)
+        return records
 
     def _dtypes(self, plan: Plan, made: Made) -> tuple[torch.dtype, ...]:
         """Return the dtype of each output's predictions; empty where this rank made none."""
         check_output_count(len(plan.samples))
+        devices = {str(sample.device) for sample in plan.samples.values()}
+        if len(devices) > 1:
+            raise ExecutorError(
+                f"the executor {self.name!r} packs all outputs into one buffer, so they must be on one device; got "
+                f"{', '.join(sorted(devices))}."
+            )
         found: dict[str, torch.dtype] = {}
         for unit, prediction in made.items():
             for output, tensor in prediction.items():
@@ -200,7 +224,7 @@ class DistributedExecutor(Executor):
         """Run this rank's units, each checked against the sample."""
         units = placement.units[self.rank]
         bound = [self._bound(plan, unit) for unit in units]
-        if any(branch.rows is not None for branch in bound) and not getattr(denoise, "takes_rows", False):
+        if self.split_rows and not getattr(denoise, "takes_rows", False):
             raise ExecutorError(
                 f"{type(self).__name__}(split_rows=True) needs a denoiser with takes_rows = True that runs the rows "
                 "branch.rows of the batch; StackedDenoiser does."
@@ -208,18 +232,16 @@ class DistributedExecutor(Executor):
         if self.batched and bound:
             predictions = run_batch(bound, denoise, f"{type(self).__name__}(batched=True)")
             self._counts.forwards += 1
-            padding = 0 if not self.lockstep else 1 - min(1, len(bound))
         else:
             predictions = []
             for branch in bound:
                 predictions.append(run_branch(branch, denoise))
                 self._counts.forwards += 1
-            padding = (1 if self.batched else placement.most) - len(bound) if self.lockstep else 0
         made = {
-            unit: plan.accepted(branch.name, prediction, unit.rows)
+            unit: {name: each.detach() for name, each in plan.accepted(branch.name, prediction, unit.rows).items()}
             for unit, branch, prediction in zip(units, bound, predictions, strict=True)
         }
-        for _ in range(padding if plan.branches else 0):
+        for _ in range(placement.most - len(bound) if self.lockstep else 0):
             run_branch(plan.branches[0], denoise)
             self._counts.forwards += 1
         return made
@@ -230,8 +252,12 @@ class DistributedExecutor(Executor):
 
     # The payload.
 
+    def _share(self, plan: Plan, made: Made) -> Any:
+        """Return what this rank sends, computed while the others can still be told of an error."""
+        return made
+
     def _collected(
-        self, plan: Plan, placement: Placement, made: Made, dtypes: Sequence[torch.dtype]
+        self, plan: Plan, placement: Placement, share: Any, dtypes: Sequence[torch.dtype]
     ) -> Mapping[str, Any] | Sums:
         """Move this step's payload and return what all ranks made."""
         raise NotImplementedError
@@ -250,16 +276,14 @@ class DistributedExecutor(Executor):
                 work.wait()
         except (RuntimeError, NotImplementedError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-            if isinstance(error, NotImplementedError) or "not support" in reason or "not implemented" in reason.lower():
-                backend = dist.get_backend(self.group)
+            lacks = ("not support", "not implemented", "No backend type associated")
+            if isinstance(error, NotImplementedError) or any(words in reason for words in lacks):
                 raise ExecutorError(
-                    f"the backend {backend!r} of this process group lacks a collective that executor {self.name!r} "
-                    f"needs ({reason}); use Gloo on CPUs and NCCL on GPUs."
+                    f"the backend {dist.get_backend_config(self.group)!r} of this process group lacks a collective on "
+                    f"{buffer.device.type} that the executor {self.name!r} needs ({reason}); use Gloo on CPUs and NCCL "
+                    "on GPUs."
                 ) from error
-            why = f"the payload did not arrive: {reason}"
-            raise (
-                payload_lost(why, self.size) if self._agreement is None else self._agreement.roll_call(why)
-            ) from error
+            raise self._agreement.roll_call(f"the payload did not arrive: {reason}") from error
 
     def _staged(self, buffer: Tensor) -> bool:
         return stages_through_cpu(self.group, buffer.device)
@@ -276,11 +300,14 @@ class DistributedExecutor(Executor):
         if self.chosen_because:
             parts.append(f"chosen by auto: {self.chosen_because}")
         if self.split_rows:
-            parts.append("rows of the batch are shared out, so equal to serial to the model's precision only")
+            parts.append(
+                "rows of the batch are shared out (where all outputs have as many and no correction needs a statistic "
+                "over them), so equal to serial to the model's precision only"
+            )
         if self.batched:
             parts.append("each rank's branches in one forward, so equal to serial to the model's precision only")
         if self.lockstep:
             parts.append("lockstep: ranks with fewer branches make extra forwards that are thrown away")
         if not self.control:
-            parts.append("control exchange off: a failure on one rank leaves the others waiting")
+            parts.append("control exchange off after the first step: a failure on one rank leaves the others waiting")
         return "".join(f"; {part}" for part in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
-_control_groups: dict[str, tuple[ProcessGroup, ProcessGroup]] = {}
-"By name of the group: it, to know it again, and its control group."
+_control_groups: dict[str, tuple[ProcessGroup, Any]] = {}
+"By name of the group: it, to know it again, and the CPU group of its control messages."
 
 
 def resolve_group(group: ProcessGroup | DeviceMesh | None, mesh_dim: str | int | None) -> ProcessGroup:
@@ -72,28 +73,41 @@ def _of_mesh(mesh: DeviceMesh, mesh_dim: str | int | None) -> ProcessGroup:
     return mesh.get_group(mesh_dim)
 
 
-def control_group(group: ProcessGroup) -> ProcessGroup:
+def control_group(group: ProcessGroup) -> Any:
     """Return a group of the same ranks whose messages stay on the CPU: itself where it is Gloo.
 
-    Otherwise a Gloo group is made, once; every rank of `group` must call this.
+    Otherwise Gloo is set up between its ranks, once, with its timeout; every rank must call this. They
+    meet in the group's own store: `new_group` would have all ranks of the program agree on a name first.
     """
     if "cpu:gloo" in dist.get_backend_config(group).lower().split(","):
         return group
+    for name in [name for name, (known, _) in _control_groups.items() if not _is_alive(known)]:
+        del _control_groups[name]
     known = _control_groups.get(group.group_name)
     if known is None or known[0] is not group:
-        made = dist.new_group(dist.get_process_group_ranks(group), backend="gloo", use_local_synchronization=True)
+        store = dist.distributed_c10d.PrefixStore(
+            "guidance_core/control", dist.distributed_c10d._world.pg_map[group][1]
+        )
+        timeout = datetime.timedelta(seconds=timeout_of(group))
+        made = dist.ProcessGroupGloo(store, group.rank(), group.size(), timeout)
         known = _control_groups[group.group_name] = (group, made)
     return known[1]
 
 
-def check_alive(group: ProcessGroup) -> None:
-    """Raise `ExecutorError` if the group was destroyed since the executor was made."""
+def _is_alive(group: ProcessGroup) -> bool:
     try:
         dist.get_process_group_ranks(group)
     except (KeyError, ValueError, AssertionError, RuntimeError):
+        return False
+    return True
+
+
+def check_alive(group: ProcessGroup) -> None:
+    """Raise `ExecutorError` if the group was destroyed since the executor was made."""
+    if not _is_alive(group):
         raise ExecutorError(
             "the process group of this executor is gone (destroy_process_group was called); make a new executor."
-        ) from None
+        )
 
 
 def stages_through_cpu(group: ProcessGroup, device: torch.device) -> bool:
@@ -104,10 +118,20 @@ def stages_through_cpu(group: ProcessGroup, device: torch.device) -> bool:
     return backends.get(device.type, "gloo") == "gloo"
 
 
-def timeout_of(group: ProcessGroup) -> float:
-    """Return after how many seconds a CPU group's operations give up; torch's default where it does not say."""
+def timeout_of(group: Any) -> float:
+    """Return after how many seconds a group's operations give up; torch's default where it does not say."""
+    options = [getattr(group, "options", None)]
+    if isinstance(group, dist.ProcessGroup) and not isinstance(group, dist.Backend):
+        devices = (pair.partition(":")[0] for pair in dist.get_backend_config(group).split(","))
+        options = [_options(group, device) for device in devices]
+    for each in options:
+        if each is not None:
+            return float(each._timeout.total_seconds())
+    return float(dist.constants.default_pg_timeout.total_seconds())
+
+
+def _options(group: ProcessGroup, device: str) -> Any:
     try:
-        options = group._get_backend(torch.device("cpu")).options
-        return float(options._timeout.total_seconds())
+        return group._get_backend(torch.device(device)).options
     except (AttributeError, RuntimeError):
-        return dist.constants.default_pg_timeout.total_seconds()
+        return None

@@ -83,8 +83,9 @@ def place_branches(branches: Sequence[Branch], ranks: int) -> Placement:
 def place_rows(branches: Sequence[Branch], rows: int, ranks: int) -> Placement:
     """Give each rank an equal share of all rows of all branches, in the order of the plan.
 
-    A row is never cut, so shares differ by at most the cost of one.
+    A row is never cut. Where whole branches come out no worse, they are not cut either.
     """
+    whole = place_branches(branches, ranks)
     costs = [Fraction(branch.cost).limit_denominator(1000) for branch in branches]
     share = sum(costs, Fraction(0)) * rows / ranks
     given: list[list[Unit]] = [[] for _ in range(ranks)]
@@ -99,4 +100,5 @@ def place_rows(branches: Sequence[Branch], rows: int, ranks: int) -> Placement:
             else:
                 given[rank].append(Unit(index, (row, row + 1)))
     units = tuple(tuple(Unit(unit.branch) if unit.rows == (0, rows) else unit for unit in each) for each in given)
-    return Placement(units, tuple(branch.cost for branch in branches), rows)
+    cut = Placement(units, tuple(branch.cost for branch in branches), rows)
+    return cut if cut.speedup > whole.speedup else whole
