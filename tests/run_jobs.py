@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from rank_jobs import EXECUTORS, Case, Counting, bits, flat
 
-from guidance_core import AllGatherExecutor, AutoExecutor, Guidance, GuidanceError
+from guidance_core import AllGatherExecutor, AutoExecutor, Guidance, GuidanceError, PluginError
 
 STEPS = 8
 SIGMAS = [1 - i / 9 for i in range(STEPS)] + [0.0]
@@ -170,3 +171,84 @@ def lockstep(group: Any) -> list[int]:
         assert bits(parallel.step(i, sample, denoise)) == bits(serial.step(i, sample, Counting(CASE, i)))
         made.append(len(denoise.calls))
     return made
+
+
+def control_beside_another_backend(group: Any) -> tuple[float, str]:
+    """Use a group without a CPU backend, made after ranks came to belong to different numbers of groups."""
+    from guidance_core.executors.agreement import Agreement, Record
+    from guidance_core.executors.groups import control_group
+
+    dist.new_group([0])
+    other = dist.new_group(list(range(group.size())), backend="cuda:gloo", timeout=datetime.timedelta(seconds=7))
+    agreement = Agreement(control_group(other))
+    assert control_group(other) is agreement.group
+    records = agreement.exchange(Record(text=f"rank {other.rank()}"), 0)
+    dist.destroy_process_group(other)
+    return agreement.timeout, ", ".join(record.text for record in records)
+
+
+def no_such_space(group: Any, name: str) -> list[tuple[str, str]]:
+    run = start(EXECUTORS[name](group), "cfg:scale=3,rescale:phi=0.5,space=epsilon", sigmas=[0.9, 0.6, 0.0])
+    return [
+        error_of(lambda: run.step(1, CASE.tensors("sample", 0), Counting(CASE, 0), sigma=1.0)),
+        error_of(lambda: run.step(1, CASE.tensors("sample", 0), Counting(CASE, 0))),
+    ]
+
+
+class Tracked(Counting):
+    """Predictions that ask for gradients, as a model outside `no_grad` gives them."""
+
+    def __call__(self, branch: Any) -> Any:
+        return {name: tensor.clone().requires_grad_() for name, tensor in super().__call__(branch).items()}
+
+
+def with_gradients(group: Any, name: str) -> bool:
+    spec = "cfg:scale=3,rescale:phi=0.5"
+    run = start(EXECUTORS[name](group), spec)
+    result = run.step(0, CASE.tensors("sample", 0), Tracked(CASE, 0))
+    expected = start("serial", spec).step(0, CASE.tensors("sample", 0), Counting(CASE, 0))
+    assert not any(tensor.requires_grad for tensor in result.values())
+    return all(torch.allclose(result[output], expected[output], rtol=1e-5, atol=1e-5) for output in expected)
+
+
+def another_dtype_without_control(group: Any, name: str) -> list[str]:
+    """A bfloat16 model on a float32 sample, with a rank that is idle and never makes a prediction."""
+    run = start(EXECUTORS[name](group, control=False), "cfg:scale=3")
+    seen = []
+    for i in range(2):
+        made = {branch: {o: t.bfloat16() for o, t in CASE.tensors(branch, i).items()} for branch in ("cond", "uncond")}
+        result = run.step(i, CASE.tensors("sample", i), lambda branch, made=made: made[branch.name])
+        seen.append(", ".join(str(tensor.dtype) for tensor in result.values()) + bits(result))
+    return seen
+
+
+def lockstep_on_different_plans(group: Any) -> tuple[tuple[str, str], int]:
+    """In lockstep a rank with another plan must be found out before any forward."""
+    run = start(AllGatherExecutor(group, lockstep=True))
+    denoise = Counting(CASE, 0)
+    step = 1 if group.rank() == 1 else 0
+    return error_of(lambda: run.step(step, CASE.tensors("sample", 0), denoise)), len(denoise.calls)
+
+
+class OwnError(PluginError):
+    """A third party's kind of a library error."""
+
+
+def raised_by_rank_one(group: Any, kind: str) -> list[tuple[str, str]]:
+    run = start(AllGatherExecutor(group))
+
+    def denoise(branch: Any) -> Any:
+        if group.rank() == 1:
+            match kind:
+                case "long message":
+                    raise ValueError("x" * 5000)
+                case "own error":
+                    raise OwnError("my plugin's own")
+                case "interrupt":
+                    raise KeyboardInterrupt
+        return CASE.tensors(branch.name, 0)
+
+    try:
+        return [error_of(lambda: run.step(0, CASE.tensors("sample", 0), denoise))]
+    except KeyboardInterrupt:
+        return [("KeyboardInterrupt", "")]

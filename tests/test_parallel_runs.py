@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import run_jobs
+import torch
 from ranks import Ranks
 
-from guidance_core import ConfigurationError, Guidance
+from guidance_core import AllGatherExecutor, ConfigurationError, Guidance
+from guidance_plugins import CFG
 
 LINEAR = {
     "ltx2:preset=2.3,stg_blocks=3,skip_step={video: 1, audio: 3}": [4, 0, 4, 0, 4, 0, 4, 0],
@@ -140,3 +142,81 @@ def test_a_group_without_this_process_and_meshes_that_are_not_clear():
 def test_describe_shows_placement_and_speedup(ranks):
     for _, description in ranks.run(run_jobs.auto, "ltx2:preset=2.3,stg_blocks=3", ranks=3):
         assert "rank 0: cond, modality; rank 1: neg; rank 2: perturbed (expected speedup 2.00)" in description
+
+
+def test_control_messages_of_another_backend_go_over_gloo_with_its_timeout():
+    with Ranks(3) as pool:
+        assert pool.run(run_jobs.control_beside_another_backend) == [(7.0, "rank 0, rank 1, rank 2")] * 3
+
+
+@pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
+def test_a_space_that_cannot_be_reached_at_an_own_sigma_is_one_error(ranks, name):
+    (error, message), after = only(ranks.run(run_jobs.no_such_space, name, ranks=2))
+    assert error == "ConfigurationError"
+    assert "plugin 'rescale' works in epsilon" in message
+    assert after == ("", "")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
+def test_predictions_that_ask_for_gradients_are_guided_without(ranks, name, count):
+    assert all(ranks.run(run_jobs.with_gradients, name, ranks=count))
+
+
+@pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
+def test_without_control_an_idle_rank_still_knows_the_dtype(ranks, name):
+    seen = only(ranks.run(run_jobs.another_dtype_without_control, name, ranks=3))
+    assert all(each.startswith("torch.bfloat16, torch.bfloat16") for each in seen)
+
+
+def test_lockstep_compares_plans_before_any_forward(ranks):
+    for (error, message), calls in ranks.run(run_jobs.lockstep_on_different_plans, ranks=2):
+        assert error == "PlanMismatchError"
+        assert "differ in step" in message
+        assert calls == 0
+
+
+def test_lockstep_and_batched_exclude_each_other(ranks):
+    with pytest.raises(ConfigurationError, match="lockstep=True cannot be had with batched=True"):
+        AllGatherExecutor(lockstep=True, batched=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "says"),
+    [
+        ("long message", "RankFailedError", "branch 'uncond' of step 0): ValueError: xxx"),
+        ("own error", "PluginError", "my plugin's own"),
+        ("interrupt", "RankFailedError", "KeyboardInterrupt"),
+    ],
+)
+def test_whatever_is_raised_reaches_the_others(ranks, kind, error, says):
+    found = [each for (each,) in ranks.run(run_jobs.raised_by_rank_one, kind, ranks=3)]
+    if kind == "interrupt":
+        assert found.pop(1) == ("KeyboardInterrupt", "")
+    assert {seen for seen, _ in found} == {error}
+    assert all("rank 1, step 0" in message and says in message for _, message in found)
+
+
+def test_fingerprints_tell_values_apart_and_only_values():
+    from guidance_core.fingerprint import digest
+
+    different = [
+        1,
+        1.0,
+        "1",
+        b"1",
+        1j,
+        None,
+        True,
+        range(1),
+        slice(1),
+        torch.float32,
+        torch.float16,
+        (1,),
+        [[1]],
+        {"a": 1},
+    ]
+    different += [torch.ones(2), torch.ones(2, 1), torch.ones(2).double(), torch.zeros(2), CFG(1.0), CFG(2.0)]
+    assert len({digest([value]) for value in different}) == len(different)
+    assert digest([{"a": 1, "b": 2}]) == digest([{"b": 2, "a": 1}])
+    assert digest([torch.ones(4)[::2]]) == digest([torch.ones(2)])
