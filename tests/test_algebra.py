@@ -150,6 +150,13 @@ def test_finite_in_finite_out(stack, values):
     assert torch.isfinite(one_step(STACKS[stack], x, predictions)).all()
 
 
+@pytest.mark.parametrize("prediction_type", ["flow", "x0"])
+@pytest.mark.parametrize("stack", STACKS)
+def test_nothing_but_zeros_stays_finite(stack, prediction_type):
+    zeros = dict.fromkeys(NAMES, torch.zeros(2, 3, 4))
+    assert torch.isfinite(one_step(STACKS[stack], zeros["cond"], zeros, prediction_type=prediction_type)).all()
+
+
 @pytest.mark.parametrize("shape", [(2, 30), (2, 500, 100)])
 def test_rescale_leaves_constant_predictions_as_they_are(shape):
     x, c, u = torch.randn(shape), torch.full(shape, 0.1), torch.full(shape, 0.3)

@@ -253,6 +253,12 @@ def test_there_is_nothing_to_hold_before_the_first_result():
     assert len(run.plan(1, torch.zeros(1, 2)).branches) == 0
 
 
+def test_a_held_result_may_be_changed_in_place():
+    run = Guidance([Holds()]).start(conditions=BOTH, sigmas=[1.0, 0.7, 0.4, 0.0], prediction_type="x0")
+    results = [run.step(i, torch.zeros(1, 2), lambda branch: torch.ones(1, 2)).add_(1) for i in range(3)]
+    assert all(torch.equal(result, torch.full((1, 2), 2.0)) for result in results)
+
+
 @attrs.frozen
 class Counts:
     """Counts in its state how often each hook was called, and adds the count."""
