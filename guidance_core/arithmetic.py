@@ -64,15 +64,22 @@ def evaluate(
     first, weight = terms[0]
     working = accumulation_dtype(first)
     dtype = dtype or working
-    if len(terms) == 1 and space is IDENTITY and first.dtype is dtype and type(weight) is float and weight == 1.0:
-        return first
     if is_blocked(first) and not _is_tracked(terms):
+        if len(terms) == 1 and space is IDENTITY and first.dtype is dtype and type(weight) is float and weight == 1.0:
+            return first
         result = out if out is not None and out.dtype == dtype else torch.empty(first.shape, dtype=dtype)
         _by_blocks(result, terms, sample, space, working)
         return result
-    total = _sum(terms, working)
+    total = _product(first, weight, working)
+    for prediction, weight in terms[1:]:
+        if type(weight) is not float:
+            total = total + _product(prediction, weight, working)
+        elif total is first:
+            total = torch.add(first, prediction, alpha=weight)
+        else:
+            total.add_(prediction, alpha=weight)
     if space is not IDENTITY:
-        total = to_space(total, sample, space, owned=len(terms) > 1 or first.dtype != working)
+        total = to_space(total, sample, space, owned=total is not first)
     return total if dtype is working else total.to(dtype)
 
 
@@ -85,28 +92,13 @@ def _is_tracked(terms: Sequence[Term]) -> bool:
     return torch.is_grad_enabled() and any(prediction.requires_grad for prediction, _ in terms)
 
 
-def _sum(terms: Sequence[Term], working: torch.dtype) -> Tensor:
-    """Return the sum of the terms; a single prediction of weight 1 and that dtype is returned itself."""
-    first, weight = terms[0]
-    total = _product(first, weight, working)
-    owned = total is not first
-    for prediction, weight in terms[1:]:
-        if isinstance(weight, Tensor):
-            total = total + _product(prediction, weight, working)
-        elif owned:
-            total.add_(prediction, alpha=weight)
-        else:
-            total = torch.add(total, prediction, alpha=weight)
-        owned = True
-    return total
-
-
 def _product(prediction: Tensor, weight: Weight, working: torch.dtype) -> Tensor:
-    factor = weight if isinstance(weight, Tensor) else None if weight == 1.0 else _scalar(weight, working)
-    if prediction.dtype == working:
-        return prediction if factor is None else prediction * factor
-    converted = prediction.to(working)
-    return converted if factor is None else converted.mul_(factor)
+    """Return `weight·prediction`; a prediction of weight 1 and that dtype is returned itself."""
+    if prediction.dtype is not working:
+        prediction = prediction.to(working)
+    if type(weight) is float:
+        return prediction if weight == 1.0 else prediction * _scalar(weight, working)
+    return prediction * weight
 
 
 def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool = True) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from guidance_core.arithmetic import Term, Weight, evaluate, is_blocked
-from guidance_core.branch import BASE, Needs
+from guidance_core.branch import BASE
 from guidance_core.errors import PluginError
 from guidance_core.hooks import Implementation, around
 from guidance_core.layout import Acting, OutputLayout
@@ -32,9 +32,7 @@ class Scene:
     layout: OutputLayout
     sample: Tensor
     noise: Noise
-    prediction_type: str
     moment: Moment
-    plugins: Mapping[str, object]
     state: States
     workspace: Workspace
 
@@ -42,14 +40,10 @@ class Scene:
         """Return the conversion between two spaces at this noise level."""
         return affine(source, target, self.noise)
 
-    def space(self, needs: Needs) -> str:
-        """Return the space a plugin works in."""
-        return needs.space or self.prediction_type
-
     def step(self, acting: Acting) -> Step:
         """Return the step that a hook gets."""
         name = acting.implementation.plugin
-        return Step(self.moment, name, self.plugins[name], self.state, self.layout.name, self.sample)
+        return Step(self.moment, name, acting.plugin, self.state, self.layout.name, self.sample)
 
 
 class Workspace:
@@ -61,10 +55,8 @@ class Workspace:
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
-    def buffer(self, output: str, like: Tensor) -> Tensor | None:
-        """Return a float32 buffer of the shape of `like`, or None where a fresh one is as good."""
-        if not is_blocked(like):
-            return None
+    def buffer(self, output: str, like: Tensor) -> Tensor:
+        """Return a float32 buffer of the shape of `like`."""
         held = self._buffers.get(output)
         if held is None or held.shape != like.shape:
             held = self._buffers[output] = torch.empty(like.shape, dtype=torch.float32)
@@ -147,18 +139,16 @@ def correct(
         base: the base prediction, where it is at hand.
         known: what is known of it where it is not.
     """
-    layout = scene.layout
-    if not layout.correcting and not layout.correct_wrappers:
+    layout, sample, noise = scene.layout, scene.sample, scene.noise
+    own, space = scene.moment.prediction_type, layout.first_space
+    if space is None:
         return evaluate(terms, dtype=like.dtype)
-    own = scene.prediction_type
-    first = layout.correct_wrappers[-1] if layout.correct_wrappers else layout.correcting[0]
-    space = scene.space(first.needs)
-    buffer = scene.workspace.buffer(layout.name, like)
-    guided = _Guided(evaluate(terms, scene.sample, scene.affine(own, space), out=buffer), space)
-    reference = BasePrediction(base, scene.sample, own, scene.noise, known)
+    buffer = scene.workspace.buffer(layout.name, like) if is_blocked(like) else None
+    guided = _Guided(evaluate(terms, sample, affine(own, space, noise), out=buffer), space)
+    reference = BasePrediction(base, sample, own, noise, known)
     guided = _wrapped(scene, layout.correct_wrappers, guided, reference)
-    final = scene.affine(guided.space, own)
-    result = evaluate([(guided.tensor, guided.factor)], scene.sample, final, dtype=like.dtype)
+    final = affine(guided.space, own, noise)
+    result = evaluate([(guided.tensor, guided.factor)], sample, final, dtype=like.dtype)
     return scene.workspace.safe(result) if result is guided.tensor else result
 
 
@@ -184,11 +174,11 @@ def _wrapped(scene: Scene, wrappers: Sequence[Acting], guided: _Guided, base: Ba
     if not wrappers:
         return _chained(scene, guided, base)
     *inside, wrapper = wrappers
-    space = scene.space(wrapper.needs)
+    space = wrapper.space
     given = guided.to(space, scene)
     result = around(
         wrapper.implementation,
-        {"step": scene.step(wrapper), "guided": given.tensor, "reference": Reference(base, wrapper.needs, space)},
+        (scene.step(wrapper), given.tensor, Reference(base, wrapper.needs, space)),
         lambda: _wrapped(scene, inside, given, base).to(space, scene).tensor,
     )()
     if isinstance(result, Multiply) or result is None:
@@ -199,12 +189,10 @@ def _wrapped(scene: Scene, wrappers: Sequence[Acting], guided: _Guided, base: Ba
 
 def _chained(scene: Scene, guided: _Guided, base: BasePrediction) -> _Guided:
     for acting in scene.layout.correcting:
-        implementation, needs = acting.implementation, acting.needs
-        space = scene.space(needs)
+        implementation, space = acting.implementation, acting.space
         guided = guided.to(space, scene)
         tensor = guided.tensor
-        reference = Reference(base, needs, space)
-        result = implementation({"step": scene.step(acting), "guided": tensor, "reference": reference})
+        result = implementation(scene.step(acting), tensor, Reference(base, acting.needs, space))
         if isinstance(result, Multiply):
             guided = _Guided(tensor, space, _factor(implementation, result, tensor))
         elif result is not None:
@@ -215,11 +203,11 @@ def _chained(scene: Scene, guided: _Guided, base: BasePrediction) -> _Guided:
 
 def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
     """Call every `combine` and return the deltas as terms of the sum in the host's space."""
-    own = scene.prediction_type
+    own = scene.moment.prediction_type
     converted: dict[tuple[str, str], Tensor] = {}
 
     def visible(acting: Acting) -> Predictions:
-        space = scene.space(acting.needs)
+        space = acting.space
 
         def convert(branch: str) -> Tensor:
             if (space, branch) not in converted:
@@ -233,8 +221,8 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
         callers = wrappers[-1:] or scene.layout.combining
         terms: list[Term] = []
         for acting in callers:
-            space = scene.space(acting.needs)
-            given = {"step": scene.step(acting), "predictions": visible(acting)}
+            space = acting.space
+            given = (scene.step(acting), visible(acting))
             if wrappers:
                 inside = wrappers[:-1]
                 factor = scene.affine(own, space).b
@@ -245,7 +233,7 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
 
                 delta = around(acting.implementation, given, inner)()
             else:
-                delta = acting.implementation(given)
+                delta = acting.implementation(*given)
             if delta is not None:
                 _check_tensor(acting.implementation, delta, predictions[BASE])
                 terms.append((delta, scene.affine(space, own).b))
@@ -255,27 +243,25 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
 
 
 def _check_tensor(implementation: Implementation, result: Any, like: Tensor) -> None:
+    is_floating = isinstance(result, Tensor) and result.is_floating_point()
+    if is_floating and result.shape == like.shape and result.device == like.device:
+        return
     expected = f"a floating-point tensor of shape {tuple(like.shape)}, or None,"
-    if not isinstance(result, Tensor) or not result.is_floating_point():
-        raise implementation.wrong(expected, result)
-    if result.shape != like.shape or result.device != like.device:
+    if is_floating:
         raise PluginError(
             f"plugin {implementation.plugin!r} must return {expected} on {like.device} from {implementation.hook}; "
             f"got shape {tuple(result.shape)} on {result.device}."
         )
+    raise implementation.wrong(expected, result)
 
 
 def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> Tensor:
     factor = result.factor
-    if not isinstance(factor, Tensor) or not factor.is_floating_point() or not _broadcasts(factor.shape, like.shape):
-        expected = f"Multiply with a floating-point tensor that broadcasts to {tuple(like.shape)}"
-        raise implementation.wrong(expected, factor)
-    return factor
-
-
-def _broadcasts(shape: Sequence[int], whole: Sequence[int]) -> bool:
-    return len(shape) == len(whole) and all(map(_fits, shape, whole))
-
-
-def _fits(size: int, full: int) -> bool:
-    return size in (1, full)
+    if isinstance(factor, Tensor) and factor.dtype.is_floating_point and factor.ndim == like.ndim:
+        for size, full in zip(factor.shape, like.shape, strict=True):
+            if size != 1 and size != full:
+                break
+        else:
+            return factor
+    expected = f"Multiply with a floating-point tensor that broadcasts to {tuple(like.shape)}"
+    raise implementation.wrong(expected, factor)

@@ -27,13 +27,13 @@ class Implementation:
     plugin: str
     "The plugin's name in its stack."
     hook: str
-    arguments: tuple[str, ...]
     function: Callable[..., Any] = attrs.field(repr=False)
+    "Takes all arguments of the hook, in the order of its specification."
 
-    def __call__(self, given: dict[str, Any]) -> Any:
-        """Call it with the arguments it names; any error becomes a `PluginError` naming it."""
+    def __call__(self, *given: Any) -> Any:
+        """Call it with the hook's arguments; any error becomes a `PluginError` naming it."""
         try:
-            return self.function(*[given[name] for name in self.arguments])
+            return self.function(*given)
         except Exception as error:
             raise self.failed(error) from error
 
@@ -62,11 +62,11 @@ class Hook:
     "From the innermost to the outermost: a later plugin wraps those before it."
 
 
-def around(wrapper: Implementation, given: dict[str, Any], inner: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a call of `inner` with `wrapper` around it."""
+def around(wrapper: Implementation, given: tuple[Any, ...], inner: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a call of `inner` with `wrapper`, which gets the arguments `given`, around it."""
 
     def call() -> Any:
-        generator: Generator[None, Any, Any] = wrapper(given)
+        generator: Generator[None, Any, Any] = wrapper(*given)
         try:
             next(generator)
         except StopIteration:
@@ -152,4 +152,13 @@ def _ordered(hook: str, implementations: Sequence[pluggy.HookImpl]) -> Hook:
 
 
 def _implementation(hook: str, found: pluggy.HookImpl) -> Implementation:
-    return Implementation(found.plugin_name, hook, tuple(found.argnames), found.function)
+    named = tuple(found.argnames)
+    specified = tuple(inspect.signature(getattr(hookspecs, hook)).parameters)
+    function = found.function if named == specified else _taking(specified, named, found.function)
+    return Implementation(found.plugin_name, hook, function)
+
+
+def _taking(specified: tuple[str, ...], named: tuple[str, ...], function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function`, which takes the arguments `named`, as one that takes all that are `specified`."""
+    places = [specified.index(name) for name in named]
+    return lambda *given: function(*[given[place] for place in places])

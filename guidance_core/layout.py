@@ -40,7 +40,10 @@ class Acting:
     """A hook that is called for one output, with what it may see."""
 
     implementation: Implementation
+    plugin: object
     needs: Needs
+    space: str
+    "The space it works in: the one it asked for, or the host's."
     branches: tuple[str, ...]
     "The branches whose predictions it may look at, `cond` first."
 
@@ -61,10 +64,17 @@ class OutputLayout:
 
     is_plain: bool = attrs.field(init=False)
     "Whether the result is the weighted sum and no hook acts."
+    first_space: str | None = attrs.field(init=False)
+    "The space of the hook that gets the sum first; None where no hook corrects it."
 
     @is_plain.default
     def _default_is_plain(self) -> bool:
         return not self.held and not self.all_acting
+
+    @first_space.default
+    def _default_first_space(self) -> str | None:
+        in_order = (*reversed(self.correct_wrappers), *self.correcting)
+        return in_order[0].space if in_order else None
 
     @property
     def all_correcting(self) -> tuple[Acting, ...]:
@@ -174,7 +184,7 @@ def build_layout(
     active = [name for name in moment.outputs if name not in held]
     branches = _unite(requests, moment, active) if active else {}
     _check_conditions(branches, conditions, requests)
-    view = _View(requests, asked, tuple(branches))
+    view = _View(requests, asked, tuple(branches), plugins, moment.prediction_type)
     return Layout(
         moment=moment,
         branches=tuple(united.branch for united in branches.values()),
@@ -210,7 +220,7 @@ def _ask(hooks: Mapping[str, Hook], steps: Mapping[str, Step]) -> list[Request]:
     """Return what the plugins ask for, in the stack's order, each request marked with its plugin."""
     asked: list[Request] = []
     for implementation in hooks["build_branches"].plain:
-        result = implementation({"step": steps[implementation.plugin]})
+        result = implementation(steps[implementation.plugin])
         asked += _marked(implementation, [] if result is None else result)
     acting = [
         found.plugin for name in ("combine", "postprocess") for found in (*hooks[name].plain, *hooks[name].wrappers)
@@ -228,7 +238,7 @@ def _through_wrappers(
         return list(asked)
     *inside, wrapper = wrappers
     inner = partial(_through_wrappers, inside, steps, asked)
-    result = around(wrapper, {"step": steps[wrapper.plugin]}, inner)()
+    result = around(wrapper, (steps[wrapper.plugin],), inner)()
     marked = _marked(wrapper, result)
     own = [new for old, new in zip(result, marked, strict=True) if new is not old and isinstance(new, Needs)]
     return [
@@ -351,6 +361,8 @@ class _View:
     "The requests before any wrapper changed them."
     branches: tuple[str, ...]
     "The branches that run."
+    plugins: Mapping[str, object]
+    prediction_type: str
 
     def acting(
         self, implementations: Iterable[Implementation], output: str, *, with_all_branches: bool = False
@@ -374,7 +386,8 @@ class _View:
         if len(needs) > 1:
             raise PluginError(f"plugin {name!r} returned {len(needs)} Needs for output {output!r}; return one.")
         visible = (BASE, *(branch for branch in self.branches if branch in kept and branch != BASE))
-        return Acting(implementation, needs[0], visible)
+        space = needs[0].space or self.prediction_type
+        return Acting(implementation, self.plugins[name], needs[0], space, visible)
 
 
 def _check_conditions(

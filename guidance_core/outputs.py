@@ -69,22 +69,13 @@ class Structure:
             f"a sample is a tensor, a tuple of tensors or a dict of tensors; got {type(sample).__name__}."
         )
 
-    def fits(self, sample: Any) -> bool:
-        """Whether a sample surely has this structure."""
-        if self.kind == "tensor":
-            return type(sample) is Tensor
-        if self.kind == "tuple":
-            return type(sample) is tuple and len(sample) == len(self.names)
-        return type(sample) is dict and tuple(sample) == self.names
-
     def entries(self, value: Any) -> Sequence[Tensor] | None:
         """Return the tensors of `value` in the order of the names, or None if its structure is another."""
-        kind = self.kind
-        if kind == "tuple":
+        if self.kind == "tuple":
             if not isinstance(value, (tuple, list)) or len(value) != len(self.names):
                 return None
             found: Sequence[Any] = value
-        elif kind == "tensor":
+        elif self.kind == "tensor":
             found = (value,)
         elif not isinstance(value, Mapping) or len(value) != len(self.names):
             return None
@@ -94,13 +85,6 @@ class Structure:
             if not isinstance(entry, Tensor):
                 return None
         return found
-
-    def flatten(self, value: Any, what: str, error: type[GuidanceError]) -> dict[str, Tensor]:
-        """Return `{output: tensor}` for `value`, or raise `error` saying how `what` differs."""
-        entries = self.entries(value)
-        if entries is None:
-            raise self.misfit(value, what, error)
-        return dict(zip(self.names, entries, strict=True))
 
     def misfit(self, value: Any, what: str, error: type[GuidanceError]) -> GuidanceError:
         """Return the `error` that says how `what` differs, for a value whose entries are None."""
@@ -120,7 +104,7 @@ class Structure:
             return named[self.names[0]]
         if self.kind == "dict":
             return dict(named)
-        return tuple(named[name] for name in self.names)
+        return tuple([named[name] for name in self.names])
 
 
 def _shown(value: Any) -> str:

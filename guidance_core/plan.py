@@ -14,7 +14,7 @@ from torch import Tensor
 from guidance_core import fingerprint
 from guidance_core.arithmetic import Weight, evaluate
 from guidance_core.branch import BASE, BoundBranch
-from guidance_core.errors import DenoiserError, NonFiniteError
+from guidance_core.errors import DenoiserError, GuidanceError, NonFiniteError
 from guidance_core.layout import Layout
 from guidance_core.outputs import Structure
 from guidance_core.reference import BasePrediction, Statistic
@@ -29,16 +29,13 @@ class Plan:
     """The branches of one step, for those who run the forwards, and what finishing it needs."""
 
     __slots__ = (
-        "_settings",
         "_structure",
         "branches",
-        "index",
         "is_finished",
         "layout",
         "noise",
         "owner",
         "samples",
-        "sigma",
         "state",
         "version",
     )
@@ -54,7 +51,6 @@ class Plan:
         state: States,
         version: int,
     ) -> None:
-        self._settings = owner.settings
         self._structure = structure
         self.owner = owner
         "The run it belongs to."
@@ -70,10 +66,16 @@ class Plan:
         self.layout = layout
         self.branches = branches
         "The passes to run, `cond` first; empty where every output keeps its last x0."
-        self.index = layout.moment.index
-        "Index of the step."
-        self.sigma = noise[structure.names[0]].sigma
-        "Noise level of the step (of the first output)."
+
+    @property
+    def index(self) -> int:
+        """Index of the step."""
+        return self.layout.moment.index
+
+    @property
+    def sigma(self) -> float:
+        """Noise level of the step (of the first output)."""
+        return self.noise[self._structure.names[0]].sigma
 
     @property
     def rows(self) -> int:
@@ -98,13 +100,13 @@ class Plan:
 
     def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
         """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""
-        return dict(zip(self.samples, self._entries(prediction, branch), strict=True))
-
-    def _entries(self, prediction: Any, branch: str) -> Sequence[Tensor]:
         entries = self._structure.entries(prediction)
         if entries is None:
-            raise self._structure.misfit(prediction, f"the prediction of branch {branch!r}", DenoiserError)
-        return entries
+            raise self._misfit(prediction, branch)
+        return dict(zip(self.samples, entries, strict=True))
+
+    def _misfit(self, prediction: Any, branch: str) -> GuidanceError:
+        return self._structure.misfit(prediction, f"the prediction of branch {branch!r}", DenoiserError)
 
     def restored(self, named: Mapping[str, Tensor]) -> Any:
         """Return the tensor, tuple or dict that predictions by output stand for."""
@@ -122,7 +124,8 @@ class Plan:
             DenoiserError: one is missing, or does not fit the sample or the base branch.
             NonFiniteError: one holds NaN or infinity, and the run checks that.
         """
-        made = []
+        structure = self._structure
+        made: dict[str, Sequence[Tensor]] = {}
         for branch in self.branches:
             name = branch.name
             if name not in predictions:
@@ -130,30 +133,31 @@ class Plan:
                     f"the prediction of branch {name!r} of step {self.index} is missing; got "
                     f"{', '.join(map(str, predictions)) or 'none'}."
                 )
-            made.append((name, self._entries(predictions[name], name)))
-        return {
-            output: self._checked_output(output, sample, [(name, entries[number]) for name, entries in made])
-            for number, (output, sample) in enumerate(self.samples.items())
-        }
-
-    def _checked_output(self, output: str, sample: Tensor, made: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """Return one output's predictions by branch; `cond` comes first and must fit the sample."""
-        given = dict(made)
+            entries = structure.entries(predictions[name])
+            if entries is None:
+                raise self._misfit(predictions[name], name)
+            made[name] = entries
         if not made:
-            return given
-        base = given[BASE]
+            return {output: {} for output in self.samples}
+        return {output: self._checked_output(number, output, made) for number, output in enumerate(self.samples)}
+
+    def _checked_output(self, number: int, output: str, made: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+        """Return one output's predictions by branch: all of the sample's shape and of one floating-point dtype."""
+        base, sample = made[BASE][number], self.samples[output]
         shape, dtype, device = sample.shape, base.dtype, sample.device
-        if not base.is_floating_point():
+        if not dtype.is_floating_point:
             raise DenoiserError(f"branch 'cond': output {output!r} must be floating point; got {dtype}.")
-        for name, tensor in made:
+        given = {}
+        for name, entries in made.items():
+            tensor = given[name] = entries[number]
             if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
                 whose, other = ("its sample", sample) if name == BASE else ("that of the base branch", base)
                 raise DenoiserError(
                     f"branch {name!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
                     f"but {whose} is {kind_of(other)}."
                 )
-        if self._settings.check_finite:
-            for name, tensor in made:
+        if self.owner.settings.check_finite:
+            for name, tensor in given.items():
                 self.check_finite(name, output, tensor)
         return given
 
@@ -175,7 +179,7 @@ class Plan:
                     f"branch {branch!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
                     f"but its sample{part} is {shape} on {sample.device}."
                 )
-            if self._settings.check_finite:
+            if self.owner.settings.check_finite:
                 self.check_finite(branch, output, tensor)
         return named
 
@@ -218,9 +222,8 @@ class Plan:
 
     def wanted_statistics(self, output: str) -> tuple[Statistic, ...]:
         """Return (space, `std` or `norm`, over) of each statistic of the base prediction that is wanted."""
-        own = self._settings.prediction_type
         wanted = {
-            (acting.needs.space or own, kind, over): None
+            (acting.space, kind, over): None
             for acting in self.layout.outputs[output].all_correcting
             for kind, overs in (("std", acting.needs.std), ("norm", acting.needs.norm))
             for over in overs
@@ -233,7 +236,7 @@ class Plan:
 
     def statistic(self, output: str, base: Tensor, key: Statistic, rows: tuple[int, int] | None = None) -> Tensor:
         """Compute one wanted statistic from the base prediction of `output`; dimensions are kept."""
-        own = self._settings.prediction_type
+        own = self.owner.settings.prediction_type
         sample = self.samples[output]
         sample = sample if rows is None else sample[slice(*rows)]
         return BasePrediction(base, sample, own, self.noise[output]).statistic(key)

@@ -50,6 +50,8 @@ class BasePrediction:
         self._noise = noise
         self._known = {**known} if known else {}
         self._tensors: dict[str, Tensor] = {}
+        if prediction is not None and prediction.dtype is torch.float32:
+            self._tensors[prediction_type] = prediction
 
     @property
     def _prediction(self) -> Tensor:
@@ -61,8 +63,6 @@ class BasePrediction:
         """Return the prediction in a space, `[B, ...]`, float32."""
         found = self._tensors.get(space)
         if found is None:
-            if space == self._own and self._prediction.dtype is torch.float32:
-                return self._prediction
             conversion = affine(self._own, space, self._noise)
             found = self._tensors[space] = evaluate([(self._prediction, 1.0)], self._sample, conversion)
         return found
@@ -75,14 +75,17 @@ class BasePrediction:
         return found
 
     def _computed(self, space: str, kind: str, over: str) -> Tensor:
-        prediction = self._prediction
-        if is_blocked(prediction) and over == "sample" and space not in self._tensors:
-            n = prediction[0].numel()
-            if n > statistics.LEAF and statistics.is_by_leaves(prediction):
-                of = statistics.std_of if kind == "std" else statistics.norm_of
-                each = [of(self._reader(number, space), n) for number in range(prediction.shape[0])]
-                return torch.stack(each).view(-1, *(1,) * (prediction.ndim - 1))
-        return (statistics.std if kind == "std" else statistics.norm)(self.tensor(space), over)
+        tensor = self._tensors.get(space)
+        if tensor is None:
+            prediction = self._prediction
+            if over == "sample" and is_blocked(prediction):
+                n = prediction[0].numel()
+                if n > statistics.LEAF and statistics.is_by_leaves(prediction):
+                    of = statistics.std_of if kind == "std" else statistics.norm_of
+                    each = [of(self._reader(number, space), n) for number in range(prediction.shape[0])]
+                    return torch.stack(each).view(-1, *(1,) * (prediction.ndim - 1))
+            tensor = self.tensor(space)
+        return (statistics.std if kind == "std" else statistics.norm)(tensor, over)
 
     def _reader(self, number: int, space: str) -> statistics.Read:
         """Read one sample's prediction in a space a block at a time, without ever holding it whole."""

@@ -129,7 +129,7 @@ class Run:
             self._prepare(structure.names)
         evaluation = self._last[1] + 1 if self._last[0] == index else 0
         layout, branches, noise = self.layouts[index], self._bound[index], self._noise[index]
-        state = _copied(self._state)
+        state = _copied(self._state) if self._state else {}
         usual = sigma is None and alpha is None and model is None and evaluation == 0
         if not usual or layout.depends_on_state or (layout.holds and not layout.holds <= self._held.keys()):
             if sigma is not None or alpha is not None:
@@ -158,11 +158,11 @@ class Run:
             why = "belongs to another run" if plan.owner is not self else "was finished before"
             why = why if plan.is_finished or plan.owner is not self else "was made before another was finished"
             raise ConfigurationError(f"this plan of step {plan.index} {why}; call plan() anew.")
-        names, state = tuple(plan.samples), _copied(plan.state)
+        state = _copied(plan.state) if plan.state else {}
         if isinstance(predictions, Sums):
-            return {name: self._from_sums(plan, name, predictions, state) for name in names}, state
+            return {name: self._from_sums(plan, name, predictions, state) for name in plan.samples}, state
         by_output = plan.checked(predictions)
-        return {name: self._from_predictions(plan, name, by_output, state) for name in names}, state
+        return {name: self._from_predictions(plan, name, by_output[name], state) for name in plan.samples}, state
 
     def _commit(self, plan: Plan, outcome: _Outcome) -> Any:
         """Make the step's state last and return the result in the host's structure."""
@@ -248,7 +248,7 @@ class Run:
         own = self.settings.prediction_type
         for output in layout.outputs.values():
             for acting in output.all_acting:
-                for pair in ((own, acting.needs.space or own), (acting.needs.space or own, own)):
+                for pair in ((own, acting.space), (acting.space, own)):
                     try:
                         affine(*pair, noise[output.name])
                     except ConfigurationError as error:
@@ -287,11 +287,15 @@ class Run:
 
     def _checked_sample(self, sample: Any) -> tuple[Structure, dict[str, Tensor]]:
         structure = self._structure
-        if structure is None or not structure.fits(sample):
+        entries = None if structure is None else structure.entries(sample)
+        if structure is None or entries is None:
             structure = Structure.of(sample, self.settings.outputs)
-        samples = structure.flatten(sample, "the sample", ConfigurationError)
+            entries = structure.entries(sample)
+            if entries is None:
+                raise structure.misfit(sample, "the sample", ConfigurationError)
+        samples = dict(zip(structure.names, entries, strict=True))
         for name, tensor in samples.items():
-            if not tensor.is_floating_point():
+            if not tensor.dtype.is_floating_point:
                 raise ConfigurationError(f"the sample ({name}) must be floating point; got {tensor.dtype}.")
             if tensor.ndim == 0 or tensor.numel() == 0:
                 raise ConfigurationError(
@@ -317,19 +321,15 @@ class Run:
 
     # Finishing: what depends on the predictions.
 
-    def _from_predictions(
-        self, plan: Plan, output: str, predictions: Mapping[str, Mapping[str, Tensor]], state: States
-    ) -> Tensor:
+    def _from_predictions(self, plan: Plan, output: str, predictions: Mapping[str, Tensor], state: States) -> Tensor:
         layout = plan.layout.outputs[output]
         if layout.held:
             return self._held_result(plan, output)
-        given = predictions[output]
         if layout.is_plain:
-            return evaluate(
-                [(given[name], weight) for name, weight in layout.weights(given[BASE])],
-                dtype=given[BASE].dtype,
-            )
-        return guide(self._scene(plan, output, state), given)
+            base = predictions[BASE]
+            terms = [(predictions[name], weight) for name, weight in layout.weights(base)]
+            return evaluate(terms, dtype=base.dtype)
+        return guide(self._scene(plan, output, state), predictions)
 
     def _from_sums(self, plan: Plan, output: str, given: Sums, state: States) -> Tensor:
         if plan.layout.outputs[output].held:
@@ -344,9 +344,7 @@ class Run:
             plan.layout.outputs[output],
             plan.samples[output],
             plan.noise[output],
-            self.settings.prediction_type,
             plan.layout.moment,
-            self.stack.plugins,
             state,
             self._workspace,
         )

@@ -26,7 +26,8 @@ from guidance_core.errors import ConfigurationError, suggest
 
 RANGES = ("sample", "channel", "channel_last", "token", "tensor")
 LEAF = 16384  # below the size from which torch splits one sum over threads
-_INNER = tuple(range(1, 64))
+_INNER = tuple(tuple(range(1, ndim)) for ndim in range(65))
+"By number of dimensions: all but the batch."
 SHORT = 4096  # rows up to this length take a single call: quick to dispatch, slow per element
 
 
@@ -40,7 +41,7 @@ def check_over(over: object) -> None:
 def std(x: Tensor, over: str = "sample") -> Tensor:
     """Return the standard deviation (of the population) of `x` `[B, ...]`, dimensions kept."""
     if over == "sample" and x.numel() <= SHORT and x.ndim > 1:
-        return _stds(x.contiguous(), _INNER[: x.ndim - 1])
+        return _stds(x.contiguous(), _INNER[x.ndim])
     rows, shape = _rows(x, over)
     if rows.shape[1] <= SHORT or not is_by_leaves(x):
         return _stds(rows, (1,)).view(shape)
@@ -71,13 +72,13 @@ def ratio(numerator: Tensor, denominator: Tensor, share: float | Tensor = 1.0) -
 
     With a `share` below 1 the ratio is applied in part: 0 leaves everything as it is.
     """
-    if isinstance(share, Tensor):
+    if type(share) is not float:
         quotient = (numerator / denominator) * share + (1 - share)
     elif share == 1.0:
         quotient = numerator / denominator
     else:
         rest = _constant(1.0 - share, numerator.dtype, numerator.device)
-        quotient = torch.addcdiv(rest, numerator, denominator, value=share)
+        quotient = rest.addcdiv(numerator, denominator, value=share)
     return quotient.nan_to_num_(1.0, 1.0)
 
 
