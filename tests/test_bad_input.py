@@ -268,6 +268,21 @@ def test_batched_needs_batch_and_room():
         BatchedExecutor(max_rows=0)
 
 
+def test_batched_never_exceeds_its_rows():
+    seen = []
+
+    class Batching:
+        def batch(self, branches):
+            seen.append([branch.name for branch in branches])
+            return [torch.zeros(2, 3) for _ in branches]
+
+    run = start([LTX2(cfg_scale=3.0)], executor=BatchedExecutor(max_rows=5))
+    run.step(0, torch.zeros(2, 3), Batching())
+    assert seen == [["cond", "neg"], ["perturbed", "modality"]]
+    with pytest.raises(ExecutorError, match="max_rows=5 is less than the sample's 6 rows"):
+        run.step(1, torch.zeros(6, 3), Batching())
+
+
 class _Point:
     def __init__(self, name, value, distribution):
         self.name, self.value = name, value
