@@ -252,3 +252,11 @@ def raised_by_rank_one(group: Any, kind: str) -> list[tuple[str, str]]:
         return [error_of(lambda: run.step(0, CASE.tensors("sample", 0), denoise))]
     except KeyboardInterrupt:
         return [("KeyboardInterrupt", "")]
+
+
+def described_rows(group: Any) -> tuple[str, str]:
+    """Describe a run whose rows are shared out, before and after its first step."""
+    run = start(AllGatherExecutor(group, split_rows=True), "cfg:scale=3,stg:scale=1,blocks=1")
+    before = str(run.describe())
+    run.step(0, CASE.tensors("sample", 0), Counting(CASE, 0))
+    return before, str(run.describe())

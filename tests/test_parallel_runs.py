@@ -220,3 +220,9 @@ def test_fingerprints_tell_values_apart_and_only_values():
     assert len({digest([value]) for value in different}) == len(different)
     assert digest([{"a": 1, "b": 2}]) == digest([{"b": 2, "a": 1}])
     assert digest([torch.ones(4)[::2]]) == digest([torch.ones(2)])
+
+
+def test_describe_shows_how_rows_are_shared_out_once_the_batch_is_known(ranks):
+    for before, after in ranks.run(run_jobs.described_rows, ranks=2):
+        assert "rows of the batch are shared out" in before
+        assert "rank 0: cond, uncond[0:1]; rank 1: uncond[1:2], perturbed (expected speedup 2.00)" in after

@@ -116,6 +116,8 @@ class DistributedExecutor(Executor):
         self.chosen_because = ""
         "Why it was chosen, where `auto` did."
         self._counts = Counts()
+        self._last_rows: int | None = None
+        "The batch size of the last step whose rows were shared out."
         self._own_part = digest([type(self).__name__, self.size, lockstep, split_rows, batched])
 
     @property
@@ -217,6 +219,7 @@ class DistributedExecutor(Executor):
     def _placed_for(self, plan: Plan) -> Placement:
         branches = plan.layout.branches
         if self.split_rows and plan.can_split_rows(needs_tensor_statistics=not self.gathers_predictions):
+            self._last_rows = plan.rows
             return place_rows(branches, plan.rows, self.size)
         return place_branches(branches, self.size)
 
@@ -291,8 +294,10 @@ class DistributedExecutor(Executor):
     # Description.
 
     def placed(self, branches: Sequence[Branch]) -> Placement | None:
-        """Return which rank runs which of these branches; None where rows are shared out."""
-        return None if self.split_rows else place_branches(branches, self.size)
+        """Return which rank runs which of these branches; with `split_rows`, as of the last step's batch."""
+        if not self.split_rows:
+            return place_branches(branches, self.size)
+        return None if self._last_rows is None else place_rows(branches, self._last_rows, self.size)
 
     def _options(self) -> str:
         """Describe what differs from the default, and what it costs."""
