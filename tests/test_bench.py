@@ -166,6 +166,15 @@ def test_a_failure_on_one_rank_ends_all(job, error):
         assert all(map(gone, processes))
 
 
+@pytest.fixture
+def _interrupts():
+    """Python's own handling of Ctrl-C, which a shell switches off for what it starts in the background."""
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, kept)
+
+
+@pytest.mark.usefixtures("_interrupts")
 def test_an_interrupt_ends_all():
     processes = []
 
