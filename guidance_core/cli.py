@@ -18,6 +18,7 @@ from guidance_core.guidance import Guidance
 try:
     import typer
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
     from rich.table import Table
 except ImportError as error:  # pragma: no cover
@@ -61,12 +62,13 @@ def plugins(as_json: AsJson = False) -> None:
     console = Console()
     for row in found:
         origin = f"{row['distribution']} {row['version']}".strip()
-        console.print(f"[bold]{row['name']}[/bold]  {row['summary'] or ''}  [dim]({origin})[/dim]", highlight=False)
+        summary = escape(row["summary"] or "")
+        console.print(f"[bold]{row['name']}[/bold]  {summary}  [dim]({escape(origin)})[/dim]", highlight=False)
         if row["failure"]:
-            console.print(f"  [red]not loaded:[/red] {row['failure']}", highlight=False, markup=True)
+            console.print(f"  [red]not loaded:[/red] {escape(row['failure'])}", highlight=False)
         for parameter in row["parameters"]:
             line = f"  {parameter['name']}={parameter['default']}"
-            console.print(f"{line:<28} [dim]{parameter['help']}[/dim]", highlight=False)
+            console.print(f"{escape(f'{line:<28}')} [dim]{escape(parameter['help'])}[/dim]", highlight=False)
     if not found:
         console.print("No plugins: autoload is switched off.")
 

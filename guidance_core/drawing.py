@@ -134,7 +134,7 @@ def save_grid(drawings: Sequence[Drawing], labels: Sequence[str], path: Path) ->
         pixels = (255 * (1 - tiles)).round().to(torch.uint8).repeat_interleave(ZOOM, 1).repeat_interleave(ZOOM, 2)
         for digit, tile in enumerate(pixels):
             corner = left + digit * side + ZOOM, int(middle) - 4 * ZOOM
-            image.paste(Image.fromarray(tile.numpy()), corner)
+            image.paste(Image.frombytes("L", (8 * ZOOM, 8 * ZOOM), bytes(tile.flatten().tolist())), corner)
             draw.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + 8 * ZOOM, corner[1] + 8 * ZOOM), outline=170)
         top += height
     try:

@@ -7,6 +7,7 @@ nothing waits for them.
 
 from __future__ import annotations
 
+import ctypes
 import enum
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
@@ -98,4 +99,6 @@ def _bits(tensor: Tensor) -> str:
     """Return a digest of a CPU tensor's bits; nothing for one on a device, which would have to be waited for."""
     if tensor.device.type != "cpu":
         return ""
-    return blake2b(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes(), digest_size=8).hexdigest()
+    held = tensor.detach().contiguous()
+    bits = ctypes.string_at(held.data_ptr(), held.numel() * held.element_size()) if held.numel() else b""
+    return blake2b(bits, digest_size=8).hexdigest()

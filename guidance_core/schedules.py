@@ -17,6 +17,10 @@ from guidance_core.errors import ConfigurationError
 Axis = Literal["sigma", "fraction"]
 
 
+ROUNDING = 1e-6
+"Relative: 1 - 8/10 is a little less than 0.2, and sigmas may come as float32."
+
+
 @attrs.frozen
 class Position:
     """Where in the run a step stands."""
@@ -64,7 +68,7 @@ class Schedule(Protocol):
 class Window:
     """The steps between `lo` and `hi`, the one place where a step window is decided.
 
-    By sigma it is the closed interval [lo, hi]. By fraction it is [lo, hi), so that windows which
+    By sigma it is the closed interval [lo, hi], whose ends hold for sigmas rounded to float32 too. By fraction it is [lo, hi), so that windows which
     meet do not overlap; `hi = 1` includes the last step.
     """
 
@@ -86,7 +90,8 @@ class Window:
     def contains(self, position: Position) -> bool:
         """Whether the window holds at `position`."""
         if self.by == "sigma":
-            return self.lo <= position.sigma <= self.hi
+            slack = ROUNDING * self.hi
+            return self.lo - slack <= position.sigma <= self.hi + slack
         return self.lo <= position.fraction < self.hi or (self.hi == 1 and self.lo <= position.fraction)
 
 

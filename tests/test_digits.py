@@ -87,6 +87,7 @@ def test_the_command_lists_every_shipped_method():
     names = {row["name"] for row in listed if row["failure"] is None}
     assert names >= {"apg", "cfg", "cfg-zero-star", "gate", "interval", "ltx2", "normalize", "rescale", "stg"}
     assert all(row["parameters"] and row["summary"] for row in listed)
+    assert "the noise level is in [lo, hi]; outside" in " ".join(runner.invoke(app, ["plugins"]).stdout.split())
 
 
 def test_the_command_describes_ltx2():

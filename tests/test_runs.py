@@ -24,6 +24,14 @@ def test_interval_limits_the_method_to_its_window():
     assert [len(run.plan(i, x).branches) for i in range(5)] == [1, 2, 2, 2, 1]
 
 
+@pytest.mark.parametrize(
+    "sigmas", [[1 - i / 10 for i in range(11)], torch.linspace(1, 0, 11), torch.linspace(0, 1, 11)]
+)
+def test_the_ends_of_an_interval_hold_for_rounded_sigmas(sigmas):
+    run = flow_run([CFG(3.0), Interval(0.2, 0.8)], sigmas)
+    assert sum(len(layout.branches) == 2 for layout in run.layouts) == 7
+
+
 def test_interval_may_limit_one_method_of_several():
     run = flow_run([CFG(3.0), LTX2(cfg_scale=2.0), Interval(0.6, 1.0, methods="cfg")], [1.0, 0.5, 0.0])
     plans = [[branch.name for branch in run.plan(i, torch.zeros(1, 2)).branches] for i in range(2)]
