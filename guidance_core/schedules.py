@@ -68,8 +68,8 @@ class Schedule(Protocol):
 class Window:
     """The steps between `lo` and `hi`, the one place where a step window is decided.
 
-    By sigma it is the closed interval [lo, hi], whose ends hold for sigmas rounded to float32 too. By fraction it is [lo, hi), so that windows which
-    meet do not overlap; `hi = 1` includes the last step.
+    By sigma it is the closed interval [lo, hi], whose ends hold for sigmas rounded to float32 too. By
+    fraction it is [lo, hi), so that windows which meet do not overlap; `hi = 1` includes the last step.
     """
 
     lo: float = attrs.field(validator=_finite)
