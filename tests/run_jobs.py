@@ -260,3 +260,18 @@ def described_rows(group: Any) -> tuple[str, str]:
     before = str(run.describe())
     run.step(0, CASE.tensors("sample", 0), Counting(CASE, 0))
     return before, str(run.describe())
+
+
+def wrong_shape_in_lockstep(group: Any) -> list[tuple[str, str]]:
+    """A model whose ranks call together, and a prediction of another shape on the rank that has to pad."""
+    run = start(AllGatherExecutor(group, lockstep=True), "cfg:scale=3,stg:scale=1,blocks=1")
+    broken = group.rank() == 1
+
+    def denoise(branch: Any) -> Any:
+        dist.all_reduce(torch.ones(1), group=group)
+        made = CASE.tensors(branch.name, 0)
+        return {name: tensor[:1] for name, tensor in made.items()} if broken else made
+
+    seen = [error_of(lambda: run.step(0, CASE.tensors("sample", 0), denoise))]
+    broken = False
+    return [*seen, error_of(lambda: run.step(0, CASE.tensors("sample", 0), denoise))]

@@ -226,3 +226,11 @@ def test_describe_shows_how_rows_are_shared_out_once_the_batch_is_known(ranks):
     for before, after in ranks.run(run_jobs.described_rows, ranks=2):
         assert "rows of the batch are shared out" in before
         assert "rank 0: cond, uncond[0:1]; rank 1: uncond[1:2], perturbed (expected speedup 2.00)" in after
+
+
+def test_a_wrong_prediction_in_lockstep_does_not_leave_the_others_in_the_model():
+    with Ranks(2, timeout=8) as pool:
+        (error, message), after = only(pool.run(run_jobs.wrong_shape_in_lockstep))
+    assert error == "DenoiserError"
+    assert "rank 1" in message
+    assert after == ("", "")

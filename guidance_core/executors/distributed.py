@@ -240,13 +240,13 @@ class DistributedExecutor(Executor):
             for branch in bound:
                 predictions.append(run_branch(branch, denoise))
                 self._counts.forwards += 1
+        for _ in range(placement.most - len(bound) if self.lockstep else 0):
+            run_branch(plan.branches[0], denoise)
+            self._counts.forwards += 1
         made = {
             unit: {name: each.detach() for name, each in plan.accepted(branch.name, prediction, unit.rows).items()}
             for unit, branch, prediction in zip(units, bound, predictions, strict=True)
         }
-        for _ in range(placement.most - len(bound) if self.lockstep else 0):
-            run_branch(plan.branches[0], denoise)
-            self._counts.forwards += 1
         return made
 
     def _bound(self, plan: Plan, unit: Unit) -> BoundBranch:
