@@ -85,6 +85,7 @@ def meshes(group: Any) -> list[tuple[str, str]]:
         error_of(lambda: AllGatherExecutor(named)),
         error_of(lambda: AllGatherExecutor(unnamed)),
         error_of(lambda: AllGatherExecutor(named, mesh_dim="tensor")),
+        error_of(lambda: AllGatherExecutor(named, mesh_dim=True)),
         error_of(lambda: AllGatherExecutor(group, mesh_dim="model")),
         error_of(lambda: AllGatherExecutor("world")),  # type: ignore[arg-type]
     ]

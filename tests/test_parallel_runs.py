@@ -132,6 +132,7 @@ def test_a_group_without_this_process_and_meshes_that_are_not_clear():
             "2 dimensions (guidance, model); say which",
             "2 dimensions (0 to 1)",
             "no dimension 'tensor'; it has guidance",
+            "no dimension True; it has guidance",
             "no mesh was given",
             "group must be a process group",
         ]

@@ -48,6 +48,7 @@ class AutoExecutor(Executor):
         """
         started = dist.is_available() and dist.is_initialized()
         self._group = resolve_group(group, mesh_dim) if started or group is not None else None
+        self._given: dict[str, Any] = {"group": group, "mesh_dim": mesh_dim}
 
     def begin(self, make: Callable[[], Run]) -> Run:
         """Start a run, together with the other ranks where there are some."""
@@ -63,7 +64,7 @@ class AutoExecutor(Executor):
             return _Local("no process group" if group is None else "the group has one rank")
         looking = run.stack.hooks["combine"]
         if looking.plain or looking.wrappers:
-            return _chosen(AllGatherExecutor(group), "a method looks at the predictions")
+            return _chosen(AllGatherExecutor(**self._given), "a method looks at the predictions")
         gathered, reduced = 0.0, 0.0
         for layout in run.layouts:
             placement = place_branches(layout.branches, group.size())
@@ -76,8 +77,10 @@ class AutoExecutor(Executor):
                 reduced += (2 if whole else 1) * 4 * 2 * (group.size() - 1) / group.size()
         if gathered > FEWER * reduced:
             why = f"every method is linear, and gathering would move {gathered / reduced:.1f} times the bytes"
-            return _chosen(AllReduceExecutor(group), why)
-        return _chosen(AllGatherExecutor(group), "bit-identical to serial, and adding up would not move half the bytes")
+            return _chosen(AllReduceExecutor(**self._given), why)
+        return _chosen(
+            AllGatherExecutor(**self._given), "bit-identical to serial, and adding up would not move half the bytes"
+        )
 
     def describe(self) -> str:
         """Return one line that says what it chooses from."""

@@ -34,7 +34,14 @@ from guidance_core.executors.agreement import (
     raise_together,
 )
 from guidance_core.executors.base import Denoiser, Evaluation, Executor, Sums, run_batch, run_branch
-from guidance_core.executors.groups import check_alive, control_group, resolve_group, stages_through_cpu, timeout_of
+from guidance_core.executors.groups import (
+    check_alive,
+    control_group,
+    positions_in,
+    resolve_group,
+    stages_through_cpu,
+    timeout_of,
+)
 from guidance_core.executors.placement import Placement, Unit, place_branches, place_rows
 from guidance_core.fingerprint import digest
 
@@ -82,7 +89,8 @@ class DistributedExecutor(Executor):
         """Spread branches over a group. Every rank of it must do the same with equal arguments.
 
         Args:
-            group: a process group, a `DeviceMesh`, or None for the default group.
+            group: a process group, a `DeviceMesh`, or None for the default group. Of a mesh whose ranks
+                are not in rising order give the mesh, or `mesh["guidance"]`: its group has them sorted.
             mesh_dim: the dimension of the mesh, by name or number, where it has several.
             control: exchange a small record before and after each step's payload, so that every
                 disagreement and failure is one named error on all ranks. Without it only the start and
@@ -106,6 +114,7 @@ class DistributedExecutor(Executor):
         self.group = resolve_group(group, mesh_dim)
         self.rank = self.group.rank()
         self.size = self.group.size()
+        self._positions = positions_in(self.group, group, mesh_dim)
         self.control = bool(control)
         self.lockstep = bool(lockstep)
         self.split_rows = bool(split_rows)
@@ -118,7 +127,7 @@ class DistributedExecutor(Executor):
         self._counts = Counts()
         self._last_rows: int | None = None
         "The batch size of the last step whose rows were shared out."
-        self._own_part = digest([type(self).__name__, self.size, lockstep, split_rows, batched])
+        self._own_part = digest([type(self).__name__, self._positions, lockstep, split_rows, batched])
 
     @property
     def counts(self) -> Counts:
@@ -220,8 +229,8 @@ class DistributedExecutor(Executor):
         branches = plan.layout.branches
         if self.split_rows and plan.can_split_rows(needs_tensor_statistics=not self.gathers_predictions):
             self._last_rows = plan.rows
-            return place_rows(branches, plan.rows, self.size)
-        return place_branches(branches, self.size)
+            return place_rows(branches, plan.rows, self.size).at(self._positions)
+        return place_branches(branches, self.size).at(self._positions)
 
     def _run(self, plan: Plan, placement: Placement, denoise: Denoiser) -> Made:
         """Run this rank's units, each checked against the sample."""
@@ -296,8 +305,8 @@ class DistributedExecutor(Executor):
     def placed(self, branches: Sequence[Branch]) -> Placement | None:
         """Return which rank runs which of these branches; with `split_rows`, as of the last step's batch."""
         if not self.split_rows:
-            return place_branches(branches, self.size)
-        return None if self._last_rows is None else place_rows(branches, self._last_rows, self.size)
+            return place_branches(branches, self.size).at(self._positions)
+        return None if self._last_rows is None else place_rows(branches, self._last_rows, self.size).at(self._positions)
 
     def _options(self) -> str:
         """Describe what differs from the default, and what it costs."""

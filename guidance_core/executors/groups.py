@@ -64,13 +64,30 @@ def _of_mesh(mesh: DeviceMesh, mesh_dim: str | int | None) -> ProcessGroup:
             "AllGatherExecutor(mesh, mesh_dim=...)."
         )
     known = (*(names or ()), *range(mesh.ndim))
-    if mesh_dim is not None and mesh_dim not in known:
+    if mesh_dim is not None and (isinstance(mesh_dim, bool) or mesh_dim not in known):
         raise ConfigurationError(
             f"the DeviceMesh has no dimension {mesh_dim!r}; it has {', '.join(map(str, names or range(mesh.ndim)))}."
         )
     if mesh.get_coordinate() is None:
         raise ConfigurationError("this process is not in the DeviceMesh given to the executor.")
     return mesh.get_group(mesh_dim)
+
+
+def positions_in(group: ProcessGroup, given: Any, mesh_dim: str | int | None) -> tuple[int, ...]:
+    """Return the position of each rank of `group` along the dimension of the mesh it was resolved from.
+
+    A group counts its ranks in rising order, a mesh in any. Processes at one position share a model, so
+    they must be given the same branches. Without a mesh a position is the rank.
+    """
+    from torch.distributed.device_mesh import DeviceMesh
+
+    if not isinstance(given, DeviceMesh):
+        return tuple(range(group.size()))
+    names = given.mesh_dim_names or ()
+    number = names.index(mesh_dim) if isinstance(mesh_dim, str) else mesh_dim or 0
+    line = given.mesh.movedim(number, -1).reshape(-1, group.size())
+    mine = next(ranks for ranks in line.tolist() if dist.get_rank() in ranks)
+    return tuple(mine.index(rank) for rank in dist.get_process_group_ranks(group))
 
 
 def control_group(group: ProcessGroup) -> Any:

@@ -52,6 +52,10 @@ class Placement:
         loads = [sum(self._cost(unit) for unit in units) for units in self.units]
         return sum(loads) / max(loads) if any(loads) else 1.0
 
+    def at(self, positions: Sequence[int]) -> Placement:
+        """Return the placement that gives each rank the units of its position."""
+        return attrs.evolve(self, units=tuple(self.units[position] for position in positions))
+
     def _cost(self, unit: Unit) -> float:
         share = 1.0 if unit.rows is None else (unit.rows[1] - unit.rows[0]) / self.rows
         return self.costs[unit.branch] * share
