@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
-_control_groups: dict[str, tuple[ProcessGroup, Any]] = {}
-"By name of the group: it, to know it again, and the CPU group of its control messages."
+_control_groups: dict[ProcessGroup, Any] = {}
+"The CPU group of each group's control messages."
 
 
 def resolve_group(group: ProcessGroup | DeviceMesh | None, mesh_dim: str | int | None) -> ProcessGroup:
@@ -98,17 +98,15 @@ def control_group(group: ProcessGroup) -> Any:
     """
     if "cpu:gloo" in dist.get_backend_config(group).lower().split(","):
         return group
-    for name in [name for name, (known, _) in _control_groups.items() if not _is_alive(known)]:
-        del _control_groups[name]
-    known = _control_groups.get(group.group_name)
-    if known is None or known[0] is not group:
+    for known in [known for known in _control_groups if not _is_alive(known)]:
+        del _control_groups[known]
+    if group not in _control_groups:
         store = dist.distributed_c10d.PrefixStore(
             "guidance_core/control", dist.distributed_c10d._world.pg_map[group][1]
         )
         timeout = datetime.timedelta(seconds=timeout_of(group))
-        made = dist.ProcessGroupGloo(store, group.rank(), group.size(), timeout)
-        known = _control_groups[group.group_name] = (group, made)
-    return known[1]
+        _control_groups[group] = dist.ProcessGroupGloo(store, group.rank(), group.size(), timeout)
+    return _control_groups[group]
 
 
 def _is_alive(group: ProcessGroup) -> bool:
