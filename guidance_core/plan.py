@@ -147,15 +147,17 @@ class Plan:
         shape, dtype, device = sample.shape, base.dtype, sample.device
         if not dtype.is_floating_point:
             raise DenoiserError(f"branch 'cond': output {output!r} must be floating point; got {dtype}.")
-        given = {}
+        is_plain, given = self.layout.outputs[output].is_plain, {}
         for name, entries in made.items():
-            tensor = given[name] = entries[number]
+            tensor = entries[number]
             if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
                 whose, other = ("its sample", sample) if name == BASE else ("that of the base branch", base)
                 raise DenoiserError(
                     f"branch {name!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
                     f"but {whose} is {kind_of(other)}."
                 )
+            # A sum over a tensor rounds by its layout in memory, which predictions lose when they travel.
+            given[name] = tensor if is_plain else tensor.contiguous()
         if self.owner.settings.check_finite:
             for name, tensor in given.items():
                 self.check_finite(name, output, tensor)

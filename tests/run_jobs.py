@@ -5,11 +5,21 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import attrs
 import torch
 import torch.distributed as dist
 from rank_jobs import EXECUTORS, Case, Counting, bits, flat
 
-from guidance_core import AllGatherExecutor, AutoExecutor, Guidance, GuidanceError, PluginError
+from guidance_core import (
+    AllGatherExecutor,
+    AutoExecutor,
+    Branch,
+    Guidance,
+    GuidanceError,
+    Needs,
+    PluginError,
+    hookimpl,
+)
 
 STEPS = 8
 SIGMAS = [1 - i / 9 for i in range(STEPS)] + [0.0]
@@ -42,6 +52,56 @@ def whole_run(group: Any, name: str, spec: str, heun: bool) -> dict[str, Any]:
                 scale = flat(expected)[output].abs().max()
                 worst = max(worst, float((mine - flat(expected)[output]).abs().max() / scale))
     return {"equal": equal, "bits": results, "worst": worst, "forwards": forwards, "branches": branches}
+
+
+def interleaved(group: Any, name: str) -> tuple[bool, bool]:
+    """Make two runs on one executor, step by step in turn; whether each equals the run that is alone."""
+    looking = "apg:scale=4,momentum=-0.5" if name == "all_gather" else "ltx2:preset=2.3,stg_blocks=3,skip_step=2"
+    specs, executor = [looking, "cfg:scale=4,rescale:phi=0.7,gate:lo=0.5"], EXECUTORS[name](group)
+    apart = [[draw(run, i, seed) for i in range(STEPS)] for seed, run in enumerate(start(executor, s) for s in specs)]
+    runs = [start(executor, spec) for spec in specs]
+    together = [[draw(run, i, seed) for seed, run in enumerate(runs)] for i in range(STEPS)]
+    return tuple([each[seed] for each in together] == apart[seed] for seed in range(2))  # type: ignore[return-value]
+
+
+def draw(run: Any, i: int, seed: int) -> str:
+    number = STEPS * seed + i
+    return bits(run.step(i, CASE.tensors("sample", number), Counting(CASE, number)))
+
+
+@attrs.frozen
+class Sums:
+    """A stranger's method with reductions of its own, whose rounding follows the layout in memory."""
+
+    @hookimpl
+    def build_branches(self, step):
+        return [Branch("uncond", condition="negative", required=True), Needs(reference=True)]
+
+    @hookimpl
+    def combine(self, step, predictions):
+        c, u = predictions["cond"], predictions["uncond"]
+        return (c - u) * (c * u).sum() / (u * u).sum()
+
+    @hookimpl
+    def postprocess(self, step, guided, reference):
+        return guided * (reference.tensor.square().mean() / guided.square().mean())
+
+
+def in_another_memory_format(group: Any) -> tuple[bool, bool]:
+    """Let a model return channels-last pictures; whether results are serial's, and the same as of contiguous ones."""
+    case = Case(seed=1, shapes={"output": (2, 16, 17, 15)}, dtype=torch.float32, strengths=())
+    guidance, sample = Guidance([Sums()]), case.tensors("sample", 0)
+
+    def contiguous(branch: Any) -> torch.Tensor:
+        return case.tensors(branch.name, 0)
+
+    def channels_last(branch: Any) -> torch.Tensor:
+        return contiguous(branch).contiguous(memory_format=torch.channels_last)
+
+    expected = case.start("serial", guidance).step(0, sample, channels_last)
+    result = case.start(AllGatherExecutor(group), guidance).step(0, sample, channels_last)
+    other = case.start("serial", guidance).step(0, sample, contiguous)
+    return torch.equal(result, expected), torch.equal(expected, other)
 
 
 def error_of(function: Any) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from guidance_plugins import CFG
 LINEAR = {
     "ltx2:preset=2.3,stg_blocks=3,skip_step={video: 1, audio: 3}": [4, 0, 4, 0, 4, 0, 4, 0],
     "ltx2:preset=2.3,stg_blocks=3,interval:lo=0.3,hi=0.9": [1, 4, 4, 4, 4, 4, 4, 1],
+    "ltx2:preset=2.3,stg_blocks=3,skip_step=1,interval:lo=0.3,hi=0.7": [1, 1, 1, 0, 4, 0, 4, 1],
     "cfg:scale=4,rescale:phi=0.7,gate:lo=0.5": [2, 2, 2, 2, 1, 1, 1, 1],
     "cfg:scale=linear(3, 1)": [2, 2, 2, 2, 2, 2, 2, 1],
 }
@@ -44,6 +45,26 @@ def test_both_evaluations_of_heun_equal_serial(ranks):
     for spec in ("ltx2:preset=2.3,stg_blocks=3,interval:lo=0.3,hi=0.9", "apg:scale=4,momentum=-0.5"):
         found = ranks.run(run_jobs.whole_run, "all_gather", spec, True, ranks=3)
         assert all(all(rank["equal"]) for rank in found)
+
+
+@pytest.mark.parametrize("spec", LINEAR)
+def test_both_evaluations_of_heun_added_up_are_the_same_on_every_rank(ranks, spec):
+    found = ranks.run(run_jobs.whole_run, "all_reduce", spec, True, ranks=4)
+    assert len({tuple(rank["bits"]) for rank in found}) == 1
+    assert found[0]["worst"] < 2e-6
+
+
+@pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_runs_that_share_an_executor_do_not_share_state(ranks, name, count):
+    found = ranks.run(run_jobs.interleaved, name, ranks=count)
+    assert all(rank == found[0] for rank in found)
+    assert found[0] == (True, True)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_hook_that_sums_gets_the_same_bits_whatever_the_memory_format(ranks, count):
+    assert ranks.run(run_jobs.in_another_memory_format, ranks=count) == [(True, True)] * count
 
 
 @pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
