@@ -181,6 +181,11 @@ class Plan:
                     f"branch {branch!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
                     f"but its sample{part} is {shape} on {sample.device}."
                 )
+            if hasattr(tensor, "full_tensor"):  # a DTensor; importing the class to ask takes long
+                raise DenoiserError(
+                    f"branch {branch!r} of step {self.index}: output {output!r} is spread over a device mesh (a "
+                    "DTensor); every rank that runs the branch must return all of it, as full_tensor() gives it."
+                )
             if self.owner.settings.check_finite:
                 self.check_finite(branch, output, tensor)
         return named

@@ -1,0 +1,178 @@
+"""Guidance along one dimension of a mesh, for models that torch itself splits along the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rank_jobs import EPS32, EXECUTORS
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from guidance_core import AllGatherExecutor, AutoExecutor, Guidance, GuidanceError
+
+SIGMAS = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
+STRENGTHS = {"uncond": 3.0, "weak": 1.5, "weaker": -0.5}
+SPEC = "cfg:scale=4,stg:scale=1.5,blocks=0,branch=weak,stg:scale=-0.5,blocks=1,branch=weaker"
+SHIFTS = {"positive": 0.5, "negative": -0.25}
+LAYOUTS = {"in order": [[0, 1], [2, 3]], "out of order": [[3, 1], [0, 2]]}
+"Ranks by guidance (down) and model (across)."
+
+
+class Layers(nn.Module):
+    """Two linear layers that tensor parallelism splits by column and by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.up, self.down = nn.Linear(8, 32), nn.Linear(32, 8)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.down(torch.relu(self.up(x)))
+
+
+def tensor_parallel(mesh: DeviceMesh, *, spread: bool = False) -> Layers:
+    """Split the layers over a mesh; with `spread` what they return stays a DTensor."""
+    plan = {"up": ColwiseParallel(), "down": RowwiseParallel(use_local_output=not spread)}
+    return parallelize_module(Layers(), mesh, plan)
+
+
+def sharded(mesh: DeviceMesh) -> Layers:
+    """Shard the parameters over a mesh."""
+    model = Layers()
+    for part in (model.up, model.down, model):
+        fully_shard(part, mesh=mesh)
+    return model
+
+
+def predictions(model: nn.Module, x: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+    def denoise(branch: Any) -> torch.Tensor:
+        weakened = sum(sum(each.blocks) + 1 for each in branch.perturbations)
+        with torch.no_grad():
+            return model(x * 0.5**weakened + branch.inputs["shift"])
+
+    return denoise
+
+
+def start(executor: Any, spec: str = SPEC) -> Any:
+    conditions = {name: {"shift": shift} for name, shift in SHIFTS.items()}
+    return Guidance.from_spec(spec).start(
+        conditions=conditions, sigmas=SIGMAS, prediction_type="flow", executor=executor
+    )
+
+
+def samples() -> Iterator[tuple[int, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(7)
+    for i in range(len(SIGMAS) - 1):
+        yield i, torch.randn(3, 5, 8, generator=generator)
+
+
+def compared(model: Any, executors: dict[str, Any], spec: str = SPEC) -> dict[str, tuple[bool, float, list[int]]]:
+    """Make the same steps serially and with every executor, on one model.
+
+    Returns, by executor, whether the bits are equal, the largest error in units of the bound
+    `n·2⁻²³·Σ|w·p|`, and the forwards of this rank in each step.
+    """
+    serial, runs = start("serial", spec), {name: start(executor, spec) for name, executor in executors.items()}
+    found: dict[str, tuple[bool, float, list[int]]] = {name: (True, 0.0, []) for name in runs}
+    for i, x in samples():
+        denoise, plan = predictions(model, x), serial.plan(i, x)
+        made = {branch.name: denoise(branch) for branch in plan.branches}
+        expected = serial.finish(plan, made)
+        weights = {name: -STRENGTHS[name] for name in made if name != "cond"}
+        weights["cond"] = 1 - sum(weights.values())
+        bound = len(made) * EPS32 * sum(abs(weight) * made[name].abs() for name, weight in weights.items())
+        for name, run in runs.items():
+            before = model.calls
+            result = run.step(i, x, denoise)
+            same, worst, forwards = found[name]
+            error = torch.where(result == expected, 0.0, (result - expected).abs() / bound)
+            found[name] = (
+                same and torch.equal(result, expected),
+                max(worst, float(error.max())),
+                [*forwards, model.calls - before],
+            )
+    return found
+
+
+def every_way(mesh: DeviceMesh, *, group: bool) -> dict[str, Any]:
+    """Name the guidance dimension of a mesh in every way that executors take."""
+    ways = {
+        "mesh and name": ((mesh,), {"mesh_dim": "guidance"}),
+        "mesh and number": ((mesh,), {"mesh_dim": 0}),
+        "one dimension": ((mesh["guidance"],), {}),
+    }
+    if group:
+        ways["process group"] = (mesh.get_group("guidance"),), {}
+    made = {
+        f"{name}, {way}": EXECUTORS[name](*given, **options)
+        for name in ("all_gather", "all_reduce")
+        for way, (given, options) in ways.items()
+    }
+    return made | {"all_gather, auto": AutoExecutor(mesh, mesh_dim="guidance")}
+
+
+def guided_beside(group: Any, split: str, layout: str) -> tuple[dict[str, tuple[bool, float, list[int]]], float]:
+    """Guide a split model in every way; return how each compares, and how far the model is from a whole one."""
+    mesh = DeviceMesh("cpu", LAYOUTS[layout], mesh_dim_names=("guidance", "model"))
+    model = {"tensor parallel": tensor_parallel, "sharded": sharded}[split](mesh["model"])
+    x = next(samples())[1]
+    with torch.no_grad():
+        apart = float((model(x) - Layers()(x)).abs().max())
+    return compared(model, every_way(mesh, group=layout == "in order")), apart
+
+
+def in_lockstep(group: Any, name: str, spec: str) -> tuple[bool, float, list[int]]:
+    """Guide a model that is sharded over the guidance ranks themselves."""
+    mesh = DeviceMesh.from_group(group, "cpu")
+    return compared(sharded(mesh), {name: EXECUTORS[name](group, lockstep=True)}, spec)[name]
+
+
+def returns_dtensors(group: Any, name: str) -> tuple[str, str, bool]:
+    """Have a rank without branches wait for predictions that are spread over a mesh; then return all of them."""
+    model = tensor_parallel(DeviceMesh.from_group(_alone(group), "cpu"), spread=True)
+    run = start(EXECUTORS[name](group), "cfg:scale=4")
+    x = next(samples())[1]
+    denoise = predictions(model, x)
+    said = "", ""
+    try:
+        run.step(0, x, denoise)
+    except GuidanceError as error:
+        said = type(error).__name__, str(error)
+    result = run.step(0, x, lambda branch: denoise(branch).redistribute(placements=[Replicate()]).to_local())
+    expected = start("serial", "cfg:scale=4").step(0, x, lambda branch: denoise(branch).full_tensor())
+    return *said, torch.allclose(result, expected, rtol=1e-6, atol=1e-6)
+
+
+def _alone(group: Any) -> Any:
+    """A group of this process alone; all make all of them."""
+    return [dist.new_group([rank]) for rank in dist.get_process_group_ranks(group)][group.rank()]
+
+
+def outside_of_a_mesh(group: Any) -> tuple[str, str]:
+    """Use a mesh of the first two ranks from all of them."""
+    mesh = DeviceMesh("cpu", [[0], [1]], mesh_dim_names=("guidance", "model"))
+    try:
+        return "", str(AllGatherExecutor(mesh, mesh_dim="guidance").size)
+    except GuidanceError as error:
+        return type(error).__name__, str(error)
+
+
+def mesh_on_one_rank_and_its_group_on_the_other(group: Any) -> tuple[str, str]:
+    """Give the mesh here and its group there, where the mesh counts the ranks the other way round."""
+    mesh = DeviceMesh("cpu", [1, 0], mesh_dim_names=("guidance",))
+    if group.rank() > 1:
+        return "", ""
+    try:
+        start(AllGatherExecutor(mesh if group.rank() else mesh.get_group()))
+    except GuidanceError as error:
+        return type(error).__name__, str(error)
+    return "", "nothing was raised"
