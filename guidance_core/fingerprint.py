@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from guidance_core.settings import RunSettings
     from guidance_core.stack import Stack
 
-PARTS = ("methods or run settings", "step", "branches", "strengths or corrections", "sample", "executor")
+PARTS = (
+    "methods or their parameters",
+    "sigmas",
+    "settings of the run",
+    "step",
+    "branches",
+    "strengths or corrections",
+    "sample",
+    "executor",
+)
 "What each part of a fingerprint stands for, as messages name it."
 
 
@@ -34,19 +43,12 @@ def digest(parts: Iterable[Any]) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def of_run(stack: Stack, settings: RunSettings) -> int:
-    """Return the part that stands for the methods, their parameters and the run's settings."""
-    return digest(
-        [
-            *stack.plugins,
-            *stack.plugins.values(),
-            settings.sigmas,
-            settings.alphas,
-            settings.prediction_type,
-            settings.check_finite,
-            sorted(name for name, inputs in (settings.conditions or {}).items() if inputs is not None),
-        ]
-    )
+def of_run(stack: Stack, settings: RunSettings) -> tuple[int, int, int]:
+    """Return the parts that stand for the methods with their parameters, the sigmas, and the run's other settings."""
+    given = sorted(name for name, inputs in (settings.conditions or {}).items() if inputs is not None)
+    methods = [*stack.plugins, *stack.plugins.values()]
+    sigmas = [settings.sigmas, settings.alphas]
+    return digest(methods), digest(sigmas), digest([settings.prediction_type, settings.check_finite, given])
 
 
 def of_layout(layout: Layout) -> tuple[int, int, int]:

@@ -96,7 +96,7 @@ class Plan:
         """What ranks compare before they exchange predictions; see `guidance_core.fingerprint`."""
         shapes = [(tuple(sample.shape), sample.dtype, sample.device.type) for sample in self.samples.values()]
         sample = fingerprint.digest([self._structure.kind, *self.samples, shapes, list(self.noise.values())])
-        return (self.owner.fingerprint, *self.layout.fingerprint, sample)
+        return (*self.owner.fingerprint, *self.layout.fingerprint, sample)
 
     def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
         """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""

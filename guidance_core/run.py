@@ -185,7 +185,7 @@ class Run:
         return describe_run(self.stack, self.executor.describe(), self.layouts, self.executor.placed)
 
     @functools.cached_property
-    def fingerprint(self) -> int:
+    def fingerprint(self) -> tuple[int, int, int]:
         """What stands for the methods, their parameters and the run's settings among ranks."""
         return fingerprint.of_run(self.stack, self.settings)
 

@@ -25,7 +25,7 @@ RAISED = {
     "other names": ("DenoiserError", "must be a dict with video, audio; got a dict with picture, audio"),
     "no prediction": ("DenoiserError", "got None"),
     "nan": ("NonFiniteError", "output 'video' holds NaN or infinity"),
-    "guidance off": ("PlanMismatchError", "methods or run settings. Rank 0: a run of 3 steps with"),
+    "guidance off": ("PlanMismatchError", "differ in methods or their parameters. Rank 0: a run of 3 steps with"),
     "other scale adds a branch": ("PlanMismatchError", "with away, away#2, away#3"),
     "hook another branch": ("PlanMismatchError", "differ in branches, "),
     "other strength": ("PlanMismatchError", "strengths"),

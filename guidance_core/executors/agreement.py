@@ -172,7 +172,7 @@ def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Run])
     except BaseException as error:
         raise_together(agreement, error, "starting a run", START)
     text = f"a run of {run.count} steps with {', '.join(run.stack.plugins) or 'no methods'}"
-    records = agreement.exchange(Record((run.fingerprint, 0, 0, 0, 0, own_part), (), text), START)
+    records = agreement.exchange(Record((*run.fingerprint, 0, 0, 0, 0, own_part), (), text), START)
     check_all_well(records)
     check_same_plan(records)
     return run
