@@ -6,7 +6,10 @@ order. Otherwise plugins come by name.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -18,6 +21,9 @@ PLUGINS = "guidance_core.plugins"
 EXECUTORS = "guidance_core.executors"
 DISABLE = "GUIDANCE_CORE_DISABLE_AUTOLOAD"
 ONLY = "GUIDANCE_CORE_PLUGINS"
+
+_also: ContextVar[Mapping[str, tuple[EntryPoint, type]]] = ContextVar("_also", default={})  # noqa: B039
+"Classes that count as published beside those of the installed distributions."
 
 
 @attrs.frozen
@@ -73,12 +79,25 @@ def entry_name(cls: type) -> str | None:
     return next((name for name, points in _points(PLUGINS).items() if points[0].value == target), None)
 
 
+@contextlib.contextmanager
+def published(name: str, cls: type) -> Iterator[None]:
+    """Have a plugin class found under a name inside the block, as if a distribution published it."""
+    point = EntryPoint(name, f"{cls.__module__}:{cls.__qualname__}", PLUGINS)
+    token = _also.set({**_also.get(), name: (point, cls)})
+    try:
+        yield
+    finally:
+        _also.reset(token)
+
+
 def _points(group: str) -> dict[str, list[EntryPoint]]:
     points: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=group):
         same = points.setdefault(point.name, [])
         if all(point.value != other.value for other in same):
             same.append(point)
+    if group == PLUGINS:
+        points |= {name: [point] for name, (point, _) in _also.get().items()}
     return points
 
 
@@ -89,7 +108,7 @@ def _load(name: str, points: list[EntryPoint]) -> Found:
         owners = " and ".join(sorted(other.dist.name if other.dist else other.value for other in points))
         return Found(name, point.value, owners, "", failure=f"several distributions provide it: {owners}")
     try:
-        loaded = point.load()
+        loaded = _also.get()[name][1] if name in _also.get() else point.load()
     except Exception as error:
         return Found(name, point.value, distribution, version, failure=f"{type(error).__name__}: {error}")
     if not isinstance(loaded, type):

@@ -1,0 +1,183 @@
+"""One example of a check: everything that a run consists of, drawn from a few numbers.
+
+A case reads as the code that makes it, and gives the same tensors in every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from guidance_core import fingerprint
+from guidance_core.branch import BASE, BoundBranch
+from guidance_core.errors import ConfigurationError
+from guidance_core.outputs import SINGLE, Structure
+
+FILLS = ("normal", "constant", "zero", "zero others", "equal", "twice")
+STRUCTURES = ("tensor", "tuple", "dict")
+_BASE_KEY = "cond"
+
+
+def _as_tuple(given: Any) -> tuple[Any, ...]:
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+
+
+def _one_of(options: Sequence[str]) -> Any:
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value not in options:
+            raise ConfigurationError(f"Case: {field.name} must be one of {', '.join(options)}; got {value!r}.")
+
+    return check
+
+
+@attrs.frozen(repr=False)
+class Case:
+    """One example: a run of a few steps whose sample and predictions are drawn from a seed."""
+
+    samples: tuple[int, ...] = attrs.field(default=(0,), converter=_as_tuple)
+    "The batch, a number for each sample: equal numbers are equal samples, wherever they stand."
+    shape: tuple[int, ...] = attrs.field(default=(2,), converter=_as_tuple)
+    "Shape of one sample of the first output, without the batch."
+    steps: int = 1
+    prediction_type: str = "flow"
+    dtype: str = attrs.field(
+        default="float32", validator=_one_of(("float16", "bfloat16", "float32", "float64"))
+    )
+    structure: str = attrs.field(default="tensor", validator=_one_of(STRUCTURES))
+    "How the host returns its outputs."
+    outputs: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
+    "Their names, where it is not one tensor."
+    fill: str = attrs.field(default="normal", validator=_one_of(FILLS))
+    "`constant`: no spread; `zero`: all is 0; `zero others`: all but `cond`; `equal`: every branch the same; "
+    "`twice`: every other branch is twice `cond`."
+    magnitude: float = 1.0
+    seed: int = 0
+    parameters: Mapping[str, Any] = attrs.field(factory=dict)
+    "Parameters of the plugin that differ from those it is checked with."
+
+    def __repr__(self) -> str:
+        """Return the code that makes it: what differs from the defaults."""
+        shown = []
+        for field in attrs.fields(Case):
+            value = getattr(self, field.name)
+            default = {} if field.name == "parameters" else field.default
+            if value != default:
+                shown.append(f"{field.name}={value!r}")
+        return f"Case({', '.join(shown)})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the outputs, also of a single one."""
+        return self.outputs or (SINGLE,)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch's."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Noise levels: from 1, where the prediction type allows it, down to 0.1, and the final 0."""
+        first = 1.0 if self.prediction_type in ("flow", "x0") else 0.95
+        return [first - (first - 0.1) * step / max(self.steps - 1, 1) for step in range(self.steps)] + [0.0]
+
+    @property
+    def alphas(self) -> list[float] | None:
+        """Signal levels where the prediction type does not imply them (variance preserving)."""
+        if self.prediction_type in ("flow", "x0"):
+            return [1 - sigma for sigma in self.sigmas]
+        return [(1 - sigma**2) ** 0.5 for sigma in self.sigmas]
+
+    def shape_of(self, output: str) -> tuple[int, ...]:
+        """Shape of one sample: that of a second output is another one."""
+        number = self.names.index(output)
+        return self.shape if number == 0 else (*self.shape[:-1], self.shape[-1] + number)
+
+    def sample(self, step: int) -> Any:
+        """Return the noisy sample of a step, in the host's structure."""
+        return self.structured({output: self.drawn("sample", step, output) for output in self.names})
+
+    def prediction(self, branch: BoundBranch | str, step: int) -> Any:
+        """Return the prediction of a branch, in the host's structure.
+
+        It follows from what the pass is (condition, perturbations, overrides, model), not from its name.
+        """
+        key = branch if isinstance(branch, str) else key_of(branch)
+        return self.structured({output: self._predicted(key, step, output) for output in self.names})
+
+    def named(self, value: Any) -> dict[str, Tensor]:
+        """Return a structured value by output."""
+        structure = Structure(self.structure, self.names)
+        entries = structure.entries(value)
+        if entries is None:
+            raise structure.misfit(value, "the result", ConfigurationError)
+        return dict(zip(self.names, entries, strict=True))
+
+    def structured(self, named: dict[str, Tensor]) -> Any:
+        return Structure(self.structure, self.names).restore(named)
+
+    def _predicted(self, key: str, step: int, output: str) -> Tensor:
+        fill = self.fill
+        if fill == "zero" or (fill == "zero others" and key != _BASE_KEY):
+            return torch.zeros((len(self.samples), *self.shape_of(output)), dtype=self.torch_dtype)
+        if fill == "twice" and key != _BASE_KEY:
+            return 2 * self.drawn(_BASE_KEY, step, output)
+        if fill == "constant":
+            drawn = self.drawn(key, step, output)
+            return drawn.flatten(1)[:, :1].view(-1, *(1,) * len(self.shape_of(output))).expand_as(drawn).clone()
+        return self.drawn(_BASE_KEY if fill == "equal" else key, step, output)
+
+    def drawn(self, what: str, step: int, output: str) -> Tensor:
+        shape = self.shape_of(output)
+        rows = []
+        for sample in self.samples:
+            seed = fingerprint.digest([self.seed, sample, what, step, output])
+            rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(seed & (2**63 - 1))))
+        return (self.magnitude * torch.stack(rows)).to(self.torch_dtype)
+
+
+def key_of(branch: BoundBranch) -> str:
+    """Return what stands for a pass: equal passes have equal keys, whatever their branches are called."""
+    inputs = dict(branch.inputs)
+    condition = inputs.pop("condition", "")
+    if condition == "positive" and not inputs and not branch.perturbations and branch.model is None:
+        return _BASE_KEY
+    perturbations = sorted(map(str, branch.perturbations))
+    return f"{condition} {fingerprint.digest([inputs, perturbations, branch.model])}"
+
+
+class Host:
+    """The denoiser of a case at one step; it notes what it was asked for and what it returned."""
+
+    takes_rows = True
+
+    def __init__(self, case: Case, step: int) -> None:
+        self.case = case
+        self.step = step
+        self.calls: list[str] = []
+        self.returned: list[tuple[str, str, Any]] = []
+        "Branch, key and prediction of each pass."
+
+    def __call__(self, branch: BoundBranch) -> Any:
+        """Run one pass."""
+        self.calls.append(branch.name)
+        key = key_of(branch)
+        whole = self.case.prediction(key, self.step)
+        if branch.rows is not None:
+            rows = branch.rows
+            named = {output: tensor[rows] for output, tensor in self.case.named(whole).items()}
+            whole = Structure(self.case.structure, self.case.names).restore(named)
+        self.returned.append((branch.name, key, whole))
+        return whole
+
+    def batch(self, branches: Sequence[BoundBranch]) -> list[Any]:
+        """Run several."""
+        return [self(branch) for branch in branches]
+
+
+__all__ = ["BASE", "FILLS", "STRUCTURES", "Case", "Host", "key_of"]

@@ -1,0 +1,14 @@
+"""The checks, by theme. Importing this registers them all."""
+
+from guidance_core.conformance.checks import (  # noqa: F401
+    algebra,
+    branches,
+    composition,
+    executors,
+    finite,
+    parameters,
+    processes,
+    publication,
+    runs,
+    samples,
+)

@@ -1,0 +1,304 @@
+"""What every method owes the algebra `guided = cond + Σ strength·(cond − branch) + Σ deltas`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from guidance_core.branch import BASE
+from guidance_core.conformance.case import Case, Host
+from guidance_core.conformance.playing import Results, agree, played, predictions_of, steps_of
+from guidance_core.conformance.registry import check
+from guidance_core.conformance.strategies import cases
+from guidance_core.conformance.subject import Subject, described
+from guidance_core.conformance.violation import NotApplicable, Violation, first_difference, require
+from guidance_core.errors import GuidanceError
+from guidance_core.guidance import Guidance
+from guidance_core.spaces import Noise, affine
+
+NEXT_TO_ONE = 1.0000000000000002
+
+
+def _asks_for_branches(subject: Subject) -> str | None:
+    return None if subject.branches else "it asks for no branch of its own"
+
+
+def _is_linear(subject: Subject) -> str | None:
+    return None if subject.is_linear else "it is not linear: it has " + ", ".join(
+        f"a {name} wrapper" if wraps else name
+        for name, wraps in subject.hooks.items()
+        if wraps or name != "build_branches"
+    )
+
+
+def neutral_parameters(subject: Subject) -> dict[str, Any] | None:
+    """Return parameters, among 0 and 1 for each number, at which it asks for no pass; None if there are none."""
+    declared = getattr(subject.cls, "neutral", None)
+    if declared is not None:
+        return dict(declared)
+    choices = {
+        name: [value for value in (0.0, 1.0, 0, 1) if any(_is(value, each) for each in values)]
+        for name, values in subject.alternatives.items()
+    }
+    own = {name: getattr(subject.plugin, name) for name in choices}
+    names = [name for name, values in choices.items() if values][:6]
+    sets = [[None, *choices[name]] for name in names]
+    for chosen in sorted(itertools.product(*sets), key=lambda each: sum(value is not None for value in each)):
+        changed = {name: value for name, value in zip(names, chosen, strict=True) if value is not None}
+        if all(own[name] != value for name, value in changed.items()) and _runs_one_pass(subject, changed):
+            return changed
+    return None
+
+
+def _is(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and one == other
+
+
+def _runs_one_pass(subject: Subject, changed: dict[str, Any]) -> bool:
+    try:
+        layouts = described([subject.changed(changed)])
+    except GuidanceError:
+        return False
+    return all(
+        [branch.name for branch in layout.branches] == [BASE]
+        and not any(output.all_acting or output.held for output in layout.outputs.values())
+        for layout in layouts
+    )
+
+
+@check(
+    "neutral",
+    "With neutral parameters (a scale of 1, a strength of 0) one pass runs, and its prediction is the result, bit "
+    "for bit.",
+    draw=cases(varied=False, dtypes=("float32", "bfloat16")),
+    applies=_asks_for_branches,
+    share=0.25,
+)
+def neutral(subject: Subject, case: Case) -> None:
+    changed = neutral_parameters(subject)
+    if changed is None:
+        if not any(values for values in subject.alternatives.values()):
+            raise NotApplicable("it has no parameter that could be neutral")
+        raise Violation(
+            "No parameter value of 0 or 1 makes it run `cond` alone: a user cannot switch it off without paying for "
+            "its passes. Leave the branch out (or at strength 0, not required) where the scale is neutral; if neutral "
+            "is another value, declare it as a class attribute, `neutral = {'scale': ...}`."
+        )
+    for one in (changed, {name: NEXT_TO_ONE if value == 1.0 else value for name, value in changed.items()}):
+        plugin = subject.changed(one)
+        run = subject.start(case, Guidance([plugin]))
+        for step in range(case.steps):
+            plan = run.plan(step, case.sample(step))
+            names = [branch.name for branch in plan.branches]
+            require(names == [BASE], f"With {one} step {step} runs {', '.join(names)}; it should run cond alone.")
+            run.finish(plan, {BASE: case.prediction(BASE, step)})
+        agree(
+            played(subject, case, Guidance([plugin])),
+            predictions_of(case, run),
+            f"With {one} the result is not the base prediction.",
+        )
+
+
+@check(
+    "zero-is-a-value",
+    "A parameter given as 0 is 0, not `not given`.",
+    draw=cases(varied=False, steps=(2, 2), batch=(1, 1), smallest=4, varied_structure=False),
+    share=0.2,
+)
+def zero_is_a_value(subject: Subject, case: Case) -> None:
+    default = _seen(subject, case, {})
+    for name, values in subject.alternatives.items():
+        for zero, near in ((0.0, 1e-6),):
+            if not any(_is(zero, value) for value in values):
+                continue
+            try:
+                at_zero, at_near = _seen(subject, case, {name: zero}), _seen(subject, case, {name: near})
+            except GuidanceError:
+                continue
+            require(
+                not _equal(at_zero, default) or _equal(at_near, default),
+                f"{name}=0 gives what leaving {name} out gives, but {name}={near:g} gives something else: a test such "
+                f"as `self.{name} or default` takes 0 for `not given`.",
+            )
+
+
+def _seen(subject: Subject, case: Case, changed: dict[str, Any]) -> tuple[list[list[str]], Results]:
+    """Return the branches and results of a run with changed parameters."""
+    guidance = Guidance(subject.stacked(subject.changed(changed)))
+    run = subject.start(case, guidance)
+    hosts = [Host(case, step) for step in range(case.steps)]
+    results = [case.named(run.step(step, case.sample(step), hosts[step])) for step in range(case.steps)]
+    return [host.calls for host in hosts], results
+
+
+def _equal(one: tuple[list[list[str]], Results], other: tuple[list[list[str]], Results]) -> bool:
+    return one[0] == other[0] and all(
+        torch.equal(mine[output], theirs[output])
+        for mine, theirs in zip(one[1], other[1], strict=True)
+        for output in mine
+    )
+
+
+class _Changed(Host):
+    """A host whose predictions are changed by a function of the case, the step and the output."""
+
+    def __init__(self, case: Case, step: int, change: Any) -> None:
+        super().__init__(case, step)
+        self.change = change
+
+    def __call__(self, branch: Any) -> Any:
+        named = self.case.named(super().__call__(branch))
+        return self.case.structured(
+            {output: self.change(self.step, output, tensor) for output, tensor in named.items()}
+        )
+
+
+@check(
+    "shift-equivariance",
+    "A linear method moves along differences alone: adding one tensor to every prediction adds it to the result.",
+    draw=cases(dtypes=("float64",)),
+    applies=_is_linear,
+)
+def shift_equivariance(subject: Subject, case: Case) -> None:
+    def shift(step: int, output: str, tensor: Tensor) -> Tensor:
+        return tensor + case.drawn("shift", step, output)
+
+    shifted = steps_of(subject.start(case), case, lambda case, step: _Changed(case, step, shift))
+    plain = played(subject, case)
+    expected = [
+        {output: shift(step, output, tensor) for output, tensor in named.items()}
+        for step, named in enumerate(plain)
+    ]
+    agree(
+        shifted, expected, "With one tensor added to every prediction, the result does not move by it.", ulps=256,
+        beside=plain,
+    )
+
+
+def _space_is_clear(subject: Subject) -> str | None:
+    return "it works in the model's own space, whatever that is" if None in subject.spaces else None
+
+
+@check(
+    "space-invariance",
+    "The result is the same whatever the model predicts (flow, x0, epsilon or v), for a linear method and for one "
+    "that says in which space it works.",
+    draw=cases(types=("x0", "epsilon", "v"), dtypes=("float64",), smallest=3),
+    applies=_space_is_clear,
+)
+def space_invariance(subject: Subject, case: Case) -> None:
+    count = case.steps
+    sigmas = [0.9 - 0.8 * step / max(count - 1, 1) for step in range(count)] + [0.0]
+    levels = {"sigmas": sigmas, "alphas": [1 - sigma for sigma in sigmas]}
+    noises = [Noise(sigma, 1 - sigma) for sigma in sigmas]
+
+    def converted(source: str, target: str, step: int, sample: Tensor, tensor: Tensor) -> Tensor:
+        conversion = affine(source, target, noises[step])
+        return conversion.a * sample + conversion.b * tensor
+
+    def change(step: int, output: str, tensor: Tensor) -> Tensor:
+        return converted("flow", case.prediction_type, step, case.named(case.sample(step))[output], tensor)
+
+    guidance = subject.guidance(case)
+    own = subject.start(case, guidance, prediction_type=case.prediction_type, **levels)
+    flow = steps_of(subject.start(case, guidance, prediction_type="flow", **levels), case)
+    other = steps_of(own, case, lambda case, step: _Changed(case, step, change))
+    back = [
+        {
+            output: converted(case.prediction_type, "flow", step, case.named(case.sample(step))[output], tensor)
+            for output, tensor in named.items()
+        }
+        for step, named in enumerate(other)
+    ]
+    agree(
+        back,
+        flow,
+        f"A model that predicts {case.prediction_type} gets another result than one that predicts flow.",
+        ulps=2.0**16,
+    )
+
+
+@check(
+    "accumulation",
+    "Sums are accumulated in float32 and rounded once: the error against the same in float64 is of that size.",
+    draw=cases(dtypes=("float32", "bfloat16", "float16"), smallest=8, batch=(1, 2)),
+)
+def accumulation(subject: Subject, case: Case) -> None:
+    def widen(step: int, output: str, tensor: Tensor) -> Tensor:
+        return tensor.double()
+
+    run = subject.start(case)
+    exact = [
+        case.named(
+            run.step(
+                step,
+                case.structured({name: each.double() for name, each in case.named(case.sample(step)).items()}),
+                _Changed(case, step, widen),
+            )
+        )
+        for step in range(case.steps)
+    ]
+    mine = played(subject, case)
+    dtype = case.torch_dtype
+    for step, named in enumerate(exact):
+        for output, tensor in named.items():
+            size = max(float(tensor.abs().max()), 8.0)
+            rounding = torch.finfo(dtype).eps * tensor.abs() if dtype is not torch.float32 else 0.0
+            _near(mine[step][output], tensor, rounding + 2.0**-14 * size, step, output)
+
+
+def _near(got: Tensor, expected: Tensor, allowed: Tensor, step: int, output: str) -> None:
+    place = first_difference(got, expected, allowed, step=step, output=output)
+    if place is not None and math.isfinite(place.expected):
+        raise Violation("The result is further from the same in float64 than rounding float32 sums once allows.", place)
+
+
+@check(
+    "structure-and-dtype",
+    "The result has the structure, shapes, dtype and device that the denoiser returned.",
+    draw=cases(dtypes=("float32", "bfloat16", "float16", "float64")),
+)
+def structure_and_dtype(subject: Subject, case: Case) -> None:
+    run = subject.start(case)
+    for step in range(case.steps):
+        given = case.prediction(BASE, step)
+        result = run.step(step, case.sample(step), Host(case, step))
+        require(type(result) is type(given), f"The denoiser returns a {type(given).__name__}, the step another type.")
+        for output, tensor in case.named(result).items():
+            wanted = case.named(given)[output]
+            same = (tensor.shape, tensor.dtype, tensor.device) == (wanted.shape, wanted.dtype, wanted.device)
+            require(same, f"Output {output!r} is {tensor.dtype} {list(tensor.shape)}, predicted {wanted.dtype}.")
+
+
+@check(
+    "one-structure-as-another",
+    "One set of values gives one result, whether the host returns it as a tuple, as a dict, or as dicts of another "
+    "order.",
+    draw=cases(varied=True),
+)
+def one_structure_as_another(subject: Subject, case: Case) -> None:
+    names = case.outputs or ("output",)
+    expected = played(subject, attrs.evolve(case, structure="dict", outputs=names))
+    for other in (
+        attrs.evolve(case, structure="tuple", outputs=names),
+        *([attrs.evolve(case, structure="tensor", outputs=())] if len(names) == 1 and not case.outputs else []),
+    ):
+        agree(played(subject, other), expected, f"As a {other.structure} the result is another than as a dict.")
+    reverse = attrs.evolve(case, structure="dict", outputs=names)
+    run = subject.start(reverse)
+    got = []
+    for step in range(case.steps):
+        plan = run.plan(step, _turned(reverse.sample(step)))
+        host = Host(reverse, step)
+        made = {branch.name: _turned(host(branch)) for branch in reversed(plan.branches)}
+        got.append(reverse.named(run.finish(plan, made)))
+    agree(got, expected, "With the host's dicts in another order the result is another.")
+
+
+def _turned(named: dict[str, Tensor]) -> dict[str, Tensor]:
+    return dict(reversed(named.items()))

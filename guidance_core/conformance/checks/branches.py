@@ -1,0 +1,52 @@
+"""Branches: the same names and contents at every step and in every process, whatever the data."""
+
+from __future__ import annotations
+
+import attrs
+
+from guidance_core.conformance.case import Case, Host
+from guidance_core.conformance.registry import check
+from guidance_core.conformance.strategies import cases
+from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.violation import require
+
+
+@check(
+    "stable-branches",
+    "A branch name stands for the same pass at every step of a run: hosts key their caches on it.",
+    draw=cases(steps=(4, 8), batch=(1, 1), varied_structure=False),
+    share=0.5,
+)
+def stable_branches(subject: Subject, case: Case) -> None:
+    run = subject.start(case)
+    first: dict[str, tuple[int, str]] = {}
+    for step in range(case.steps):
+        for branch in run.plan(step, case.sample(step)).branches:
+            content = f"inputs {dict(branch.inputs)}, {', '.join(map(str, branch.perturbations)) or 'no perturbation'}"
+            earlier, held = first.setdefault(branch.name, (step, content))
+            require(
+                held == content,
+                f"Branch {branch.name!r} is {held} at step {earlier} and {content} at step {step}; give another pass "
+                "another name.",
+            )
+
+
+@check(
+    "data-independent-plan",
+    "Which passes a step runs, and with which strengths, does not depend on the sample or on predictions, so that "
+    "every rank plans the same.",
+    draw=cases(steps=(2, 4)),
+    share=0.5,
+)
+def data_independent_plan(subject: Subject, case: Case) -> None:
+    other = attrs.evolve(case, seed=case.seed + 1, magnitude=100.0)
+    guidance = subject.guidance(case)
+    runs = [subject.start(each, guidance) for each in (case, other)]
+    for step in range(case.steps):
+        plans = [run.plan(step, each.sample(step)) for run, each in zip(runs, (case, other), strict=True)]
+        names = [[branch.name for branch in plan.branches] for plan in plans]
+        require(names[0] == names[1], f"Step {step} runs {names[0]} for one sample and {names[1]} for another.")
+        strengths = [plan.layout.fingerprint for plan in plans]
+        require(strengths[0] == strengths[1], f"The strengths of step {step} depend on the sample.")
+        for plan, run, each in zip(plans, runs, (case, other), strict=True):
+            run.finish(plan, {branch.name: Host(each, step)(branch) for branch in plan.branches})

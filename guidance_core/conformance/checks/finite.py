@@ -1,0 +1,63 @@
+"""Finite predictions give finite results, whatever they are."""
+
+from __future__ import annotations
+
+import torch
+
+from guidance_core.conformance.case import Case
+from guidance_core.conformance.playing import played
+from guidance_core.conformance.registry import check
+from guidance_core.conformance.strategies import cases
+from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.violation import Violation
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _finite(subject: Subject, case: Case, given: str) -> None:
+    for step, named in enumerate(played(subject, case)):
+        for output, tensor in named.items():
+            wrong = ~torch.isfinite(tensor)
+            if bool(wrong.any()):
+                index = wrong.nonzero()[0].tolist()
+                raise Violation(
+                    f"{given}, step {step} gives {float(tensor[tuple(index)])} in output {output!r} at {index} "
+                    f"({int(wrong.sum())} of {wrong.numel()} elements are not finite)."
+                )
+
+
+@check(
+    "finite",
+    "Finite predictions give a finite result, small ones and large ones too.",
+    draw=cases(dtypes=DTYPES, magnitudes=(1.0, 1e-3, 100.0, 1e-7)),
+)
+def finite(subject: Subject, case: Case) -> None:
+    _finite(subject, case, "With finite predictions")
+
+
+@check(
+    "zero-variance",
+    "Predictions without spread (a constant per sample) give a finite result.",
+    draw=cases(fills=("constant",), dtypes=DTYPES, magnitudes=(1.0, 100.0)),
+)
+def zero_variance(subject: Subject, case: Case) -> None:
+    _finite(subject, case, "With predictions that are constant over each sample")
+
+
+@check(
+    "zero-norm",
+    "Predictions that are all zero, or zero in every branch but `cond`, give a finite result.",
+    draw=cases(fills=("zero", "zero others"), dtypes=DTYPES),
+)
+def zero_norm(subject: Subject, case: Case) -> None:
+    _finite(subject, case, "With predictions that are 0")
+
+
+@check(
+    "parallel-branches",
+    "Branches that predict the same as `cond`, or twice as much, give a finite result: a difference or its "
+    "orthogonal part may be 0.",
+    draw=cases(fills=("equal", "twice"), dtypes=DTYPES),
+)
+def parallel_branches(subject: Subject, case: Case) -> None:
+    _finite(subject, case, f"With every branch {'equal to' if case.fill == 'equal' else 'twice'} cond")

@@ -1,0 +1,267 @@
+"""Parameters: written and read back, refused where they make no sense, and each of some effect."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import torch
+
+from guidance_core import discovery
+from guidance_core.conformance.case import Case, Host
+from guidance_core.conformance.playing import agree, only, played
+from guidance_core.conformance.registry import check
+from guidance_core.conformance.strategies import cases
+from guidance_core.conformance.subject import Subject, described
+from guidance_core.conformance.violation import NotApplicable, Violation, require
+from guidance_core.errors import ConfigurationError, GuidanceError
+from guidance_core.guidance import Guidance
+from guidance_core.schedules import Linear, Within
+from guidance_core.values import UNSET, PerOutput
+
+
+def _has_parameters(subject: Subject) -> str | None:
+    return None if subject.fields else "it has no parameters"
+
+
+def numeric(subject: Subject) -> list[str]:
+    """Return the parameters that take numbers with a fraction."""
+    return [
+        name
+        for name, values in subject.alternatives.items()
+        if any(type(value) is float for value in values) and not isinstance(getattr(subject.plugin, name), bool)
+    ]
+
+
+@check(
+    "round-trip",
+    "Through dict, JSON, TOML and its one-line form, a stack with it comes back equal.",
+    draw=cases(steps=(1, 1), batch=(1, 1), varied_structure=False),
+    share=0.5,
+)
+def round_trip(subject: Subject, case: Case) -> None:
+    plugin = subject.changed(case.parameters)
+    with discovery.published(subject.name, subject.cls):
+        guidance = Guidance([plugin])
+        ways = {
+            "a dict": lambda: Guidance.from_dict(guidance.to_dict()),
+            "a dict of JSON values": lambda: Guidance.from_dict(json.loads(json.dumps(guidance.to_dict()))),
+            "JSON": lambda: Guidance.from_json(guidance.to_json()),
+            "TOML": lambda: Guidance.from_toml(guidance.to_toml()),
+            "a spec": lambda: Guidance.from_spec(guidance.to_spec()),
+        }
+        for name, way in ways.items():
+            try:
+                back = way()
+            except GuidanceError as error:
+                raise Violation(f"{plugin!r} cannot be written as {name} and read back: {error}") from error
+            require(back == guidance, f"Through {name} {plugin!r} comes back as {back.plugins[0]!r}.")
+            require(hash(back) == hash(guidance), f"Through {name} an equal plugin comes back with another hash.")
+
+
+@check(
+    "equality",
+    "Plugins with equal parameters are equal and have one hash; with other parameters they differ.",
+    applies=_has_parameters,
+)
+def equality(subject: Subject) -> None:
+    for changed in subject.variants:
+        one, other = subject.changed(changed), subject.changed(changed)
+        require(one == other and hash(one) == hash(other), f"{one!r} made twice is not equal to itself.")
+        if changed:
+            require(one != subject.plugin, f"{one!r} counts as equal to {subject.plugin!r}.")
+
+
+@check(
+    "bad-parameters",
+    "A parameter of the wrong kind, NaN or infinite is refused with an error that names it, before any forward.",
+    applies=_has_parameters,
+)
+def bad_parameters(subject: Subject) -> None:
+    numbers = numeric(subject)
+    for field in subject.fields:
+        bad: list[Any] = [object()]
+        if field.name in numbers:
+            bad += [math.nan, math.inf, "high", torch.tensor([math.nan])]
+        for value in bad:
+            _refused(subject, field.name, value)
+
+
+def _refused(subject: Subject, name: str, value: Any) -> None:
+    shown = f"{name}={value!r}" if not type(value) is object else f"{name}=object()"  # noqa: E714
+    try:
+        plugin = subject.changed({name: value})
+        described(subject.stacked(plugin))
+    except ConfigurationError as error:
+        require(name in str(error), f"{shown} is refused, but the error does not name {name!r}: {error}")
+        return
+    except Exception as error:
+        raise Violation(
+            f"{shown} is refused with {type(error).__name__} ({error}); it should be a ConfigurationError that names "
+            f"{name!r}. Fields made with number(), whole() or choice() do that."
+        ) from error
+    raise Violation(
+        f"{shown} is accepted; nothing says what is wrong with it until a picture is. Use number(), whole() or "
+        "choice(), or a validator that raises ConfigurationError."
+    )
+
+
+@check(
+    "parameters-count",
+    "Every parameter makes a difference to what is run or to the result, for some values of the others.",
+    draw=cases(batch=(2, 2), steps=(4, 4), smallest=12, varied=False, types=("flow",), varied_structure=False),
+    applies=_has_parameters,
+    share=0.05,
+)
+def parameters_count(subject: Subject, case: Case) -> None:
+    left = {name: values for name, values in subject.alternatives.items() if values}
+    for base in _bases(subject):
+        seen = _outcome(subject, case, base)
+        for name in list(left):
+            if name in base:
+                continue
+            for value in left[name]:
+                changed = _outcome(subject, case, {**base, name: value})
+                if changed is not None and seen is not None and changed != seen:
+                    del left[name]
+                    break
+        if not left:
+            return
+    name, values = next(iter(left.items()))
+    raise Violation(
+        f"{name} makes no difference: {', '.join(map(repr, values[:4]))} give the same passes and the same bits as "
+        f"{getattr(subject.plugin, name)!r}, whatever the other parameters are."
+    )
+
+
+def _bases(subject: Subject) -> Iterator[dict[str, Any]]:
+    """Yield sets of parameters to vary another one against: none changed, one changed, two changed."""
+    yield {}
+    singles = [{name: value} for name, values in subject.alternatives.items() for value in values]
+    yield from singles
+    for one, other in itertools.combinations(singles, 2):
+        if one.keys() != other.keys():
+            yield one | other
+
+
+def _outcome(subject: Subject, case: Case, parameters: dict[str, Any]) -> Any:
+    """Return what a run did, comparable; None where the parameters cannot be had together."""
+    try:
+        run = subject.start(case, Guidance(subject.stacked(subject.changed(parameters))))
+        seen = []
+        for step in range(case.steps):
+            host = Host(case, step)
+            result = run.step(step, case.sample(step), host)
+            passes = [(name, key) for name, key, _ in host.returned]
+            seen.append((passes, [tensor.flatten().tolist() for tensor in case.named(result).values()]))
+    except GuidanceError:
+        return None
+    return seen
+
+
+def _takes_tensors(subject: Subject) -> str | None:
+    return None if list(_tensor_parameters(subject)) else "it takes no parameter per sample"
+
+
+def _tensor_parameters(subject: Subject) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Yield each parameter that takes one number per sample, with two numbers that it takes."""
+    for name in numeric(subject):
+        values = [value for value in subject.alternatives[name] if type(value) is float]
+        pair = (values[0], values[-1])
+        try:
+            described(subject.stacked(subject.changed({name: torch.tensor(pair)})))
+        except Exception:
+            continue
+        if values[0] != values[-1]:
+            yield name, pair
+
+
+@check(
+    "per-sample-parameters",
+    "A parameter given for each sample acts on each as the number alone would.",
+    draw=cases(batch=(2, 2), varied=False),
+    applies=_takes_tensors,
+    share=0.5,
+)
+def per_sample_parameters(subject: Subject, case: Case) -> None:
+    for name, pair in _tensor_parameters(subject):
+        given = attrs.evolve(case, parameters={name: torch.tensor(pair)})
+        together = played(subject, given)
+        for number, value in enumerate(pair):
+            alone = attrs.evolve(case, parameters={name: value}, samples=(case.samples[number],))
+            agree(
+                only(together, [number]),
+                played(subject, alone),
+                f"With {name}=tensor({list(pair)}) sample {number} gets another result than with {name}={value:g}.",
+                ulps=64.0,
+            )
+
+
+@check(
+    "per-output-parameters",
+    "A parameter given for each output acts on each as the number alone would, or is refused.",
+    draw=cases(varied=False, batch=(1, 1)),
+    applies=lambda subject: None if numeric(subject) else "it has no numeric parameter",
+    share=0.5,
+)
+def per_output_parameters(subject: Subject, case: Case) -> None:
+    names = subject.outputs or ("video", "audio")
+    case = attrs.evolve(case, structure="dict", outputs=names)
+    taken = 0
+    for name in numeric(subject):
+        values = [value for value in subject.alternatives[name] if type(value) is float]
+        pair = dict(zip(names, itertools.cycle((values[0], values[-1]))))
+        try:
+            together = played(subject, attrs.evolve(case, parameters={name: PerOutput(pair)}))
+        except ConfigurationError:
+            continue
+        taken += 1
+        for output, value in pair.items():
+            apart = played(subject, attrs.evolve(case, parameters={name: value}))
+            agree(
+                [{output: named[output]} for named in together],
+                [{output: named[output]} for named in apart],
+                f"With {name}={pair} output {output!r} gets another result than with {name}={value:g}.",
+            )
+    if not taken:
+        raise NotApplicable("it takes no parameter per output")
+
+
+@check(
+    "scheduled-parameters",
+    "A parameter that depends on the step has at each step the value that the schedule gives there, or is refused.",
+    draw=cases(varied=False, steps=(3, 4), batch=(1, 1), types=("flow",)),
+    applies=lambda subject: None if numeric(subject) else "it has no numeric parameter",
+    share=0.5,
+)
+def scheduled_parameters(subject: Subject, case: Case) -> None:
+    taken = 0
+    for name in numeric(subject):
+        values = [value for value in subject.alternatives[name] if type(value) is float]
+        first, last = values[0], values[-1]
+        for schedule in (Linear(first, first), Within(first, lo=0.0, hi=1.0, otherwise=last)):
+            try:
+                scheduled = played(subject, attrs.evolve(case, parameters={name: schedule}))
+            except ConfigurationError:
+                continue
+            taken += 1
+            constant = played(subject, attrs.evolve(case, parameters={name: first}))
+            agree(scheduled, constant, f"{name}={schedule} is {first:g} at every step, but acts otherwise.")
+        changes = Within(first, lo=0.0, hi=0.5, by="fraction", otherwise=last)
+        try:
+            scheduled = played(subject, attrs.evolve(case, parameters={name: changes}))
+        except ConfigurationError:
+            continue
+        begun = played(subject, attrs.evolve(case, parameters={name: first}))
+        agree(
+            scheduled[:1], begun[:1], f"{name}={changes} is {first:g} at the first step, but acts otherwise there."
+        )
+    if not taken:
+        raise NotApplicable("it takes no schedules")
+
+
+__all__ = ["UNSET", "numeric"]

@@ -1,0 +1,327 @@
+"""State belongs to the run; what a plugin is given stays as it is; a step waits for nothing."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from guidance_core import fingerprint
+from guidance_core.combination import guide  # noqa: F401
+from guidance_core.conformance.case import Case, Host
+from guidance_core.conformance.playing import Results, agree, played, steps_of
+from guidance_core.conformance.registry import check
+from guidance_core.conformance.strategies import cases
+from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.violation import NotApplicable, Violation, require
+
+
+@check(
+    "inputs-unchanged",
+    "The sample and the predictions are left as they were given.",
+    draw=cases(dtypes=("float32", "float64", "bfloat16")),
+)
+def inputs_unchanged(subject: Subject, case: Case) -> None:
+    run = subject.start(case)
+    for step in range(case.steps):
+        sample, host = case.sample(step), Host(case, step)
+        run.step(step, sample, host)
+        agree([case.named(sample)], [case.named(case.sample(step))], f"Step {step} changes the sample in place.")
+        for branch, key, returned in host.returned:
+            agree(
+                [case.named(returned)],
+                [case.named(case.prediction(key, step))],
+                f"Step {step} changes the prediction of branch {branch!r} in place; use out-of-place operations.",
+            )
+
+
+@check(
+    "results-stay",
+    "A result does not change when the next step is made.",
+    draw=cases(steps=(2, 3)),
+    share=0.5,
+)
+def results_stay(subject: Subject, case: Case) -> None:
+    run = subject.start(case)
+    results: Results = []
+    kept: Results = []
+    for step in range(case.steps):
+        results.append(case.named(run.step(step, case.sample(step), Host(case, step))))
+        kept.append({output: tensor.clone() for output, tensor in results[-1].items()})
+    agree(results, kept, "A later step changed an earlier step's result in place.")
+
+
+@check(
+    "same-bits-again",
+    "Two fresh runs of one thing give the same bits, and draw nothing from the global random generator.",
+    draw=cases(steps=(1, 4)),
+)
+def same_bits_again(subject: Subject, case: Case) -> None:
+    guidance = subject.guidance(case)
+    first = played(subject, case, guidance)
+    before = torch.get_rng_state()
+    second = played(subject, case, guidance)
+    drew = not torch.equal(before, torch.get_rng_state())
+    agree(second, first, "A second run of the same gives another result: something outlives the run, or is random.")
+    require(
+        not drew,
+        "A step draws from torch's global random generator, which other code draws from too; take a torch.Generator "
+        "seeded from the step, so that every rank and every run draws the same.",
+    )
+
+
+@check(
+    "runs-apart",
+    "Two runs interleaved in one process equal the two runs apart: what lasts is in `step.state`.",
+    draw=cases(steps=(2, 4)),
+)
+def runs_apart(subject: Subject, case: Case) -> None:
+    guidance = subject.guidance(case)
+    other = _other(case)
+    apart = [played(subject, each, guidance) for each in (case, other)]
+    runs = [subject.start(each, guidance) for each in (case, other)]
+    together: list[Results] = [[], []]
+    for step in range(case.steps):
+        for number, each in enumerate((case, other)):
+            result = runs[number].step(step, each.sample(step), Host(each, step))
+            together[number].append(each.named(result))
+    for number in range(2):
+        agree(together[number], apart[number], "Interleaved with another run, a run gives another result.")
+
+
+def _other(case: Case) -> Case:
+    import attrs
+
+    return attrs.evolve(case, seed=case.seed + 1)
+
+
+@check(
+    "threads",
+    "Runs in several threads equal the runs one after the other.",
+    draw=cases(steps=(2, 3)),
+    share=0.25,
+)
+def threads(subject: Subject, case: Case) -> None:
+    import attrs
+
+    guidance = subject.guidance(case)
+    each = [attrs.evolve(case, seed=case.seed + number) for number in range(3)]
+    apart = [played(subject, one, guidance) for one in each]
+    together: list[Any] = [None] * len(each)
+
+    def work(number: int) -> None:
+        try:
+            together[number] = played(subject, each[number], guidance)
+        except Exception as error:
+            together[number] = error
+
+    working = [threading.Thread(target=work, args=(number,)) for number in range(len(each))]
+    for thread in working:
+        thread.start()
+    for thread in working:
+        thread.join()
+    for got, expected in zip(together, apart, strict=True):
+        if isinstance(got, Exception):
+            raise got
+        agree(got, expected, "In a thread beside others, a run gives another result.")
+
+
+class _Breaks(Host):
+    """Fails after the first pass."""
+
+    def __call__(self, branch: Any) -> Any:
+        if self.calls:
+            raise _BrokenError
+        return super().__call__(branch)
+
+
+class _BrokenError(Exception):
+    pass
+
+
+@check(
+    "failed-step",
+    "A step whose denoiser fails, or that is only planned, leaves nothing behind: repeated, it gives what it would "
+    "have given.",
+    draw=cases(steps=(2, 3)),
+)
+def failed_step(subject: Subject, case: Case) -> None:
+    run = subject.start(case)
+    got: Results = []
+    for step in range(case.steps):
+        run.plan(step, case.sample(step))
+        try:
+            run.step(step, case.sample(step), _Breaks(case, step))
+        except _BrokenError:
+            got.append(case.named(run.step(step, case.sample(step), Host(case, step))))
+        else:
+            run = _caught_up(subject, case, step)
+            got.append(case.named(run.step(step, case.sample(step), Host(case, step))))
+    agree(got, played(subject, case), "After a step that failed or was only planned, the run gives another result.")
+
+
+def _caught_up(subject: Subject, case: Case, step: int) -> Any:
+    """Return a run of which the steps before `step` are made."""
+    run = subject.start(case)
+    for earlier in range(step):
+        run.step(earlier, case.sample(earlier), Host(case, earlier))
+    return run
+
+
+@check(
+    "two-halves",
+    "`plan` and `finish`, as hosts use them that run the forwards themselves, equal `step`, and so does the batched "
+    "executor.",
+    draw=cases(),
+    share=0.5,
+)
+def two_halves(subject: Subject, case: Case) -> None:
+    expected = played(subject, case)
+    run = subject.start(case)
+    got = []
+    for step in range(case.steps):
+        plan = run.plan(step, case.sample(step))
+        host = Host(case, step)
+        got.append(case.named(run.finish(plan, {branch.name: host(branch) for branch in plan.branches})))
+    agree(got, expected, "plan() and finish() give another result than step().")
+    agree(played(subject, case, executor="batched"), expected, "The batched executor gives another result.")
+
+
+@check(
+    "second-evaluation",
+    "A step evaluated twice, the second time at a noise level of its own (Heun, res2s), works and is repeatable.",
+    draw=cases(steps=(2, 3), types=("flow", "x0")),
+    share=0.5,
+)
+def second_evaluation(subject: Subject, case: Case) -> None:
+    guidance = subject.guidance(case)
+
+    def heun() -> Results:
+        run = subject.start(case, guidance, alphas=None) if case.prediction_type == "flow" else subject.start(
+            case, guidance
+        )
+        results = []
+        for step in range(case.steps):
+            for sigma in (None, 0.5 * (case.sigmas[step] + 0.05)):
+                alpha = None if sigma is None or case.prediction_type == "flow" else 1 - sigma
+                result = run.step(step, case.sample(step), Host(case, step), sigma=sigma, alpha=alpha)
+                results.append(case.named(result))
+        return results
+
+    agree(heun(), heun(), "Repeated, two evaluations of each step give another result.")
+
+
+@check(
+    "plugin-unchanged",
+    "A run changes nothing in the plugin itself: it is frozen, and holds no list, dict or buffer that a run fills.",
+    draw=cases(steps=(2, 3)),
+    share=0.25,
+)
+def plugin_unchanged(subject: Subject, case: Case) -> None:
+    plugin = subject.changed(case.parameters)
+    before = fingerprint.digest([plugin]), repr(plugin), _held(plugin)
+    guidance = subject.guidance(case).__class__(subject.stacked(plugin))
+    played(subject, case, guidance)
+    after = fingerprint.digest([plugin]), repr(plugin), _held(plugin)
+    require(before == after, f"After a run {plugin!r} is not what it was: state belongs in step.state.")
+
+
+def _held(plugin: Any) -> int:
+    """Return a digest of everything an instance and its class hold that could be changed in place."""
+    import attrs
+
+    held = [getattr(plugin, field.name) for field in attrs.fields(type(plugin))]
+    own = [value for name, value in vars(type(plugin)).items() if isinstance(value, list | dict | set | Tensor)]
+    return fingerprint.digest([*held, *own])
+
+
+class _Watching(TorchDispatchMode):
+    """Raises where a value is read off a tensor, which on a GPU waits for the device."""
+
+    READS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in self.READS:
+            raise _ReadError(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class _ReadError(Exception):
+    pass
+
+
+@check(
+    "no-waiting",
+    "A step reads no value off a tensor (`.item()`, `float(t)`, `if t > 0`): on a GPU each read waits for the device.",
+    draw=cases(),
+    share=0.5,
+)
+def no_waiting(subject: Subject, case: Case) -> None:
+    run = subject.start(case)
+    for step in range(case.steps):
+        sample, host = case.sample(step), Host(case, step)
+        try:
+            plan = run.plan(step, sample)
+            made = {branch.name: host(branch) for branch in plan.branches}
+            with _Watching():
+                run.plan(step, sample)
+                run.finish(plan, made)
+        except Exception as error:
+            read = _cause(error, _ReadError)
+            if read is None:
+                raise
+            raise Violation(
+                f"Step {step} reads a value off a tensor ({read}). Use torch.where, clamp or masks instead of `if`, "
+                "and keep numbers in tensors."
+            ) from error
+
+
+def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+@check(
+    "no-graph-break",
+    "Its `combine` compiles as one graph: torch.compile(fullgraph=True).",
+    draw=cases(batch=(2, 2), steps=(1, 2), varied_structure=False),
+    applies=lambda subject: None if subject.looks_at_predictions else "it has no combine",
+    share=0.1,
+)
+def no_graph_break(subject: Subject, case: Case) -> None:
+    try:
+        import torch._dynamo
+    except ImportError:  # pragma: no cover
+        raise NotApplicable("this torch has no compiler") from None
+    from guidance_core.step import Step
+
+    run = subject.start(case)
+    for step in range(case.steps):
+        plan = run.plan(step, case.sample(step))
+        made = {branch.name: case.named(Host(case, step)(branch)) for branch in plan.branches}
+        for output, layout in plan.layout.outputs.items():
+            for acting in layout.combining:
+                if acting.implementation.plugin != subject.name:
+                    continue
+                given = {name: made[name][output] for name in acting.branches}
+
+                def combine(sample: Tensor, predictions: dict[str, Tensor], acting: Any = acting) -> Any:
+                    moment, name = plan.layout.moment, acting.implementation.plugin
+                    seen = Step(moment, name, acting.plugin, {}, output, sample)
+                    return acting.implementation.function(seen, predictions)
+
+                torch._dynamo.reset()
+                try:
+                    torch.compile(combine, fullgraph=True, backend="eager")(plan.samples[output], given)
+                except torch._dynamo.exc.TorchDynamoException as error:
+                    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                    raise Violation("combine does not compile as one graph: " + "\n".join(lines[:3])) from error
+        steps_of_this = [(branch.name, Host(case, step)(branch)) for branch in plan.branches]
+        run.finish(plan, dict(steps_of_this))
+
+
+__all__ = ["steps_of"]

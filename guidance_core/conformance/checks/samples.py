@@ -1,0 +1,82 @@
+"""A sample's result depends on that sample alone."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import torch
+
+from guidance_core.conformance.case import Case, Host
+from guidance_core.conformance.playing import agree, only, played
+from guidance_core.conformance.registry import check
+from guidance_core.conformance.strategies import cases
+from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.violation import require
+
+ROUNDING = 64.0
+"A vendor's reduction may add up another batch in another order."
+
+
+@check(
+    "batch-order",
+    "Samples in another order give the results in that order.",
+    draw=cases(batch=(2, 4)),
+)
+def batch_order(subject: Subject, case: Case) -> None:
+    order = list(reversed(range(len(case.samples))))
+    turned = attrs.evolve(case, samples=[case.samples[number] for number in order])
+    agree(
+        played(subject, turned),
+        only(played(subject, case), order),
+        f"With the samples in the order {order} a sample's result is another.",
+        ulps=ROUNDING,
+    )
+
+
+@check(
+    "batch-mates",
+    "A sample alone has the result that it has in a batch: no statistic runs over samples.",
+    draw=cases(batch=(2, 3)),
+)
+def batch_mates(subject: Subject, case: Case) -> None:
+    together = played(subject, case)
+    for number, sample in enumerate(case.samples):
+        alone = played(subject, attrs.evolve(case, samples=(sample,)))
+        agree(
+            only(together, [number]),
+            alone,
+            f"Sample {number} has another result in a batch of {len(case.samples)} than alone (index counts from it).",
+            ulps=ROUNDING,
+        )
+
+
+class _OneIsNaN(Host):
+    """The last sample's predictions are NaN."""
+
+    def __call__(self, branch: object) -> object:
+        named = self.case.named(super().__call__(branch))  # type: ignore[arg-type]
+        for tensor in named.values():
+            tensor[-1] = math.nan
+        return self.case.structured(named)
+
+
+@check(
+    "nan-stays-in-its-sample",
+    "A NaN in one sample's predictions leaves the other samples' results as they are.",
+    draw=cases(batch=(2, 3)),
+    share=0.5,
+)
+def nan_stays_in_its_sample(subject: Subject, case: Case) -> None:
+    run = subject.start(case)
+    got = [case.named(run.step(step, case.sample(step), _OneIsNaN(case, step))) for step in range(case.steps)]
+    others = range(len(case.samples) - 1)
+    agree(only(got, others), only(played(subject, case), others), "A NaN spread to another sample.", ulps=ROUNDING)
+    if subject.hooks.keys() != {"build_branches"} or subject.is_wrapper:
+        return
+    for step, named in enumerate(got):
+        for output, tensor in named.items():
+            require(
+                bool(torch.isnan(tensor[-1]).all()),
+                f"Step {step}, output {output!r}: the NaN of `cond` is gone from its own sample's result.",
+            )

@@ -1,0 +1,87 @@
+"""Making the runs that checks compare, and comparing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from guidance_core.conformance.case import Case, Host
+from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.violation import Violation, first_difference
+from guidance_core.executors.base import Executor
+from guidance_core.guidance import Guidance
+from guidance_core.run import Run
+
+Results: TypeAlias = list[dict[str, Tensor]]
+"Guided predictions by step and output."
+
+
+def played(
+    subject: Subject,
+    case: Case,
+    guidance: Guidance | None = None,
+    executor: str | Executor = "serial",
+    **settings: Any,
+) -> Results:
+    """Run all steps of a case and return the results."""
+    return steps_of(subject.start(case, guidance, executor, **settings), case)
+
+
+def steps_of(run: Run, case: Case, host: Callable[[Case, int], Any] = Host) -> Results:
+    """Make every step of a run with the case's own sample and predictions."""
+    return [case.named(run.step(step, case.sample(step), host(case, step))) for step in range(case.steps)]
+
+
+def agree(
+    got: Results,
+    expected: Results,
+    what: str,
+    *,
+    ulps: float = 0.0,
+    beside: Results | None = None,
+) -> None:
+    """Raise `Violation` unless two results are equal.
+
+    Args:
+        got: what the promise is about.
+        expected: what it should be.
+        what: a sentence for the case that it is not.
+        ulps: how far they may differ, in units in the last place (of `got`'s dtype) of the largest value of
+            the tensor; 0 for the same bits.
+        beside: tensors whose values count in that too.
+    """
+    for step, (mine, other) in enumerate(zip(got, expected, strict=True)):
+        for output, tensor in mine.items():
+            wanted = other[output]
+            if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+                raise Violation(f"{what}\nOutput {output!r} of step {step} is {kind(tensor)}, not {kind(wanted)}.")
+            allowed = 0.0
+            if ulps:
+                size = _largest([wanted, *([beside[step][output]] if beside else [])])
+                allowed = ulps * torch.finfo(tensor.dtype).eps * size
+            place = first_difference(tensor, wanted, allowed, step=step, output=output)
+            if place is not None:
+                raise Violation(what, place)
+
+
+def _largest(tensors: Iterable[Tensor]) -> float:
+    return max((float(tensor.double().abs().nan_to_num(0.0, 0.0, 0.0).max()) for tensor in tensors), default=0.0)
+
+
+def only(results: Results, rows: Sequence[int]) -> Results:
+    """Return some samples of results."""
+    chosen = list(rows)
+    return [{output: tensor[chosen] for output, tensor in step.items()} for step in results]
+
+
+def kind(tensor: Tensor) -> str:
+    """Return shape and dtype in words."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def predictions_of(case: Case, run: Run) -> Results:
+    """Return what the base branch predicts at each step."""
+    return [case.named(case.prediction("cond", step)) for step in range(case.steps)]

@@ -1,0 +1,46 @@
+"""The ranks that checks share: started when first needed, replaced when broken, ended with the process."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable
+from typing import Any
+
+from guidance_core.bench.ranks import Ranks
+from guidance_core.errors import RankError
+
+MOST = 4
+TIMEOUT = 20.0
+"Seconds that a collective waits for a rank."
+
+_pool: Ranks | None = None
+
+
+def run(function: Callable[..., Any], *arguments: Any, ranks: int) -> list[Any]:
+    """Call `function(group, *arguments)` on `ranks` ranks and return what each returned.
+
+    Raises:
+        RankError: a rank died, or the function raised there.
+    """
+    global _pool
+    if _pool is None or _pool.size < ranks:
+        close()
+        _pool = Ranks(max(ranks, MOST), seconds=TIMEOUT)
+        atexit.register(close)
+    try:
+        return _pool.run(function, *arguments, ranks=ranks)
+    except BaseException:
+        _pool = None  # it has ended all its processes
+        raise
+
+
+def close() -> None:
+    """End the processes."""
+    global _pool
+    if _pool is not None:
+        _pool.close()
+        _pool = None
+    atexit.unregister(close)
+
+
+__all__ = ["RankError", "close", "run"]

@@ -1,0 +1,69 @@
+"""The list of checks: each is one promise of the library, or one law of its algebra, with a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from guidance_core.errors import UnknownNameError, suggest
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+    from guidance_core.conformance.case import Case
+
+Draw = Callable[[Any], "SearchStrategy[Case]"]
+"Makes the strategy for cases from the subject."
+
+
+@attrs.frozen
+class Check:
+    """One named check."""
+
+    name: str
+    sentence: str
+    "The promise, in words."
+    theme: str
+    function: Callable[..., None]
+    "Called with the subject, a case where it draws some, and the ranks where it needs them."
+    draw: Draw | None = None
+    "None for a check that needs no examples."
+    applies: Callable[[Any], str | None] = attrs.field(default=lambda subject: None, repr=False)
+    "Returns why the check says nothing about a subject, or None where it does."
+    subject: str = "plugin"
+    "`plugin` or `executor`."
+    processes: bool = False
+    "Whether it starts other processes."
+    share: float = 1.0
+    "Of the examples asked for; a costly check makes fewer."
+
+
+_checks: dict[str, Check] = {}
+
+
+def check(name: str, sentence: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a check; its theme is the module it stands in."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        theme = function.__module__.rpartition(".")[2]
+        _checks[name] = Check(name, sentence, theme, function, **settings)
+        return function
+
+    return register
+
+
+def all_checks(subject: str | None = None) -> tuple[Check, ...]:
+    """Return the checks of plugins, of executors, or all, in order."""
+    from guidance_core.conformance import checks  # noqa: F401  (registers them)
+
+    return tuple(each for each in _checks.values() if subject in (None, each.subject))
+
+
+def check_named(name: str, subject: str | None = None) -> Check:
+    """Return the check of that name, or raise `UnknownNameError` with the nearest."""
+    known = {each.name: each for each in all_checks(subject)}
+    if name not in known:
+        raise UnknownNameError(f"there is no check {name!r}.{suggest(name, known)}")
+    return known[name]

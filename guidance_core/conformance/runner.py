@@ -1,0 +1,285 @@
+"""Running checks: hypothesis draws and shrinks the cases, a clock stops what hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import hypothesis
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+from guidance_core.conformance import ranks
+from guidance_core.conformance.case import Case
+from guidance_core.conformance.registry import Check, all_checks, check_named
+from guidance_core.conformance.subject import Subject, short_traceback
+from guidance_core.conformance.violation import NotApplicable, Place, Violation
+from guidance_core.errors import ConfigurationError, GuidanceError
+
+PASSED, FAILED, NOT_APPLICABLE, SKIPPED = "passed", "failed", "not applicable", "skipped"
+EXPECTED_FAILURE, UNEXPECTED_PASS = "failed as expected", "passed unexpectedly"
+
+
+@attrs.frozen
+class Options:
+    """How thoroughly to check."""
+
+    max_examples: int = 20
+    "For a check of average cost; costly ones make fewer."
+    seed: int | None = None
+    "Of the random choice of examples; None for another choice each time."
+    ranks: int = 4
+    "The most ranks that checks of several processes use; 0 leaves those checks out."
+    time_limit: float = 60.0
+    "Seconds that one check may take."
+    replay: bool = True
+    "Whether failing examples are kept in `.hypothesis` and tried first the next time."
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_examples < 1:
+            raise ConfigurationError(f"max_examples must be at least 1; got {self.max_examples}.")
+        if self.ranks < 0 or self.ranks > 8:
+            raise ConfigurationError(f"ranks must be 0 (none) to 8; got {self.ranks}.")
+        if not self.time_limit > 0:
+            raise ConfigurationError(f"time_limit must be positive; got {self.time_limit}.")
+
+
+@attrs.frozen
+class Failure:
+    """The smallest example found for which a promise does not hold."""
+
+    what: str
+    "What happened, in a sentence or two."
+    place: Place | None = None
+    case: Case | None = None
+    ranks: int | None = None
+    trace: str = ""
+    "The end of the traceback, where the plugin raised."
+
+
+@attrs.frozen
+class Outcome:
+    """What became of one check."""
+
+    check: Check
+    subject: Any = attrs.field(repr=False)
+    status: str
+    reason: str = ""
+    examples: int = 0
+    seconds: float = 0.0
+    failure: Failure | None = None
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it counts as a failure of the whole."""
+        return self.status in (FAILED, UNEXPECTED_PASS)
+
+
+def run_checks(
+    subject: Any,
+    *,
+    only: Sequence[str] = (),
+    skip: Mapping[str, str] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    options: Options | None = None,
+) -> Iterator[Outcome]:
+    """Run the checks of a subject and yield what became of each.
+
+    Args:
+        subject: a `Subject`, or an executor's.
+        only: names of the checks to run; all if empty.
+        skip: checks to leave out, each with the reason.
+        expected_failures: checks that are known to fail, each with the reason.
+        options: how thoroughly to check.
+
+    Raises:
+        UnknownNameError: a check of that name does not exist.
+    """
+    options = options or Options()
+    skip, expected = dict(skip or {}), dict(expected_failures or {})
+    for name in (*only, *skip, *expected):
+        check_named(name, subject.kind)
+    for check in all_checks(subject.kind):
+        if only and check.name not in only:
+            continue
+        if check.name in skip:
+            yield Outcome(check, subject, SKIPPED, skip[check.name])
+            continue
+        yield judged(run_check(check, subject, options), expected)
+
+
+def judged(outcome: Outcome, expected: Mapping[str, str]) -> Outcome:
+    """Return an outcome in the light of the failures that are expected."""
+    reason = expected.get(outcome.check.name)
+    if reason is None:
+        return outcome
+    if outcome.status == FAILED:
+        return attrs.evolve(outcome, status=EXPECTED_FAILURE, reason=reason)
+    if outcome.status == PASSED:
+        return attrs.evolve(
+            outcome,
+            status=UNEXPECTED_PASS,
+            reason=f"it is expected to fail ({reason}), but passes: take it off the list of expected failures",
+        )
+    return outcome
+
+
+def run_check(check: Check, subject: Any, options: Options | None = None) -> Outcome:
+    """Run one check and return what became of it; nothing that a plugin does makes this raise."""
+    options = options or Options()
+    started = time.monotonic()
+    attempt = _Attempt(check, subject, options)
+
+    def outcome(status: str, reason: str = "", failure: Failure | None = None) -> Outcome:
+        return Outcome(check, subject, status, reason, attempt.examples, time.monotonic() - started, failure)
+
+    try:
+        with time_limit(options.time_limit):
+            reason = check.applies(subject)
+            if reason is None and check.processes:
+                reason = _no_processes(check, options)
+            if reason is not None:
+                return outcome(NOT_APPLICABLE, reason)
+            attempt.make()
+    except NotApplicable as error:
+        return outcome(NOT_APPLICABLE, str(error))
+    except TooLate:
+        if attempt.found is not None:
+            return outcome(FAILED, failure=attempt.found)
+        return outcome(FAILED, failure=attempt.hanging())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if attempt.found is None:
+            attempt.note(error, attempt.last)
+    if attempt.found is not None:
+        return outcome(FAILED, failure=attempt.found)
+    return outcome(PASSED)
+
+
+def _no_processes(check: Check, options: Options) -> str | None:
+    if options.ranks == 0:
+        return "checks of several processes are left out (ranks=0)"
+    if check.theme in ("processes", "executors"):
+        import torch.distributed
+
+        if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+            return "this torch has no torch.distributed with Gloo"
+    return None
+
+
+class _Attempt:
+    """One run of one check."""
+
+    def __init__(self, check: Check, subject: Any, options: Options) -> None:
+        self.check = check
+        self.subject = subject
+        self.options = options
+        self.examples = 0
+        self.found: Failure | None = None
+        self.last: tuple[Any, ...] = ()
+        "The case, and the number of ranks, tried last."
+
+    def make(self) -> None:
+        if self.check.draw is None:
+            self.one()
+            return
+        arguments = [self.check.draw(self.subject)]
+        if self.check.theme in ("processes", "executors") and self.check.processes:
+            arguments.append(hypothesis.strategies.integers(1, self.options.ranks))
+        tried = hypothesis.given(*arguments)(_positional(self.one, len(arguments)))
+        tried = self._settings()(tried)
+        if self.options.seed is not None:
+            tried = hypothesis.seed(self.options.seed)(tried)
+        inner: Any = tried
+        key = f"{self.check.name} {type(self.subject).__name__} {self.subject.key}"
+        inner.hypothesis.inner_test._hypothesis_internal_add_digest = key.encode()
+        tried()
+
+    def one(self, *drawn: Any) -> None:
+        self.examples += 1
+        self.last = drawn
+        try:
+            self.check.function(self.subject, *drawn)
+        except (NotApplicable, TooLate, hypothesis.errors.HypothesisException):
+            raise
+        except Exception as error:
+            self.note(error, drawn)
+            raise
+
+    def note(self, error: BaseException, drawn: tuple[Any, ...]) -> None:
+        """Keep a failure; hypothesis tries ever simpler ones, and the simplest last."""
+        case = drawn[0] if drawn else None
+        count = drawn[1] if len(drawn) > 1 else None
+        if isinstance(error, Violation):
+            self.found = Failure(error.what, error.place, case, count)
+            return
+        kind = type(error).__name__
+        cause = error.__cause__ if isinstance(error, GuidanceError) and error.__cause__ else error
+        trace = short_traceback(cause)
+        self.found = Failure(f"It raises {kind}: {error}", None, case, count, trace)
+
+    def hanging(self) -> Failure:
+        case = self.last[0] if self.last else None
+        count = self.last[1] if len(self.last) > 1 else None
+        limit = self.options.time_limit
+        what = (
+            f"It did not end within the time limit of {limit:g} s: a hook hangs, or takes far too long (example "
+            f"{self.examples})."
+        )
+        return Failure(what, None, case, count)
+
+    def _settings(self) -> hypothesis.settings:
+        database = None
+        if self.options.replay:
+            folder = Path(os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY", ".hypothesis"), "guidance-core")
+            database = DirectoryBasedExampleDatabase(folder)
+        return hypothesis.settings(
+            max_examples=max(1, round(self.options.max_examples * self.check.share)),
+            database=database,
+            deadline=None,
+            print_blob=False,
+            report_multiple_bugs=False,
+            suppress_health_check=list(hypothesis.HealthCheck),
+            verbosity=hypothesis.Verbosity.quiet,
+            derandomize=False,
+        )
+
+
+def _positional(function: Any, count: int) -> Any:
+    """Return `function` with as many named arguments, as hypothesis wants them."""
+    if count == 1:
+        return lambda case: function(case)
+    return lambda case, count: function(case, count)
+
+
+class TooLate(BaseException):
+    """The time limit of a check has passed; no `except Exception` of a plugin stops it."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `TooLate` inside the block once `seconds` have passed; in the main thread only."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def late(*_: object) -> None:
+        raise TooLate
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+__all__ = ["Options", "Outcome", "judged", "ranks", "run_check", "run_checks", "time_limit"]

@@ -1,0 +1,83 @@
+"""How hypothesis draws cases for a subject: the simplest first, so that failures shrink towards it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from guidance_core.conformance.case import Case
+from guidance_core.conformance.subject import Subject
+from guidance_core.errors import ConfigurationError
+
+
+def cases(
+    *,
+    batch: tuple[int, int] = (1, 3),
+    steps: tuple[int, int] = (1, 3),
+    types: Sequence[str] = ("flow", "x0", "epsilon", "v"),
+    dtypes: Sequence[str] = ("float32",),
+    fills: Sequence[str] = ("normal",),
+    magnitudes: Sequence[float] = (1.0,),
+    smallest: int = 1,
+    varied: bool = True,
+    varied_structure: bool = True,
+) -> Callable[[Subject], st.SearchStrategy[Case]]:
+    """Return what draws the cases of a check for a subject.
+
+    Args:
+        batch: fewest and most samples.
+        steps: fewest and most steps.
+        types: prediction types.
+        dtypes: of sample and predictions.
+        fills: what predictions look like.
+        magnitudes: their size.
+        smallest: fewest elements of a sample.
+        varied: whether the subject's parameters are varied too.
+        varied_structure: whether outputs may also be several.
+    """
+
+    def draw(subject: Subject) -> st.SearchStrategy[Case]:
+        shapes = [shape for shape in subject.shapes if math.prod(shape) >= smallest] or list(subject.shapes)
+        return st.builds(
+            _case,
+            layout=st.sampled_from(_layouts(subject) if varied_structure else _layouts(subject)[:1]),
+            samples=st.integers(*batch).map(lambda count: tuple(range(count))),
+            shape=st.sampled_from(shapes),
+            steps=st.integers(*steps),
+            prediction_type=st.sampled_from(list(types)),
+            dtype=st.sampled_from(list(dtypes)),
+            fill=st.sampled_from(list(fills)),
+            magnitude=st.sampled_from(list(magnitudes)),
+            seed=st.integers(0, 2**16),
+            parameters=st.sampled_from(list(subject.variants) if varied else [{}]),
+        ).filter(lambda case: _can_start(subject, case))
+
+    return draw
+
+
+def _case(layout: tuple[str, tuple[str, ...]], **given: Any) -> Case:
+    return Case(structure=layout[0], outputs=layout[1], **given)
+
+
+def _layouts(subject: Subject) -> list[tuple[str, tuple[str, ...]]]:
+    """Return structures with names of outputs; a subject whose parameters name outputs gets those."""
+    if subject.outputs:
+        return [("tuple", subject.outputs), ("dict", subject.outputs)]
+    return [("tensor", ()), ("dict", ("video", "audio")), ("tuple", ("video", "audio"))]
+
+
+def _can_start(subject: Subject, case: Case) -> bool:
+    """Whether the plugin takes these parameters for these outputs and this prediction type."""
+    if not case.parameters and case.prediction_type == "flow":
+        return True
+    try:
+        subject.start(case)
+    except ConfigurationError:
+        return False
+    except Exception:
+        return True
+    return True
+

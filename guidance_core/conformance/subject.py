@@ -1,0 +1,322 @@
+"""What is checked: a plugin with its parameters, and what can be seen of it without running it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import attrs
+
+from guidance_core.branch import Branch
+from guidance_core.conformance.case import Case
+from guidance_core.discovery import plugin_class
+from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, suggest
+from guidance_core.executors.base import Executor
+from guidance_core.executors.serial import SerialExecutor
+from guidance_core.guidance import Guidance
+from guidance_core.hookspecs import hookimpl
+from guidance_core.layout import Layout
+from guidance_core.run import Run
+from guidance_core.settings import RunSettings
+from guidance_core.stack import Stack, plugin_name
+from guidance_core.values import UNSET, PerOutput
+
+Inputs: TypeAlias = Mapping[str, Any] | Callable[[Case], Mapping[str, Any]]
+"Model inputs of a condition, or what makes them for a case."
+
+_NUMBERS = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 7.5, -1.0)
+_WHOLES = (0, 1, 2, 3)
+_BLOCKS = ((0,), (1, 2))
+_OUTPUT_SHAPES: tuple[tuple[int, ...], ...] = ((2,), (3, 4), (1,), (5,), (2, 3, 4), (2, 3, 2, 2))
+
+
+@attrs.frozen
+class Mover:
+    """Moves away from `uncond`, so that there is something to correct, limit or reuse.
+
+        guided = c + k·(c − u)
+    """
+
+    strength: float = 2.0
+
+    @hookimpl
+    def build_branches(self, step: Any) -> list[Branch]:
+        """Ask for `uncond`."""
+        return [Branch("uncond", condition="negative", strength=self.strength)]
+
+
+@attrs.frozen(eq=False)
+class Subject:
+    """A plugin to check."""
+
+    plugin: Any
+    conditions: Mapping[str, Inputs] = attrs.field(factory=dict)
+    "Conditions beyond `positive`, `negative` and those that its branches name."
+    shapes: tuple[tuple[int, ...], ...] = _OUTPUT_SHAPES
+    "Shapes of one sample to try, the simplest first."
+
+    kind: ClassVar[str] = "plugin"
+
+    @property
+    def key(self) -> str:
+        """What distinguishes it from other subjects: failing examples are kept under it."""
+        return f"{self.cls.__module__}:{self.plugin!r}"
+
+    @property
+    def cls(self) -> type:
+        """The plugin's class."""
+        return type(self.plugin)
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Its name among plugins."""
+        return plugin_name(self.cls)
+
+    @functools.cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs that its parameters name."""
+        return Stack.of([self.plugin]).named_outputs()
+
+    @property
+    def fields(self) -> tuple[attrs.Attribute[Any], ...]:
+        """Its parameters."""
+        return tuple(field for field in attrs.fields(self.cls) if field.init)
+
+    def changed(self, parameters: Mapping[str, Any]) -> Any:
+        """Return the plugin with some parameters changed."""
+        return attrs.evolve(self.plugin, **parameters) if parameters else self.plugin
+
+    # What can be seen of it.
+
+    @functools.cached_property
+    def hooks(self) -> dict[str, bool]:
+        """The hooks it has, and whether any implementation of each is a wrapper."""
+        found = Stack.of([self.plugin]).hooks
+        return {name: bool(hook.wrappers) for name, hook in found.items() if hook.plain or hook.wrappers}
+
+    @property
+    def looks_at_predictions(self) -> bool:
+        """Whether it has a `combine`, so that executors must gather predictions."""
+        return "combine" in self.hooks
+
+    @property
+    def is_wrapper(self) -> bool:
+        """Whether it changes what others ask for or return."""
+        return any(self.hooks.values())
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it only names branches with strengths."""
+        return set(self.hooks) == {"build_branches"} and not self.is_wrapper
+
+    @functools.cached_property
+    def layouts(self) -> list[Layout]:
+        """Its layouts alone over eight steps, whatever conditions it asks for."""
+        return described([self.plugin])
+
+    @functools.cached_property
+    def branches(self) -> tuple[str, ...]:
+        """The branches it asks for."""
+        names = [
+            name for layout in self.layouts for name, plugins in layout.asked.items() if self.name in plugins
+        ]
+        return tuple(dict.fromkeys(names))
+
+    @functools.cached_property
+    def spaces(self) -> frozenset[str | None]:
+        """The spaces its hooks ask for; None stands for the model's own."""
+        return frozenset(
+            acting.needs.space
+            for layout in self.layouts
+            for output in layout.outputs.values()
+            for acting in output.all_acting
+        )
+
+    @functools.cached_property
+    def alternatives(self) -> dict[str, tuple[Any, ...]]:
+        """For each parameter the values other than its own that it accepts, of those that are tried."""
+        return {field.name: tuple(self._accepted(field)) for field in self.fields}
+
+    @functools.cached_property
+    def variants(self) -> tuple[dict[str, Any], ...]:
+        """Sets of changed parameters to check it with: none, then one changed at a time."""
+        singles = [{name: value} for name, values in self.alternatives.items() for value in values]
+        return ({}, *singles)
+
+    def _accepted(self, field: attrs.Attribute[Any]) -> Iterator[Any]:
+        for value in candidates(field, getattr(self.plugin, field.name)):
+            try:
+                described(self.stacked(self.changed({field.name: value})))
+            except Exception:  # whatever is wrong with it is for the checks of parameters to say
+                continue
+            yield value
+
+    # Stacks and runs of it.
+
+    def stacked(self, plugin: Any) -> list[Any]:
+        """Return the stack it is checked in: alone, or above something to correct, limit or reuse."""
+        return [plugin] if self.branches else [Mover(), plugin]
+
+    def guidance(self, case: Case, before: Sequence[Any] = (), after: Sequence[Any] = ()) -> Guidance:
+        """Return the stack for a case, with other plugins before or after it."""
+        return Guidance([*before, *self.stacked(self.changed(case.parameters)), *after])
+
+    def start(
+        self, case: Case, guidance: Guidance | None = None, executor: str | Executor = "serial", **settings: Any
+    ) -> Run:
+        """Start a run of a case."""
+        if guidance is None:
+            guidance = self.guidance(case)
+        names = {"positive", "negative", *self._condition_names(guidance)}
+        given: dict[str, Inputs] = {name: {} for name in sorted(names)} | dict(self.conditions)
+        conditions = {
+            name: {**(inputs(case) if callable(inputs) else inputs), "condition": name}
+            for name, inputs in given.items()
+        }
+        given_by_case: dict[str, Any] = {
+            "conditions": conditions,
+            "sigmas": case.sigmas,
+            "alphas": case.alphas,
+            "prediction_type": case.prediction_type,
+            "outputs": case.outputs or None,
+        }
+        return guidance.start(executor=executor, **{**given_by_case, **settings})
+
+    def _condition_names(self, guidance: Guidance) -> set[str]:
+        return {
+            branch.condition
+            for layout in described(guidance.plugins, self.conditions)
+            for branch in layout.branches
+        }
+
+
+def described(plugins: Sequence[Any], conditions: Mapping[str, Any] | None = None) -> list[Layout]:
+    """Return the layouts of a stack over eight steps, with every condition given."""
+    settings = RunSettings(
+        conditions=None,
+        sigmas={None: tuple(1 - step / 8 for step in range(9))},
+        alphas=None,
+        prediction_type="flow",
+        outputs=None,
+        check_finite=False,
+    )
+    return Run(Stack.of(plugins), SerialExecutor(), settings).layouts
+
+
+def candidates(field: attrs.Attribute[Any], value: Any) -> list[Any]:
+    """Return values to try for a parameter, other than its own."""
+    kind = str(field.type)
+    options = field.metadata.get("options")
+    found: list[Any]
+    if options is not None:
+        found = list(options)
+    elif isinstance(value, bool):
+        found = [not value]
+    elif isinstance(value, str):
+        found = ["other"]
+    elif isinstance(value, int):
+        found = list(_WHOLES)
+    elif isinstance(value, PerOutput):
+        found = [*_NUMBERS]
+    elif isinstance(value, float) or (value is not UNSET and value is not None and "float" in kind):
+        found = list(_NUMBERS)
+    elif isinstance(value, tuple) or value is None:
+        found = [*_BLOCKS, *(_NUMBERS if value is None else ())]
+    else:
+        found = [*_NUMBERS, *_WHOLES, *_BLOCKS]
+    return [each for each in found if not _same(each, value)]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and bool(one == other)
+
+
+def subject_of(
+    given: Any,
+    parameters: Mapping[str, Any] | None = None,
+    conditions: Mapping[str, Inputs] | None = None,
+    shapes: Sequence[Sequence[int]] | None = None,
+) -> Subject:
+    """Return the subject for a plugin given by name, as `module:Class`, as a class or as an instance.
+
+    Args:
+        given: which plugin.
+        parameters: of the class, where it is not given as an instance.
+        conditions: model inputs, or what makes them for a case, of conditions that it looks for but
+            does not name in its branches.
+        shapes: shapes of one sample to try, where it does not take any.
+
+    Raises:
+        UnknownNameError: no plugin of that name is installed.
+        ConfigurationError: it cannot be imported or made, or is no plugin.
+    """
+    plugin = given
+    if isinstance(given, str):
+        plugin = imported(given) if ":" in given else plugin_class(given)
+    if isinstance(plugin, type):
+        plugin = _made(plugin, parameters or {})
+    elif parameters:
+        raise ConfigurationError("parameters are for a class; this is an instance: give it the values it should have.")
+    Guidance([plugin])  # says what is wrong with it
+    settings = {} if shapes is None else {"shapes": tuple(tuple(shape) for shape in shapes)}
+    return Subject(plugin, dict(conditions or {}), **settings)
+
+
+def _made(cls: type, parameters: Mapping[str, Any]) -> Any:
+    if not attrs.has(cls):
+        raise ConfigurationError(
+            f"{cls.__module__}:{cls.__qualname__} is no attrs class; a plugin is one marked @attrs.frozen."
+        )
+    known = [field.alias or field.name for field in attrs.fields(cls) if field.init]
+    for name in parameters:
+        if name not in known:
+            raise UnknownNameError(f"{cls.__name__} has no parameter {name!r}.{suggest(name, known)}")
+    try:
+        return cls(**parameters)
+    except GuidanceError:
+        raise
+    except Exception as error:
+        shown = f" with {dict(parameters)}" if parameters else " without parameters; give them with --param"
+        raise ConfigurationError(
+            f"{cls.__name__} cannot be made{shown}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def imported(target: str) -> Any:
+    """Return what `module:attribute` names.
+
+    Raises:
+        ConfigurationError: the module does not import, with the end of its traceback, or has no such
+            attribute.
+    """
+    module_name, _, attribute = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigurationError(f"the module {module_name!r} cannot be imported:\n{short_traceback(error)}") from None
+    for part in attribute.split("."):
+        names = [name for name in vars(found) if not name.startswith("_")]
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise UnknownNameError(f"{module_name!r} has no {attribute!r}.{suggest(attribute, names)}") from None
+    return found
+
+
+def short_traceback(error: BaseException, *, limit: int = 3) -> str:
+    """Return the end of an error's traceback: the last places outside this library and importlib, and the error."""
+    here = str(Path(__file__).parents[1])
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((here, "<frozen importlib")) and "importlib/__init__" not in frame.filename
+    ]
+    lines = [f"  {frame.filename}:{frame.lineno}, in {frame.name}\n    {frame.line}" for frame in frames[-limit:]]
+    return "\n".join([*lines, *(f"  {line}" for line in traceback.format_exception_only(error)[-1].splitlines())])
+
+
+__all__ = ["Inputs", "Mover", "Subject", "candidates", "described", "imported", "short_traceback", "subject_of"]
