@@ -7,10 +7,12 @@ order. Otherwise plugins come by name.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextvars import ContextVar
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 import attrs
@@ -43,18 +45,7 @@ class Found:
 
 def find_plugins() -> list[Found]:
     """Load every plugin the environment allows; failures are listed, never raised."""
-    chosen = [name.strip() for name in os.environ.get(ONLY, "").split(",") if name.strip()]
-    if os.environ.get(DISABLE, "").strip().lower() not in ("", "0", "false", "no"):
-        return []
-    points = _points(PLUGINS)
-    names = chosen or sorted(points)
-    found = []
-    for name in names:
-        if name in points:
-            found.append(_load(name, points[name]))
-        else:
-            found.append(Found(name, "", "", "", failure=f"{ONLY} names it, but it is not installed"))
-    return found
+    return [_found_plugin(name) for name in _allowed_plugins()]
 
 
 def plugin_class(name: str) -> type:
@@ -64,13 +55,18 @@ def plugin_class(name: str) -> type:
         UnknownNameError: there is none; the nearest name is suggested.
         ConfigurationError: its entry point cannot be loaded.
     """
-    return _class(name, find_plugins(), "plugin", _why_no_plugin())
+    if name in _allowed_plugins():
+        return _class(_found_plugin(name), "plugin")
+    known = [each.name for each in find_plugins() if each.failure is None]
+    raise UnknownNameError(f"there is no plugin {name!r}.{_why_no_plugin() or suggest(name, known)}")
 
 
 def executor_class(name: str) -> type:
     """Return the executor class of that name; raises as `plugin_class` does."""
     points = _points(EXECUTORS)
-    return _class(name, [_load(found, points[found]) for found in sorted(points)], "executor", "")
+    if name in points:
+        return _class(_load(name, points[name]), "executor")
+    raise UnknownNameError(f"there is no executor {name!r}.{suggest(name, points)}")
 
 
 def entry_name(cls: type) -> str | None:
@@ -91,14 +87,32 @@ def published(name: str, cls: type) -> Iterator[None]:
 
 
 def _points(group: str) -> dict[str, list[EntryPoint]]:
-    points: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=group):
-        same = points.setdefault(point.name, [])
-        if all(point.value != other.value for other in same):
-            same.append(point)
+    points = dict(_installed(group, entry_points, _stamp()))
     if group == PLUGINS:
         points |= {name: [point] for name, (point, _) in _also.get().items()}
     return points
+
+
+@functools.lru_cache(maxsize=8)
+def _installed(group: str, read: Callable[..., EntryPoints], stamp: Hashable) -> dict[str, list[EntryPoint]]:
+    """Return the entry points of a group by name; reading them all takes milliseconds."""
+    points: dict[str, list[EntryPoint]] = {}
+    for point in read(group=group):
+        same = points.setdefault(point.name, [])
+        if all(point.value != other.value for other in same):
+            same.append(point)
+    return points
+
+
+def _stamp() -> Hashable:
+    """Return what changes when a distribution is installed or removed, or `sys.path` is changed."""
+    times = []
+    for folder in sys.path:
+        try:
+            times.append(os.stat(folder or ".").st_mtime_ns)
+        except OSError:
+            times.append(0)
+    return tuple(sys.path), tuple(times)
 
 
 def _load(name: str, points: list[EntryPoint]) -> Found:
@@ -116,19 +130,34 @@ def _load(name: str, points: list[EntryPoint]) -> Found:
     return Found(name, point.value, distribution, version, loaded)
 
 
-def _class(name: str, found: list[Found], what: str, why: str) -> type:
-    match = next((each for each in found if each.name == name), None)
-    if match is None:
-        known = [each.name for each in found if each.failure is None]
-        raise UnknownNameError(f"there is no {what} {name!r}.{why or suggest(name, known)}")
-    if match.failure is not None:
-        source = f" of {match.distribution}" if match.distribution else ""
-        raise ConfigurationError(f"the {what} {name!r}{source} could not be loaded: {match.failure}.")
-    loaded: type = match.loaded
+def _allowed_plugins() -> list[str]:
+    """Return the names that the environment allows, in order, installed or not."""
+    if _is_disabled():
+        return []
+    chosen = [name.strip() for name in os.environ.get(ONLY, "").split(",") if name.strip()]
+    return chosen or sorted(_points(PLUGINS))
+
+
+def _found_plugin(name: str) -> Found:
+    points = _points(PLUGINS)
+    if name not in points:
+        return Found(name, "", "", "", failure=f"{ONLY} names it, but it is not installed")
+    return _load(name, points[name])
+
+
+def _class(found: Found, what: str) -> type:
+    if found.failure is not None:
+        source = f" of {found.distribution}" if found.distribution else ""
+        raise ConfigurationError(f"the {what} {found.name!r}{source} could not be loaded: {found.failure}.")
+    loaded: type = found.loaded
     return loaded
 
 
+def _is_disabled() -> bool:
+    return os.environ.get(DISABLE, "").strip().lower() not in ("", "0", "false", "no")
+
+
 def _why_no_plugin() -> str:
-    if os.environ.get(DISABLE, "").strip().lower() not in ("", "0", "false", "no"):
+    if _is_disabled():
         return f" {DISABLE} is set, so none is loaded; pass plugin objects to Guidance([...]) instead."
     return ""
