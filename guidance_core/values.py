@@ -111,6 +111,9 @@ class Unset:
     def __repr__(self) -> str:
         return "unset"
 
+    def __reduce__(self) -> str:
+        return "UNSET"  # copied, or in another process, it is the same object
+
     def __bool__(self) -> bool:
         raise TypeError("an unset parameter has no truth value; compare with `is UNSET`")
 

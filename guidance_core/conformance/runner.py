@@ -25,6 +25,9 @@ from guidance_core.errors import ConfigurationError, GuidanceError
 PASSED, FAILED, NOT_APPLICABLE, SKIPPED = "passed", "failed", "not applicable", "skipped"
 EXPECTED_FAILURE, UNEXPECTED_PASS = "failed as expected", "passed unexpectedly"
 
+SIMPLIFYING = 8.0
+"Seconds that a failing example is made simpler for."
+
 
 @attrs.frozen
 class Options:
@@ -183,6 +186,7 @@ class _Attempt:
         self.options = options
         self.examples = 0
         self.found: Failure | None = None
+        self.failing_since: float | None = None
         self.last: tuple[Any, ...] = ()
         "The case, and the number of ranks, tried last."
 
@@ -203,6 +207,8 @@ class _Attempt:
         tried()
 
     def one(self, *drawn: Any) -> None:
+        if self.failing_since is not None and time.monotonic() - self.failing_since > SIMPLIFYING:
+            raise TooLate
         self.examples += 1
         self.last = drawn
         try:
@@ -211,6 +217,7 @@ class _Attempt:
             raise
         except Exception as error:
             self.note(error, drawn)
+            self.failing_since = self.failing_since or time.monotonic()
             raise
 
     def note(self, error: BaseException, drawn: tuple[Any, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -115,7 +116,7 @@ class Subject:
 
     @functools.cached_property
     def layouts(self) -> list[Layout]:
-        """Its layouts alone over eight steps, whatever conditions it asks for."""
+        """The layouts of its stack over eight steps, whatever conditions it asks for."""
         return described([self.plugin])
 
     @functools.cached_property
@@ -131,7 +132,7 @@ class Subject:
         """The spaces its hooks ask for; None stands for the model's own."""
         return frozenset(
             acting.needs.space
-            for layout in self.layouts
+            for layout in described(self.stacked(self.plugin))
             for output in layout.outputs.values()
             for acting in output.all_acting
         )
@@ -146,6 +147,33 @@ class Subject:
         """Sets of changed parameters to check it with: none, then one changed at a time."""
         singles = [{name: value} for name, values in self.alternatives.items() for value in values]
         return ({}, *singles)
+
+    @functools.cached_property
+    def neutral(self) -> dict[str, Any] | None:
+        """Parameters to change so that it asks for no pass and no hook acts; None if none are found.
+
+        Taken from the class attribute `neutral` if it has one; else every number is tried at 0 and at 1.
+        """
+        declared = getattr(self.cls, "neutral", None)
+        if declared is not None:
+            return dict(declared)
+        chosen: dict[str, Any] = {}
+        least = self._cost(chosen)
+        for name in (*self.alternatives, *self.alternatives):  # twice: one may matter only after another
+            for value in self.alternatives[name]:
+                cost = self._cost({**chosen, name: value}) if value in (0, 1) else least
+                if cost < least:
+                    chosen, least = {**chosen, name: value}, cost
+        return chosen if least == 0 else None
+
+    def _cost(self, parameters: Mapping[str, Any]) -> float:
+        """Return how many passes it adds and how many hooks act over eight steps, alone."""
+        try:
+            layouts = described([self.changed(parameters)])
+        except GuidanceError:
+            return math.inf
+        passes = sum(len(layout.branches) - 1 for layout in layouts)
+        return passes + sum(len(output.all_acting) for layout in layouts for output in layout.outputs.values())
 
     def _accepted(self, field: attrs.Attribute[Any]) -> Iterator[Any]:
         for value in candidates(field, getattr(self.plugin, field.name)):
@@ -171,7 +199,9 @@ class Subject:
         """Start a run of a case."""
         if guidance is None:
             guidance = self.guidance(case)
-        names = {"positive", "negative", *self._condition_names(guidance)}
+        layouts = described(guidance.plugins, case.outputs or None)
+        named = (branch.condition for layout in layouts for branch in layout.branches)
+        names = {"positive", "negative", *named}
         given: dict[str, Inputs] = {name: {} for name in sorted(names)} | dict(self.conditions)
         conditions = {
             name: {**(inputs(case) if callable(inputs) else inputs), "condition": name}
@@ -186,22 +216,15 @@ class Subject:
         }
         return guidance.start(executor=executor, **{**given_by_case, **settings})
 
-    def _condition_names(self, guidance: Guidance) -> set[str]:
-        return {
-            branch.condition
-            for layout in described(guidance.plugins, self.conditions)
-            for branch in layout.branches
-        }
 
-
-def described(plugins: Sequence[Any], conditions: Mapping[str, Any] | None = None) -> list[Layout]:
+def described(plugins: Sequence[Any], outputs: tuple[str, ...] | None = None) -> list[Layout]:
     """Return the layouts of a stack over eight steps, with every condition given."""
     settings = RunSettings(
         conditions=None,
         sigmas={None: tuple(1 - step / 8 for step in range(9))},
         alphas=None,
         prediction_type="flow",
-        outputs=None,
+        outputs=outputs,
         check_finite=False,
     )
     return Run(Stack.of(plugins), SerialExecutor(), settings).layouts

@@ -10,7 +10,7 @@ from guidance_core import Branch, Scale, SkipBlocks, SkipSelfAttention, Step, Wi
 
 
 def _as_blocks(given: int | Iterable[int] | None) -> tuple[int, ...] | None:
-    return (given,) if isinstance(given, int) else None if given is None else tuple(given)
+    return SkipBlocks(given).blocks  # sorted, and refused where they are no block indices
 
 
 @attrs.frozen

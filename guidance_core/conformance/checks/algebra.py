@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -15,7 +14,7 @@ from guidance_core.conformance.case import Case, Host
 from guidance_core.conformance.playing import Results, agree, played, predictions_of, steps_of
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
-from guidance_core.conformance.subject import Subject, described
+from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import NotApplicable, Violation, first_difference, require
 from guidance_core.errors import GuidanceError
 from guidance_core.guidance import Guidance
@@ -36,39 +35,8 @@ def _is_linear(subject: Subject) -> str | None:
     )
 
 
-def neutral_parameters(subject: Subject) -> dict[str, Any] | None:
-    """Return parameters, among 0 and 1 for each number, at which it asks for no pass; None if there are none."""
-    declared = getattr(subject.cls, "neutral", None)
-    if declared is not None:
-        return dict(declared)
-    choices = {
-        name: [value for value in (0.0, 1.0, 0, 1) if any(_is(value, each) for each in values)]
-        for name, values in subject.alternatives.items()
-    }
-    own = {name: getattr(subject.plugin, name) for name in choices}
-    names = [name for name, values in choices.items() if values][:6]
-    sets = [[None, *choices[name]] for name in names]
-    for chosen in sorted(itertools.product(*sets), key=lambda each: sum(value is not None for value in each)):
-        changed = {name: value for name, value in zip(names, chosen, strict=True) if value is not None}
-        if all(own[name] != value for name, value in changed.items()) and _runs_one_pass(subject, changed):
-            return changed
-    return None
-
-
 def _is(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and one == other
-
-
-def _runs_one_pass(subject: Subject, changed: dict[str, Any]) -> bool:
-    try:
-        layouts = described([subject.changed(changed)])
-    except GuidanceError:
-        return False
-    return all(
-        [branch.name for branch in layout.branches] == [BASE]
-        and not any(output.all_acting or output.held for output in layout.outputs.values())
-        for layout in layouts
-    )
+    return type(one) is type(other) and bool(one == other)
 
 
 @check(
@@ -80,7 +48,7 @@ def _runs_one_pass(subject: Subject, changed: dict[str, Any]) -> bool:
     share=0.25,
 )
 def neutral(subject: Subject, case: Case) -> None:
-    changed = neutral_parameters(subject)
+    changed = subject.neutral
     if changed is None:
         if not any(values for values in subject.alternatives.values()):
             raise NotApplicable("it has no parameter that could be neutral")

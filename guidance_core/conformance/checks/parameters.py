@@ -13,7 +13,7 @@ import torch
 
 from guidance_core import discovery
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import agree, only, played
+from guidance_core.conformance.playing import Results, agree, only, played
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject, described
@@ -216,12 +216,14 @@ def per_output_parameters(subject: Subject, case: Case) -> None:
         values = [value for value in subject.alternatives[name] if type(value) is float]
         pair = dict(zip(names, itertools.cycle((values[0], values[-1]))))
         try:
-            together = played(subject, attrs.evolve(case, parameters={name: PerOutput(pair)}))
+            together, passes = _with_passes(subject, attrs.evolve(case, parameters={name: PerOutput(pair)}))
         except ConfigurationError:
             continue
-        taken += 1
         for output, value in pair.items():
-            apart = played(subject, attrs.evolve(case, parameters={name: value}))
+            apart, others = _with_passes(subject, attrs.evolve(case, parameters={name: value}))
+            if not all(mine.items() >= other.items() for mine, other in zip(passes, others, strict=True)):
+                continue  # the value decides what is run, for all outputs together
+            taken += 1
             agree(
                 [{output: named[output]} for named in together],
                 [{output: named[output]} for named in apart],
@@ -229,6 +231,14 @@ def per_output_parameters(subject: Subject, case: Case) -> None:
             )
     if not taken:
         raise NotApplicable("it takes no parameter per output")
+
+
+def _with_passes(subject: Subject, case: Case) -> tuple[Results, list[dict[str, str]]]:
+    """Return the results, and the passes of each step: what stands for their content, by branch."""
+    run = subject.start(case)
+    hosts = [Host(case, step) for step in range(case.steps)]
+    results = [case.named(run.step(step, case.sample(step), hosts[step])) for step in range(case.steps)]
+    return results, [{name: key for name, key, _ in host.returned} for host in hosts]
 
 
 @check(
