@@ -19,6 +19,7 @@ from guidance_core.errors import (
     RankLostError,
     SpecError,
     UnknownNameError,
+    suggest,
 )
 from guidance_core.executors import (
     AllGatherExecutor,
@@ -107,5 +108,6 @@ __all__ = [
     "ratio",
     "settle",
     "std",
+    "suggest",
     "whole",
 ]

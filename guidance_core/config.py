@@ -22,7 +22,7 @@ import tomli_w
 import torch
 
 from guidance_core.discovery import plugin_class
-from guidance_core.errors import ConfigurationError, GuidanceError, SpecError, UnknownNameError, suggest
+from guidance_core.errors import ConfigurationError, GuidanceError, SpecError, UnknownNameError, did_you_mean, suggest
 from guidance_core.presets import settle
 from guidance_core.schedules import SCHEDULES, Schedule
 from guidance_core.stack import plugin_name
@@ -40,12 +40,15 @@ def load_plugins(data: Any) -> list[tuple[Any, frozenset[str]]]:
         UnknownNameError: no such plugin or parameter; the nearest is suggested.
         ConfigurationError: a value is not allowed.
     """
+    extra = sorted(map(str, set(data) - {TABLE})) if isinstance(data, Mapping) else []
+    if extra:
+        hint = did_you_mean(extra[0], [TABLE])
+        raise SpecError(f'only "{TABLE}" is known at the top; got {", ".join(extra)}.{hint}')
     tables = data.get(TABLE) if isinstance(data, Mapping) else data
     if not isinstance(tables, Sequence) or isinstance(tables, str):
-        raise SpecError(f'guidance is a list of tables under "{TABLE}", one per plugin; got {type(data).__name__}.')
-    extra = set(data) - {TABLE} if isinstance(data, Mapping) else set()
-    if extra:
-        raise SpecError(f'only "{TABLE}" is known at the top; got {", ".join(map(str, sorted(extra, key=str)))}.')
+        hint = " In TOML a list's tables begin with [[guidance]]." if isinstance(tables, Mapping) else ""
+        got = "nothing" if tables is None else f"a {type(tables).__name__}"
+        raise SpecError(f'guidance is a list of tables under "{TABLE}", one per plugin; got {got}.{hint}')
     loaded = []
     for table in tables:
         if not isinstance(table, Mapping) or not isinstance(table.get("plugin"), str):

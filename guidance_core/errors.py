@@ -64,12 +64,19 @@ class RankLostError(RankError):
     """
 
 
+def did_you_mean(name: str, known: Iterable[str], *, nearness: float = 0.5) -> str:
+    """Return `" Did you mean 'x'?"` for an unknown `name` that is near a known one in any case, or nothing."""
+    lowered = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=nearness)
+    return f" Did you mean {lowered[close[0]]!r}?" if close else ""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"`, or what there is to choose from, for an unknown `name`."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f" Did you mean {close[0]!r}?"
+    hint = did_you_mean(name, known)
+    if hint:
+        return hint
     if known:
         return f" There is: {', '.join(known)}."
     return " There is none."

@@ -43,13 +43,25 @@ class Implementation:
         An error about a parameter stays one; any other becomes a `PluginError`.
         """
         if isinstance(error, ConfigurationError | PluginError):
-            return type(error)(f"plugin {self.plugin!r}: {error}")
+            prefix = "" if str(error).startswith(f"plugin {self.plugin!r}") else f"plugin {self.plugin!r}: "
+            return type(error)(f"{prefix}{error}")
         return PluginError(f"plugin {self.plugin!r} failed in {self.hook}: {type(error).__name__}: {error}")
 
     def wrong(self, expected: str, got: Any) -> PluginError:
         """Return the error to raise when this implementation returned something it may not."""
-        shown = f"{got!r} ({type(got).__name__})" if not hasattr(got, "shape") else f"a tensor {tuple(got.shape)}"
-        return PluginError(f"plugin {self.plugin!r} must return {expected} from {self.hook}; got {shown}.")
+        return PluginError(f"plugin {self.plugin!r} must return {expected} from {self.hook}; got {_shown(got)}.")
+
+
+def _shown(value: Any) -> str:
+    """Say what a hook returned without printing whole tensors."""
+    if hasattr(value, "shape"):
+        return f"a tensor {tuple(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        inside = ", ".join(_shown(entry) for entry in value[:3]) + (", ..." if len(value) > 3 else "")
+        return f"a {type(value).__name__} of {len(value)}" + (f" ({inside})" if inside else "")
+    if isinstance(value, dict):
+        return f"a dict with {', '.join(map(str, value)) or 'nothing'}"
+    return f"{value!r} ({type(value).__name__})"
 
 
 @attrs.frozen

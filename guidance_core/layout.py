@@ -25,7 +25,7 @@ from guidance_core.errors import (
     ConfigurationError,
     PluginError,
     UnknownNameError,
-    suggest,
+    did_you_mean,
 )
 from guidance_core.hooks import Hook, Implementation, around
 from guidance_core.step import Moment, States, Step, placed
@@ -401,10 +401,12 @@ def _check_conditions(
             continue
         known = [condition for condition, inputs in conditions.items() if inputs is not None]
         who = f"plugin {united.plugins[0]!r} needs" if united.plugins else "every run needs"
+        instead = ", or set the plugin's scale to its neutral value" if united.plugins else ""
         raise UnknownNameError(
             f"{who} the condition {wanted!r} for its branch {name!r}, but the run was started with "
-            f"{', '.join(known) or 'no conditions'}.{suggest(wanted, known) if known else ''} "
-            f"Pass conditions={{{wanted!r}: {{...}}}}, or set the plugin's scale to its neutral value."
+            # 'negative' is not 'positive' misspelt
+            f"{', '.join(known) or 'no conditions'}.{did_you_mean(wanted, known, nearness=0.75)} "
+            f"Pass conditions={{{wanted!r}: {{...}}}}{instead}."
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import attrs
 import torch
 
-from guidance_core.errors import ConfigurationError, suggest
+from guidance_core.errors import ConfigurationError, did_you_mean
 from guidance_core.schedules import Schedule, Table
 from guidance_core.values import UNSET, PerOutput, TensorValue, Unset
 
@@ -55,9 +55,11 @@ def check_number(what: str, value: Any, ge: float | None = None, le: float | Non
             if tensor.numel() == 0:
                 raise ConfigurationError(f"{what} is an empty tensor.")
         elif isinstance(leaf, bool) or not isinstance(leaf, (int, float)):
+            hint = " Values per sample are a tensor: torch.tensor([1.0, 3.0]), in a spec tensor([1, 3])."
             raise ConfigurationError(
                 f"{what} must be a number, a tensor, a value per output such as "
                 f"{{'video': 3, 'audio': 7}}, or a schedule; got {leaf!r} ({type(leaf).__name__})."
+                + (hint if isinstance(leaf, (list, tuple)) else "")
             )
         elif not math.isfinite(leaf):
             raise ConfigurationError(f"{what} must be finite; got {leaf!r}.")
@@ -100,7 +102,7 @@ def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: 
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if not (value is None and optional) and value not in options:
-            hint = suggest(value, options) if isinstance(value, str) else ""
+            hint = did_you_mean(value, options) if isinstance(value, str) else ""
             raise ConfigurationError(
                 f"{type(owner).__name__}: {field.name} must be one of {', '.join(options)}; got {value!r}.{hint}"
             )

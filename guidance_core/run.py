@@ -234,6 +234,7 @@ class Run:
             prediction_type=self.settings.prediction_type,
             conditions=frozenset(self.settings.conditions or ()),
             model=model,
+            plugins=tuple(self.stack.plugins),
         )
 
     def _positions(self, index: int, noise: Mapping[str, Noise]) -> dict[str, Position]:

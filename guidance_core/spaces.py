@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 import attrs
 
-from guidance_core.errors import ConfigurationError, suggest
+from guidance_core.errors import ConfigurationError, did_you_mean
 
 Space = Literal["epsilon", "v", "x0", "flow"]
 SPACES: tuple[str, ...] = get_args(Space)
@@ -28,7 +28,7 @@ SPACES: tuple[str, ...] = get_args(Space)
 def check_space(what: str, given: object) -> None:
     """Raise `ConfigurationError` unless `given` names a prediction type."""
     if given not in SPACES:
-        hint = suggest(given, SPACES) if isinstance(given, str) else ""
+        hint = did_you_mean(given, SPACES) if isinstance(given, str) else ""
         raise ConfigurationError(f"{what} must be one of {', '.join(SPACES)}; got {given!r}.{hint}")
 
 

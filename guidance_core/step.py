@@ -33,6 +33,7 @@ class Moment:
     prediction_type: str
     conditions: frozenset[str]
     model: str | None
+    plugins: tuple[str, ...]
 
 
 class Step:
@@ -107,6 +108,11 @@ class Step:
     def model(self) -> str | None:
         """The model the host runs at this step, where it has several and says so."""
         return self._moment.model
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """Names of all plugins of the stack, in order; a second `cfg` is named `cfg#2`."""
+        return self._moment.plugins
 
     @property
     def run_id(self) -> int:

@@ -24,7 +24,7 @@ from guidance_core import (
     discovery,
     hookimpl,
 )
-from guidance_plugins import APG, CFG, LTX2, STG, Rescale
+from guidance_plugins import APG, CFG, LTX2, STG, Interval, Rescale
 
 BOTH = {"positive": {}, "negative": {}}
 
@@ -58,6 +58,9 @@ def never(branch):
         ("cfg;", SpecError, "unexpected character at position 4"),
         ("stg:blocks=-1", ConfigurationError, "blocks count from 0"),
         ("apg,cfg", ConfigurationError, "exclude each other"),
+        ("CFG:scale=3", UnknownNameError, "Did you mean 'cfg'"),
+        ("cfg:scale=[1, 3]", ConfigurationError, r"in a spec tensor\(\[1, 3\]\)"),
+        ("interval:methods=3", ConfigurationError, "Interval: methods must be names"),
     ],
 )
 def test_specs(spec, error, says):
@@ -72,10 +75,24 @@ def test_json(text):
         Guidance.from_json(text)
 
 
+def test_a_key_that_is_not_guidance():
+    with pytest.raises(SpecError, match=r"got guidence\. Did you mean 'guidance'"):
+        Guidance.from_toml("[[guidence]]\nplugin = 'cfg'")
+    with pytest.raises(SpecError, match=r"got a dict. In TOML .* begin with \[\[guidance\]\]"):
+        Guidance.from_toml("[guidance]\nplugin = 'cfg'")
+    with pytest.raises(SpecError, match="got nothing"):
+        Guidance.from_dict({})
+
+
 @pytest.mark.parametrize("text", ["[[guidance", "guidance = 3", "[[guidance]]\nscale = 3"])
 def test_toml(text):
     with pytest.raises(SpecError):
         Guidance.from_toml(text)
+
+
+def test_a_list_as_scale_is_told_of_tensors():
+    with pytest.raises(ConfigurationError, match=r"got \[1.0, 3.0\] \(list\). .*torch.tensor\(\[1.0, 3.0\]\)"):
+        CFG([1.0, 3.0])
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, "3", None, True, torch.tensor([1.0, math.nan])])
@@ -135,6 +152,41 @@ def test_sigmas(sigmas):
 def test_start(changed, says):
     with pytest.raises(ConfigurationError, match=says):
         start([CFG()], **changed)
+
+
+def test_a_message_says_each_thing_once():
+    with pytest.raises(ConfigurationError) as caught:
+        start([CFG()], prediction_type="velocity")
+    assert str(caught.value) == "prediction_type must be one of epsilon, v, x0, flow; got 'velocity'."
+    with pytest.raises(UnknownNameError) as caught:
+        start([CFG()], conditions={"positive": {}})
+    assert "Did you mean" not in str(caught.value), "negative is not positive misspelt"
+    with pytest.raises(UnknownNameError) as caught:
+        start([], conditions={"negative": {}})
+    assert str(caught.value).endswith("Pass conditions={'positive': {...}}.")
+    looks = hooked("combine", lambda self, step, predictions: predictions["nothing"])
+    with pytest.raises(PluginError) as caught:
+        start([looks]).step(0, torch.zeros(2, 3), lambda branch: torch.zeros(2, 3))
+    assert str(caught.value).count("plugin 'broken'") == 1
+
+
+@pytest.mark.parametrize(
+    ("plugins", "says"),
+    [
+        ([CFG(), Interval(methods="cgf")], "plugin 'interval': methods has 'cgf', .* Did you mean 'cfg'"),
+        ([Interval(0, 1, methods=("cfg#2",)), CFG()], "has 'cfg#2', which is not in the stack"),
+    ],
+)
+def test_an_interval_of_a_method_that_is_not_in_the_stack(plugins, says):
+    with pytest.raises(UnknownNameError, match=says):
+        start(plugins)
+    with pytest.raises(UnknownNameError, match=says):
+        Guidance(plugins).describe()
+
+
+def test_an_interval_may_name_one_of_two_equal_methods():
+    passes = Guidance.from_spec("cfg,cfg:scale=3,interval:hi=0.5,methods=cfg#2").describe(2).steps
+    assert [group.passes[1].strengths["output"] for group in passes] == ["6.5", "8.5"]
 
 
 def test_a_space_that_cannot_be_reached_is_known_at_start():
@@ -216,6 +268,7 @@ def hooked(name, function):
         ("build_branches", lambda self, step: [3], "must return a list of Branch, Needs and Hold"),
         ("combine", lambda self, step, predictions: 1 / 0, "failed in combine"),
         ("combine", lambda self, step, predictions: 3, "must return"),
+        ("combine", lambda self, step, predictions: (torch.zeros(2, 3),), r"got a tuple of 1 \(a tensor \(2, 3\)\)\.$"),
         ("combine", lambda self, step, predictions: torch.zeros(1), "got shape"),
         ("combine", lambda self, step, predictions: predictions["nothing"], "'nothing', but it can see cond"),
         ("postprocess", lambda self, step, guided, reference: 1 / 0, "failed in postprocess"),

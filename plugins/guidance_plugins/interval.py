@@ -6,11 +6,26 @@ from collections.abc import Generator
 
 import attrs
 
-from guidance_core import Branch, Hold, Needs, PerOutput, Step, Window, choice, hookimpl
+from guidance_core import (
+    Branch,
+    ConfigurationError,
+    Hold,
+    Needs,
+    PerOutput,
+    Step,
+    UnknownNameError,
+    Window,
+    choice,
+    hookimpl,
+    suggest,
+)
 
 
 def _as_methods(methods: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    return (methods,) if isinstance(methods, str) else tuple(methods)
+    names = (methods,) if isinstance(methods, str) else methods
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"Interval: methods must be names, such as ('cfg', 'stg'); got {methods!r}.")
+    return tuple(names)
 
 
 @attrs.frozen
@@ -40,12 +55,20 @@ class Interval:
     @hookimpl(wrapper=True)
     def build_branches(self, step: Step) -> Generator[None, list[Branch | Needs | Hold], list[Branch | Needs | Hold]]:
         """Drop what the limited methods asked for, for the outputs that are outside."""
+        self._check_methods(step.plugins)
         asked = yield
         inside = step.inside(self.window)
         if len(inside) == len(step.outputs):
             return asked
         kept = (self._limited(request, inside, step.outputs) if self._covers(request) else request for request in asked)
         return [request for request in kept if request is not None]
+
+    def _check_methods(self, plugins: tuple[str, ...]) -> None:
+        """Raise where a name limits nothing, which is known once there is a stack."""
+        known = {*plugins, *(name.partition("#")[0] for name in plugins)}
+        for method in self.methods:
+            if method not in known:
+                raise UnknownNameError(f"methods has {method!r}, which is not in the stack.{suggest(method, known)}")
 
     def _covers(self, request: Branch | Needs | Hold) -> bool:
         name = request.plugin.partition("#")[0]
