@@ -18,7 +18,7 @@ from guidance_core.executors.base import Executor
 from guidance_core.executors.placement import place_branches
 from guidance_core.run import Run
 from guidance_core.settings import RunSettings
-from guidance_core.spaces import check_space
+from guidance_core.spaces import check_sigma, check_space
 from guidance_core.spec import format_spec, parse_spec
 from guidance_core.stack import Stack
 
@@ -118,6 +118,7 @@ class Guidance:
         Args:
             conditions: model inputs by condition, at least `positive`; None stands for not given.
             sigmas: noise levels, one per step and the final one, in order; by output where they differ.
+                Of flow predictions they lie in [0, 1].
             prediction_type: what the denoiser returns: `epsilon`, `v`, `x0` or `flow`.
             alphas: signal levels, one per step (a final one is ignored), where a method works in a space
                 other than the denoiser's and the prediction type does not imply them.
@@ -143,6 +144,9 @@ class Guidance:
                 outputs=_checked_outputs(outputs),
                 check_finite=bool(check_finite),
             )
+            for output, levels in settings.sigmas.items():
+                what = "sigmas" if output is None else f"sigmas of {output!r}"
+                check_sigma(what, max(levels), settings.prediction_type)
             count = len(next(iter(settings.sigmas.values()))) - 1
             if settings.alphas is not None and len(settings.alphas) not in (count, count + 1):
                 raise ConfigurationError(

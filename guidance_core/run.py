@@ -24,7 +24,7 @@ from guidance_core.outputs import SINGLE, Structure, Structured
 from guidance_core.plan import Plan
 from guidance_core.schedules import Position
 from guidance_core.settings import RunSettings
-from guidance_core.spaces import Noise, affine
+from guidance_core.spaces import Noise, affine, check_sigma
 from guidance_core.stack import Stack
 from guidance_core.step import Moment, States
 
@@ -314,6 +314,7 @@ class Run:
         noise = {}
         for name, level in levels.items():
             value = self._sigma(name, index) if level is None else _level("sigma", level)
+            check_sigma("sigma", value, self.settings.prediction_type)
             own_alpha = (
                 _level("alpha", alpha) if alpha is not None else None if level is not None else self._alpha(index)
             )

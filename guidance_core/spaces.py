@@ -20,6 +20,7 @@ from typing import Literal, get_args
 import attrs
 
 from guidance_core.errors import ConfigurationError, did_you_mean
+from guidance_core.schedules import ROUNDING
 
 Space = Literal["epsilon", "v", "x0", "flow"]
 SPACES: tuple[str, ...] = get_args(Space)
@@ -30,6 +31,13 @@ def check_space(what: str, given: object) -> None:
     if given not in SPACES:
         hint = did_you_mean(given, SPACES) if isinstance(given, str) else ""
         raise ConfigurationError(f"{what} must be one of {', '.join(SPACES)}; got {given!r}.{hint}")
+
+
+def check_sigma(what: str, sigma: float, prediction_type: str) -> None:
+    """Raise `ConfigurationError` unless `sigma` is a noise level that this prediction type has."""
+    if prediction_type == "flow" and sigma > 1 + ROUNDING:
+        hint = " That looks like a timestep; sigma is timestep / 1000." if sigma > 10 else ""
+        raise ConfigurationError(f"{what} must lie in [0, 1] for flow predictions; got {sigma:.7g}.{hint}")
 
 
 @attrs.frozen(cache_hash=True)

@@ -189,6 +189,19 @@ def test_an_interval_may_name_one_of_two_equal_methods():
     assert [group.passes[1].strengths["output"] for group in passes] == ["6.5", "8.5"]
 
 
+def test_sigmas_that_flow_does_not_have():
+    with pytest.raises(ConfigurationError, match=r"sigmas must lie in \[0, 1\] for flow .*; got 999\. .* / 1000"):
+        start([CFG()], sigmas=torch.linspace(999, 0, 5))
+    with pytest.raises(ConfigurationError, match=r"sigmas of 'audio' must lie in \[0, 1\] .*; got 1\.5\.$"):
+        start([CFG()], sigmas={"video": [1.0, 0.0], "audio": [1.5, 0.0]}, outputs=("video", "audio"))
+    run = start([CFG()], sigmas=[1 + 5e-7, 0.5, 0.0])  # rounded in another precision
+    with pytest.raises(ConfigurationError, match=r"sigma must lie in \[0, 1\] for flow predictions; got 1\.5\."):
+        run.step(0, torch.zeros(1, 2), never, sigma=1.5)
+    run.step(0, torch.zeros(1, 2), lambda branch: torch.zeros(1, 2), sigma=1 + 5e-7)
+    start([CFG()], sigmas=[14.6, 1.0, 0.0], prediction_type="epsilon")
+    Guidance([CFG()]).describe(sigmas=[14.6, 1.0, 0.0])
+
+
 def test_a_space_that_cannot_be_reached_is_known_at_start():
     with pytest.raises(ConfigurationError, match=r"plugin 'rescale' works in x0: .*needs alpha"):
         start([CFG(), Rescale(space="x0")], prediction_type="epsilon")
