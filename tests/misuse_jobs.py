@@ -87,6 +87,11 @@ def differs(group: Any, what: str, odd: int) -> tuple[Said, bool]:
     """Let one rank do another thing, then none."""
     here, executor = group.rank() == odd, AllGatherExecutor(group)
     match what:
+        case "scale":
+            said = error_of(lambda: start(executor, f"cfg:scale={3.5 if here else 3}"))
+        case "one of many scales":
+            scales = [*[1.0] * 200, 3.5 if here else 3.0]
+            said = error_of(lambda: start(executor, f"cfg:scale=tensor({scales})"))
         case "sigmas":
             sigmas = [*SIGMAS[:-2], SIGMAS[-2] / 2, 0.0] if here else SIGMAS
             said = error_of(lambda: start(executor, sigmas=sigmas))

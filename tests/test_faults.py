@@ -26,7 +26,7 @@ RAISED = {
     "no prediction": ("DenoiserError", "got None"),
     "nan": ("NonFiniteError", "output 'video' holds NaN or infinity"),
     "guidance off": ("PlanMismatchError", "differ in methods or their parameters. Rank 0: a run of 3 steps with"),
-    "other scale adds a branch": ("PlanMismatchError", "with away, away#2, away#3"),
+    "other scale adds a branch": ("PlanMismatchError", "), away#3(name="),
     "hook another branch": ("PlanMismatchError", "differ in branches, "),
     "other strength": ("PlanMismatchError", "strengths"),
     "other sample shape": ("PlanMismatchError", "sample"),

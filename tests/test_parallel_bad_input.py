@@ -61,8 +61,12 @@ def test_an_executor_does_not_outlive_its_default_group(tmp_path):
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("sigmas", "they differ in sigmas. Rank 0: a run of 8 steps with cfg. "),
+        ("scale", "steps with cfg(scale=3.0) for flow predictions"),
+        ("scale", "steps with cfg(scale=3.5) for flow predictions"),
+        ("one of many scales", "... (#"),
+        ("sigmas", "they differ in sigmas. Rank 0: a run of 8 steps with cfg(scale=3.0) "),
         ("prediction type", "they differ in settings of the run. "),
+        ("prediction type", " for v predictions at "),
         ("executor", "they differ in executor. "),
         ("options", "they differ in executor. "),
         ("sigma of a step", "step 0 of 8 at sigma 0.5"),
@@ -76,7 +80,10 @@ def test_ranks_that_differ_are_told_in_what(ranks, what, says, odd):
     ((error, message),) = shared([said for said, _ in found])
     assert error == "PlanMismatchError"
     assert says in message
-    assert "Rank 0: " in message
+    first, _, other = message.partition("Rank 0: ")[2].partition(f". Rank {odd or 1}: ")
+    if what in ("scale", "one of many scales", "sigmas", "prediction type"):
+        assert other
+        assert first != other.partition(". Every rank")[0], "the two texts must show the difference"
     assert all(again for _, again in found), "the group must go on"
 
 

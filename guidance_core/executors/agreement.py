@@ -8,6 +8,7 @@ does not answer is known by name. Nothing is pickled and no device is waited for
 from __future__ import annotations
 
 import datetime
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,7 +20,8 @@ from torch import Tensor
 from guidance_core import errors
 from guidance_core.errors import ExecutorError, GuidanceError, PlanMismatchError, RankFailedError, RankLostError
 from guidance_core.executors.groups import timeout_of
-from guidance_core.fingerprint import PARTS
+from guidance_core.fingerprint import PARTS, digest
+from guidance_core.presets import settle
 
 if TYPE_CHECKING:
     from guidance_core.run import Run
@@ -171,11 +173,34 @@ def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Run])
         run = make()
     except BaseException as error:
         raise_together(agreement, error, "starting a run", START)
-    text = f"a run of {run.count} steps with {', '.join(run.stack.plugins) or 'no methods'}"
-    records = agreement.exchange(Record((*run.fingerprint, 0, 0, 0, 0, own_part), (), text), START)
+    records = agreement.exchange(Record((*run.fingerprint, 0, 0, 0, 0, own_part), (), _summary(run)), START)
     check_all_well(records)
     check_same_plan(records)
     return run
+
+
+def _summary(run: Run) -> str:
+    """Say what a run consists of, so that the texts of two ranks show where they differ."""
+    methods = ", ".join(_method(name, plugin) for name, plugin in run.stack.plugins.items())
+    sigmas = "; ".join(", ".join(f"{level:.6g}" for level in levels) for levels in run.settings.sigmas.values())
+    return (
+        f"a run of {run.count} steps with {_cut(methods, 550) or 'no methods'} "
+        f"for {run.settings.prediction_type} predictions at sigmas {_cut(sigmas, 150)}"
+    )
+
+
+def _method(name: str, plugin: object) -> str:
+    given = [
+        f"{parameter}={_cut(repr(settled.value), 150)}"
+        for parameter, settled in settle(plugin).items()
+        if settled.origin == "given"
+    ]
+    return f"{name}({', '.join(given)})" if given else name
+
+
+def _cut(text: str, longest: int) -> str:
+    """Cut a text, with a mark that differs where what is cut off does."""
+    return text if len(text) <= longest else f"{text[: longest - 20]}... (#{digest([text]) & 0xFFFFFFFF:08x})"
 
 
 def raise_together(agreement: Agreement, error: BaseException, where: str, phase: int) -> NoReturn:
@@ -221,8 +246,9 @@ def failure(error: BaseException, rank: int, where: str) -> Record:
     known = cls is not GuidanceError
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     what = str(error) if known else f"{type(error).__name__}: {error}"
+    place = "" if re.search(rf"\b{where}\b", notes + what) else f", {where}"  # most errors of a step say which
     # what says where comes first: a long message is cut at its end
-    return Record(text=f"rank {rank}, {where}{notes}: {what}", error=ERRORS.index(cls if known else RankFailedError))
+    return Record(text=f"rank {rank}{place}{notes}: {what}", error=ERRORS.index(cls if known else RankFailedError))
 
 
 def check_all_well(records: Sequence[Record]) -> None:
