@@ -14,13 +14,16 @@ import attrs
 from guidance_core.discovery import PLUGINS, find_plugins
 from guidance_core.errors import ConfigurationError, GuidanceError, RankLostError
 from guidance_core.guidance import Guidance
+from guidance_core.values import UNSET
 
 try:
     import typer
     from rich.console import Console
     from rich.markup import escape
+    from rich.padding import Padding
     from rich.progress import Progress
     from rich.table import Table
+    from rich.text import Text
 except ImportError as error:  # pragma: no cover
     raise SystemExit(
         f"guidance-core needs the extra 'cli' ({error.name} is missing): pip install 'guidance-core[cli]'"
@@ -37,6 +40,23 @@ app.add_typer(bench_app, name="bench")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 _SPEC = "Methods in one line, such as 'cfg:scale=3,rescale:phi=0.7'. Empty: no guidance."
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from guidance_core import __version__
+
+        print(f"guidance-core {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Take what is not about one command."""
 
 
 def main() -> None:
@@ -66,24 +86,32 @@ def plugins(as_json: AsJson = False) -> None:
         console.print(f"[bold]{row['name']}[/bold]  {summary}  [dim]({escape(origin)})[/dim]", highlight=False)
         if row["failure"]:
             console.print(f"  [red]not loaded:[/red] {escape(row['failure'])}", highlight=False)
-        for parameter in row["parameters"]:
-            line = f"  {parameter['name']}={parameter['default']}"
-            console.print(f"{escape(f'{line:<28}')} [dim]{escape(parameter['help'])}[/dim]", highlight=False)
+        if row["parameters"]:
+            console.print(_parameter_grid(row["parameters"]))
     if not found:
         console.print("No plugins: autoload is switched off.")
 
 
-def _plugin_row(found: Any) -> dict[str, Any]:
+def _parameter_grid(parameters: list[dict[str, Any]]) -> Padding:
     from guidance_core.describe import shown
 
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(min_width=26, overflow="fold")
+    grid.add_column(style="dim")
+    for parameter in parameters:
+        default = "required" if parameter["required"] else shown(parameter["default"])
+        options = ", ".join(map(shown, parameter.get("options", ())))
+        about = parameter["help"] + (f" [{options}]" if options else "")
+        grid.add_row(Text(f"{parameter['name']}={default}"), Text(about.strip()))
+    return Padding(grid, (0, 0, 0, 2), expand=False)
+
+
+def _plugin_row(found: Any) -> dict[str, Any]:
     parameters = []
     summary = None
     if found.loaded is not None and attrs.has(found.loaded):
         summary = (found.loaded.__doc__ or "").strip().partition("\n")[0]
-        for field in attrs.fields(found.loaded):
-            if field.init:
-                default = "required" if field.default is attrs.NOTHING else shown(field.default)
-                parameters.append({"name": field.name, "default": default, "help": field.metadata.get("help", "")})
+        parameters = [_parameter_row(field) for field in attrs.fields(found.loaded) if field.init]
     return {
         "name": found.name,
         "version": found.version,
@@ -95,6 +123,29 @@ def _plugin_row(found: Any) -> dict[str, Any]:
     }
 
 
+def _parameter_row(field: attrs.Attribute[Any]) -> dict[str, Any]:
+    """Return what is known of a parameter; without `default` where it is required."""
+    required = field.default is attrs.NOTHING
+    row = {"name": field.name, "required": required}
+    if not required:
+        row["default"] = _default(field.default)
+    if "options" in field.metadata:
+        row["options"] = list(field.metadata["options"])
+    return {**row, "help": field.metadata.get("help", "")}
+
+
+def _default(value: Any) -> Any:
+    """Return a default as data, or as text where it is none."""
+    from guidance_core.config import encode
+
+    if isinstance(value, attrs.Factory) and not value.takes_self:  # type: ignore[arg-type]
+        value = value.factory()
+    try:
+        return str(value) if value is UNSET else encode(value, "default")
+    except GuidanceError:
+        return str(value)
+
+
 @app.command()
 def describe(
     spec: Annotated[str, typer.Argument(help=_SPEC)],
@@ -104,7 +155,7 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """Show what a stack will do: passes per step, who asked for each, where each value came from."""
-    names = [name.strip() for name in outputs.split(",") if name.strip()] or None
+    names = [name.strip() for name in outputs.split(",")] if outputs else None
     description = Guidance.from_spec(spec).describe(steps, outputs=names, ranks=ranks)
     if as_json:
         _print_json(description.to_dict())
@@ -135,18 +186,20 @@ def sample(
 ) -> None:
     """Draw handwritten digits with the embedded model: a row for each --guidance, a column for each digit."""
     from guidance_core import launch
-    from guidance_core.drawing import check_picture_path
+    from guidance_core.drawing import check_one_output, check_picture_path
 
     started = launch.torchrun_size()
     launch.check_ranks(ranks)
     if started is not None and ranks not in (1, started):
         raise ConfigurationError(f"torchrun started {started} ranks, so --ranks {ranks} cannot be had; leave it out.")
     size = started or ranks
+    chosen = executor or ("all_gather" if size > 1 else "serial")
+    launch.check_executor(chosen, size)
     check_picture_path(out)
     specs = tuple(guidance or ["", "cfg:scale=3"])
-    job = Job(specs, steps, seed, per_digit, executor or ("all_gather" if size > 1 else "serial"), out, as_json)
+    job = Job(specs, steps, seed, per_digit, chosen, out, as_json)
     for spec in specs:
-        Guidance.from_spec(spec)  # what is wrong with it is said before any process starts
+        check_one_output(Guidance.from_spec(spec))  # what is wrong with it is said before any process starts
     if started is not None:
         raise SystemExit(_on_rank(int(os.environ["RANK"]), started, None, job))
     if ranks > 1:

@@ -15,6 +15,7 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor
 from guidance_core.guidance import Guidance
 from guidance_core.models import NULL_LABEL, load_digits_classifier, load_digits_model
+from guidance_core.outputs import SINGLE
 from guidance_core.samplers import euler
 from guidance_core.stacking import StackedDenoiser
 
@@ -53,11 +54,12 @@ def draw_digits(
         on_step: called after each step.
 
     Raises:
-        ConfigurationError: steps or per_digit is not positive, or the stack cannot run here.
+        ConfigurationError: steps or per_digit is not positive, or the stack is not for a model of one output.
     """
     for name, value in (("steps", steps), ("per_digit", per_digit)):
         if value < 1:
             raise ConfigurationError(f"{name} must be at least 1; got {value}.")
+    check_one_output(guidance)
     model, classifier = load_digits_model(), load_digits_classifier()
     label = torch.arange(DIGITS).repeat_interleave(per_digit)
     noise = torch.randn(len(label), 1, 8, 8, generator=torch.Generator().manual_seed(seed))
@@ -79,6 +81,17 @@ def draw_digits(
         seconds = time.perf_counter() - start
         accuracy = (classifier(images).argmax(1) == label).float().mean().item()
     return Drawing(images, run.passes / steps, seconds, accuracy)
+
+
+def check_one_output(guidance: Guidance) -> None:
+    """Raise `ConfigurationError` for methods with values for outputs that the embedded model does not have."""
+    others = [name for name in guidance.outputs if name != SINGLE]
+    if others:
+        raise ConfigurationError(
+            f"the embedded digits model has one output, named {SINGLE!r}, but the methods have values for "
+            f"{', '.join(others)}. Give plain numbers instead, as in "
+            "'ltx2:cfg_scale=3,modality_scale=1,stg_blocks=3'."
+        )
 
 
 def check_picture_path(path: Path) -> None:

@@ -45,6 +45,11 @@ class Guidance:
         """The plugins, in order."""
         return tuple(self._stack.plugins.values())
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs that parameters give values for, such as `video` and `audio`; none where all are plain."""
+        return self._stack.named_outputs()
+
     def __eq__(self, other: object) -> bool:
         """Compare the plugins and their parameters."""
         return isinstance(other, Guidance) and self.plugins == other.plugins

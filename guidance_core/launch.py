@@ -17,7 +17,9 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 
+from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError
+from guidance_core.executors.base import Executor
 
 TIMEOUT = datetime.timedelta(seconds=60)
 "How long ranks wait for one that does not answer."
@@ -36,6 +38,19 @@ def check_ranks(ranks: int) -> None:
     if ranks > most:
         raise ConfigurationError(
             f"--ranks {ranks} is more than this machine can start: at most {most} for {os.cpu_count()} processors."
+        )
+
+
+def check_executor(name: str, ranks: int) -> None:
+    """Raise `ConfigurationError` unless an executor of that name exists and can use so many ranks."""
+    cls = executor_class(name)
+    if ranks == 1:
+        return
+    chooses = issubclass(cls, Executor) and cls.for_run is not Executor.for_run
+    if not chooses and not (issubclass(cls, Executor) and cls.is_distributed):
+        raise ConfigurationError(
+            f"the executor {name!r} does all the work in one process, so {ranks} ranks would each do the same; "
+            "use all_gather, all_reduce or auto, or one process."
         )
 
 

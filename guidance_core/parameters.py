@@ -107,7 +107,8 @@ def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: 
                 f"{type(owner).__name__}: {field.name} must be one of {', '.join(options)}; got {value!r}.{hint}"
             )
 
-    return attrs.field(default=default, converter=convert, validator=check, metadata={"help": help})
+    metadata = {"help": help, "options": (*options, None) if optional else options}
+    return attrs.field(default=default, converter=convert, validator=check, metadata=metadata)
 
 
 def whole(default: Any = attrs.NOTHING, *, ge: int = 0, help: str = "") -> Any:

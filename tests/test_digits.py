@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from guidance_core import ConfigurationError, Guidance, GuidanceError, IsolateOutputs, SkipBlocks
+from guidance_core import ConfigurationError, Guidance, GuidanceError, IsolateOutputs, SkipBlocks, number
 from guidance_core.models import NULL_LABEL, load_digits_model
 from guidance_core.models.gaussians import default_mixture
 from guidance_core.samplers import euler, heun
@@ -90,6 +91,59 @@ def test_the_command_lists_every_shipped_method():
     assert "the noise level is in [lo, hi]; outside" in " ".join(runner.invoke(app, ["plugins"]).stdout.split())
 
 
+def test_the_command_lists_what_a_parameter_may_be(monkeypatch):
+    from guidance_core.cli import app
+
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = json.loads(runner.invoke(app, ["plugins", "--json"]).stdout)["plugins"]
+    by_name = {row["name"]: {each["name"]: each for each in row["parameters"]} for row in listed}
+    apg, stg, ltx2 = by_name["apg"], by_name["stg"], by_name["ltx2"]
+    assert (apg["scale"]["default"], stg["scale"]["default"], stg["blocks"]["default"]) == (7.5, 1.0, None)
+    assert apg["form"] == {
+        "name": "form",
+        "required": False,
+        "default": "paper",
+        "options": ["paper", "diffusers"],
+        "help": "whether s counts from c or from u",
+    }
+    assert None in apg["space"]["options"], "an optional choice may be none"
+    assert ltx2["cfg_scale"]["default"] == "unset"
+    text = runner.invoke(app, ["plugins"]).stdout
+    assert "[epsilon, v, x0, flow, none]" in " ".join(text.split())
+    wrapped = text.splitlines()[[line.startswith("  momentum=0") for line in text.splitlines()].index(True) + 1]
+    assert wrapped.startswith(" " * 29), "a second line of help stands under the first"
+
+
+def test_the_command_lists_a_required_parameter(monkeypatch):
+    from guidance_core import cli, discovery
+
+    @attrs.frozen
+    class Needy:
+        scale: float = number(help="how far")
+
+    found = discovery.Found("needy", "needy:Needy", "theirs", "1.0", Needy)
+    monkeypatch.setattr(cli, "find_plugins", lambda: [found])
+    (row,) = json.loads(runner.invoke(cli.app, ["plugins", "--json"]).stdout)["plugins"]
+    assert row["parameters"] == [{"name": "scale", "required": True, "help": "how far"}]
+    assert "scale=required" in runner.invoke(cli.app, ["plugins"]).stdout
+
+
+def test_the_command_says_its_version():
+    from guidance_core import __version__
+    from guidance_core.cli import app
+
+    assert runner.invoke(app, ["--version"]).stdout == f"guidance-core {__version__}\n"
+
+
+def test_the_command_describes_named_outputs_only():
+    from guidance_core.cli import app
+
+    result = runner.invoke(app, ["describe", "cfg", "--outputs", "video, audio", "--json"])
+    assert json.loads(result.stdout)["steps"][0]["passes"][1]["strengths"] == {"video": "6.5", "audio": "6.5"}
+    for outputs in ("video,,audio", "video,", " "):
+        assert isinstance(runner.invoke(app, ["describe", "cfg", "--outputs", outputs]).exception, ConfigurationError)
+
+
 def test_the_command_describes_ltx2():
     from guidance_core.cli import app
 
@@ -119,7 +173,9 @@ def test_the_picture_names_its_rows_and_does_not_change(tmp_path):
     [
         (["--out", "a.jpg"], "must end in .png"),
         (["--executor", "serail"], "Did you mean 'serial'"),
-        (["-g", "ltx2"], "none for output"),
+        (["-g", "ltx2"], "has one output, named 'output', but the methods have values for video, audio"),
+        (["-g", "ltx2:cfg_scale=3,modality_scale=1,stg_blocks=3"], None),
+        (["-g", "ltx2:cfg_scale=3,stg_blocks=3"], "IsolateOutputs"),
         (["-g", "stg:blocks=99"], "6 blocks"),
         (["-g", "cfg:scale=3,cfg"], None),
     ],

@@ -41,6 +41,8 @@ def test_the_picture_is_the_same_from_one_process_two_ranks_and_torchrun(tmp_pat
         (["--ranks", "2", "-g", "cfgg"], "Did you mean 'cfg'"),
         (["--ranks", "2", "-g", "apg", "--executor", "all_reduce"], "use 'serial', 'batched' or 'all_gather'"),
         (["--executor", "all_gather"], "torchrun"),
+        (["--ranks", "2", "--executor", "serial"], "'serial' does all the work in one process, so 2 ranks"),
+        (["--ranks", "2", "--executor", "batched"], "use all_gather, all_reduce or auto"),
     ],
 )
 def test_what_cannot_be_started_is_one_clear_line(words, says, tmp_path):
