@@ -21,11 +21,10 @@ import cattrs
 import tomli_w
 import torch
 
-from guidance_core.discovery import plugin_class
+from guidance_core.discovery import PLUGINS, entry_name, plugin_class
 from guidance_core.errors import ConfigurationError, GuidanceError, SpecError, UnknownNameError, did_you_mean, suggest
 from guidance_core.presets import settle
 from guidance_core.schedules import SCHEDULES, Schedule
-from guidance_core.stack import plugin_name
 from guidance_core.values import PerOutput, TensorValue
 
 TABLE = "guidance"
@@ -123,8 +122,24 @@ def _decode_schedule(table: Mapping[str, Any]) -> Any:
 
 
 def dump_plugins(plugins: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the plain data that stands for the plugins: what differs from the defaults."""
-    return {TABLE: [{"plugin": plugin_name(type(plugin)), **_parameters(plugin)} for plugin in plugins]}
+    """Return the plain data that stands for the plugins: what differs from the defaults.
+
+    Raises:
+        SpecError: a plugin has no published name by which it could be found again, or a parameter's
+            value cannot be written.
+    """
+    return {TABLE: [{"plugin": _published_name(type(plugin)), **_parameters(plugin)} for plugin in plugins]}
+
+
+def _published_name(cls: type) -> str:
+    name = entry_name(cls)
+    if name is None:
+        raise SpecError(
+            f"{cls.__name__} cannot be written by name, because it is not published: give it one in its package's "
+            f'pyproject.toml, [project.entry-points."{PLUGINS}"], as in '
+            f'my-method = "{cls.__module__}:{cls.__qualname__}", and install the package.'
+        )
+    return name
 
 
 def _parameters(plugin: Any) -> dict[str, Any]:

@@ -71,8 +71,15 @@ def executor_class(name: str) -> type:
 
 def entry_name(cls: type) -> str | None:
     """Return the name under which a plugin class is published, or None; loads nothing."""
-    target = f"{cls.__module__}:{cls.__qualname__}"
-    return next((name for name, points in _points(PLUGINS).items() if points[0].value == target), None)
+    return next((name for name, points in _points(PLUGINS).items() if _stands_for(points[0], cls)), None)
+
+
+def _stands_for(point: EntryPoint, cls: type) -> bool:
+    """Whether an entry point names a class, perhaps where another module, already imported, passes it on."""
+    if point.value == f"{cls.__module__}:{cls.__qualname__}":
+        return True
+    module, _, attribute = point.value.partition(":")
+    return attribute == cls.__qualname__ and getattr(sys.modules.get(module), attribute, None) is cls
 
 
 @contextlib.contextmanager

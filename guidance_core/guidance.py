@@ -92,7 +92,11 @@ class Guidance:
         return cls.from_dict(config.from_toml(text))
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """Return plain data that `from_dict` turns into an equal stack."""
+        """Return plain data that `from_dict` turns into an equal stack, as the other written forms do.
+
+        Raises:
+            SpecError: a plugin is not published under an entry point, or a value cannot be written.
+        """
         return config.dump_plugins(self.plugins)
 
     def to_spec(self) -> str:

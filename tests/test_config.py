@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from importlib.metadata import EntryPoint
 
+import attrs
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guidance_core import Cosine, Guidance, Linear, Table, Within
+from guidance_core import Cosine, Guidance, Linear, SpecError, Table, Within, discovery, hookimpl
 from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Gate, Interval, Normalize, Rescale
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
@@ -68,6 +71,28 @@ def test_a_spec_reads_as_people_write_it():
     assert Guidance.from_spec("cfg:scale=table({0.5: 3, inf: 7})") == Guidance([CFG(Table({0.5: 3, math.inf: 7}))])
     assert Guidance.from_spec("cfg:scale=tensor([1, 2.5])") == Guidance([CFG(torch.tensor([1.0, 2.5]))])
     assert Guidance.from_spec("") == Guidance([])
+
+
+def test_a_plugin_without_a_name_cannot_be_written():
+    @attrs.frozen
+    class Mine:
+        @hookimpl
+        def build_branches(self, step):
+            return []
+
+    guidance = Guidance([CFG(), Mine()])
+    for write in (guidance.to_dict, guidance.to_json, guidance.to_toml, guidance.to_spec):
+        with pytest.raises(SpecError, match="Mine cannot be written by name, because it is not published"):
+            write()
+    assert "mine" in guidance.describe().plugins
+
+
+def test_a_class_may_be_published_where_it_is_passed_on(monkeypatch):
+    real = discovery.entry_points
+    point = EntryPoint("ours", "guidance_plugins:CFG", discovery.PLUGINS)
+    others = lambda group: [each for each in real(group=group) if each.name != "cfg"]
+    monkeypatch.setattr(discovery, "entry_points", lambda group: [*others(group), point])
+    assert Guidance([CFG(3)]).to_spec() == "ours:scale=3"
 
 
 def test_describe_says_where_each_value_came_from():
