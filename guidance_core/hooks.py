@@ -8,7 +8,7 @@ over pluggy's hook implementations one by one.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -59,7 +59,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         inside = ", ".join(_shown(entry) for entry in value[:3]) + (", ..." if len(value) > 3 else "")
         return f"a {type(value).__name__} of {len(value)}" + (f" ({inside})" if inside else "")
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return f"a dict with {', '.join(map(str, value)) or 'nothing'}"
     return f"{value!r} ({type(value).__name__})"
 

@@ -188,6 +188,8 @@ class Step:
             parameter = parameter[output]
         if isinstance(parameter, Schedule):
             parameter = parameter.at(self._position(output))
+            if isinstance(parameter, PerOutput) and output is not None:  # a table of values per output
+                return self._resolved(parameter, output)
         if isinstance(parameter, TensorValue):
             return parameter.tensor
         if isinstance(parameter, Tensor):

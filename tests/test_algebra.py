@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guidance_core import Branch, Executor, Guidance, PerOutput, Sums, hookimpl, norm, std
+from guidance_core import Branch, Executor, Guidance, PerOutput, Sums, Table, hookimpl, norm, std
 from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Normalize, Rescale
 
 BOTH = {"positive": {}, "negative": {}}
@@ -45,6 +45,40 @@ class Away:
 def one_step(plugins, x, predictions, *, sigma=0.6, prediction_type="flow", **settings):
     run = Guidance(plugins).start(conditions=BOTH, sigmas=[sigma, 0.0], prediction_type=prediction_type, **settings)
     return run.step(0, x, lambda branch: predictions[branch.name])
+
+
+def test_one_linear_method_twice_is_one_of_the_total_strength():
+    x, predictions = predict(3, 2, 5)
+    twice = one_step([CFG(3.0), CFG(4.5)], x, predictions)
+    assert torch.equal(twice, one_step([CFG(6.5)], x, predictions))
+    _, uncond = Guidance([CFG(3.0), CFG(4.5)]).describe(2).steps[0].passes
+    assert (uncond.strengths, uncond.asked_by) == ({"output": "5.5"}, ("cfg", "cfg#2"))
+
+
+@pytest.mark.parametrize("method", [CFG, APG])
+@pytest.mark.parametrize("audio_sigma", [0.6, 0.3])
+def test_a_table_may_hold_values_per_output(method, audio_sigma):
+    x, predictions = predict(4, 2, 5)
+    both = {name: (each, each) for name, each in predictions.items()}
+    table = Table({0.5: PerOutput(video=2.0, audio=3.0), 1.0: PerOutput(video=4.0, audio=5.0)})
+    run = Guidance([method(table)]).start(
+        conditions=BOTH,
+        sigmas={"video": [0.6, 0.0], "audio": [audio_sigma, 0.0]},
+        prediction_type="flow",
+        outputs=("video", "audio"),
+    )
+    video, audio = run.step(0, (x, x), lambda branch: both[branch.name])
+    assert torch.equal(video, one_step([method(4.0)], x, predictions))
+    scale = 5.0 if audio_sigma > 0.5 else 3.0
+    assert torch.equal(audio, one_step([method(scale)], x, predictions, sigma=audio_sigma))
+
+
+def test_a_list_of_outputs_gives_a_tuple():
+    x = torch.ones(1, 2)
+    run = Guidance([]).start(conditions=BOTH, sigmas=[1.0, 0.0], prediction_type="flow", outputs=("video", "audio"))
+    result = run.step(0, [x, x], lambda branch: [x, 2 * x])
+    assert isinstance(result, tuple)
+    assert torch.equal(result[1], 2 * x)
 
 
 @settings(deadline=None, max_examples=60)

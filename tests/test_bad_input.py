@@ -17,10 +17,13 @@ from guidance_core import (
     ExecutorError,
     Guidance,
     GuidanceError,
+    Linear,
     NonFiniteError,
     PluginError,
     SpecError,
+    Table,
     UnknownNameError,
+    Within,
     discovery,
     hookimpl,
 )
@@ -99,6 +102,21 @@ def test_a_list_as_scale_is_told_of_tensors():
 def test_a_scale_that_is_no_finite_number(scale):
     with pytest.raises(ConfigurationError, match="CFG: scale"):
         CFG(scale)
+
+
+@pytest.mark.parametrize("schedule", [lambda t: Table({0.5: t}), lambda t: Linear(t, 1), lambda t: Within(t)])
+def test_a_schedule_holds_no_tensor(schedule):
+    with pytest.raises(ConfigurationError, match=r"must be a (finite )?number.*; got tensor"):
+        CFG(schedule(torch.ones(2)))
+
+
+def test_what_a_denoiser_raises_comes_as_it_is_with_a_note():
+    def denoise(branch):
+        raise KeyError("text")
+
+    with pytest.raises(KeyError) as caught:
+        start([CFG()]).step(1, torch.zeros(1, 2), denoise)
+    assert caught.value.__notes__ == ["raised by the denoiser for branch 'cond' of step 1"]
 
 
 def test_a_bare_field_is_checked_at_start():
