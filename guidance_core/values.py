@@ -89,7 +89,7 @@ class TensorValue:
 
     Dimensions are aligned from the batch on: `[B]` is one value per sample, `[B, S]` one per
     sample and token, `[1, S]` one per token; missing trailing dimensions broadcast. It is held as
-    float32 on the CPU and copied to the sample's device once per run.
+    float32 on the CPU and copied to the sample's device in each step that uses it.
     """
 
     tensor: Tensor = attrs.field(converter=_as_constant)
