@@ -128,7 +128,9 @@ def _serve(pipe: Connection, rank: int, size: int, store: str, seconds: float) -
     os.environ["GLOO_SOCKET_IFNAME"] = loopback
     timeout = datetime.timedelta(seconds=seconds)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timeout)
-    groups = {count: dist.new_group(range(count)) for count in range(1, size)} | {size: dist.group.WORLD}
+    groups = {count: dist.new_group(range(count), timeout=timeout) for count in range(1, size)} | {
+        size: dist.group.WORLD
+    }
     with contextlib.suppress(EOFError, OSError):
         while (job := pipe.recv()) is not None:
             function, count, arguments = job

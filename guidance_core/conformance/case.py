@@ -19,7 +19,6 @@ from guidance_core.outputs import SINGLE, Structure
 
 FILLS = ("normal", "constant", "zero", "zero others", "equal", "twice")
 STRUCTURES = ("tensor", "tuple", "dict")
-_BASE_KEY = "cond"
 
 
 def _as_tuple(given: Any) -> tuple[Any, ...]:
@@ -44,9 +43,7 @@ class Case:
     "Shape of one sample of the first output, without the batch."
     steps: int = 1
     prediction_type: str = "flow"
-    dtype: str = attrs.field(
-        default="float32", validator=_one_of(("float16", "bfloat16", "float32", "float64"))
-    )
+    dtype: str = attrs.field(default="float32", validator=_one_of(("float16", "bfloat16", "float32", "float64")))
     structure: str = attrs.field(default="tensor", validator=_one_of(STRUCTURES))
     "How the host returns its outputs."
     outputs: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
@@ -119,20 +116,22 @@ class Case:
         return dict(zip(self.names, entries, strict=True))
 
     def structured(self, named: dict[str, Tensor]) -> Any:
+        """Return tensors by output in the host's structure."""
         return Structure(self.structure, self.names).restore(named)
 
     def _predicted(self, key: str, step: int, output: str) -> Tensor:
         fill = self.fill
-        if fill == "zero" or (fill == "zero others" and key != _BASE_KEY):
+        if fill == "zero" or (fill == "zero others" and key != BASE):
             return torch.zeros((len(self.samples), *self.shape_of(output)), dtype=self.torch_dtype)
-        if fill == "twice" and key != _BASE_KEY:
-            return 2 * self.drawn(_BASE_KEY, step, output)
+        if fill == "twice" and key != BASE:
+            return 2 * self.drawn(BASE, step, output)
         if fill == "constant":
             drawn = self.drawn(key, step, output)
             return drawn.flatten(1)[:, :1].view(-1, *(1,) * len(self.shape_of(output))).expand_as(drawn).clone()
-        return self.drawn(_BASE_KEY if fill == "equal" else key, step, output)
+        return self.drawn(BASE if fill == "equal" else key, step, output)
 
     def drawn(self, what: str, step: int, output: str) -> Tensor:
+        """Draw a tensor for what it stands for; each sample has its own numbers."""
         shape = self.shape_of(output)
         rows = []
         for sample in self.samples:
@@ -146,7 +145,7 @@ def key_of(branch: BoundBranch) -> str:
     inputs = dict(branch.inputs)
     condition = inputs.pop("condition", "")
     if condition == "positive" and not inputs and not branch.perturbations and branch.model is None:
-        return _BASE_KEY
+        return BASE
     perturbations = sorted(map(str, branch.perturbations))
     return f"{condition} {fingerprint.digest([inputs, perturbations, branch.model])}"
 
@@ -178,6 +177,3 @@ class Host:
     def batch(self, branches: Sequence[BoundBranch]) -> list[Any]:
         """Run several."""
         return [self(branch) for branch in branches]
-
-
-__all__ = ["BASE", "FILLS", "STRUCTURES", "Case", "Host", "key_of"]

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import math
 import pickle
+import time
 import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import attrs
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from guidance_core.branch import BoundBranch
 from guidance_core.conformance.case import Case, Host
+from guidance_core.conformance.executor_subject import ExecutorSubject
 from guidance_core.conformance.playing import Results
 from guidance_core.conformance.subject import Subject
 from guidance_core.errors import GuidanceError
 from guidance_core.executors.all_gather import AllGatherExecutor
 from guidance_core.executors.all_reduce import AllReduceExecutor
-from guidance_core.executors.base import Executor
 from guidance_core.fingerprint import digest
+from guidance_core.run import Run
 
 EXECUTORS = {"all_gather": AllGatherExecutor, "all_reduce": AllReduceExecutor}
 
@@ -52,7 +61,7 @@ def digests(subject: Subject, case: Case) -> list[dict[str, Any]]:
     return found
 
 
-@attrs.frozen
+@attrs.define
 class Made:
     """What one rank made of a case."""
 
@@ -65,29 +74,202 @@ class Made:
     error: str | None = None
     error_type: str | None = None
     trace: str = ""
+    seconds: float = 0.0
+    fault_error: str | None = None
+    "The error of the step that was made to fail."
+    fault_type: str | None = None
+    fault_seconds: float = 0.0
+    changed: str = ""
+    "What was changed in place."
+    traffic: list[tuple[int, str]] = attrs.field(factory=list)
+    "By step: collectives of predictions, and what was pickled to be sent."
+    description: str = ""
+
+    def is_late(self, limit: float) -> bool:
+        """Whether something took longer than it may when nothing is wrong."""
+        return self.fault_seconds > limit or (self.error is not None and self.seconds > limit)
+
+    def failed(self, error: Exception, seconds: float) -> None:
+        """Note what ended the job."""
+        self.error, self.error_type, self.seconds = str(error), type(error).__name__, seconds
+        self.trace = "" if isinstance(error, GuidanceError) else traceback.format_exc(limit=-3)
 
 
-def on_rank(group: Any, subject: Subject, case: Case, executor: str | type[Executor]) -> Made:
-    """Run a case with a parallel executor, and serially; never raises, so that the ranks live on."""
-    made = Made()
+def _serially(made: Made, run: Run, case: Case) -> None:
+    for step in range(case.steps):
+        plan = run.plan(step, case.sample(step))
+        made.plans.append([[branch.name for branch in plan.branches], *plan.layout.fingerprint])
+        host = Host(case, step)
+        result = run.finish(plan, {branch.name: host(branch) for branch in plan.branches})
+        made.serial.append(case.named(result))
+
+
+def on_rank(group: Any, subject: Subject, case: Case, executor: str) -> Made:
+    """Run a case of a plugin serially, and with a parallel executor; never raises, so that the ranks live on."""
+    made, started = Made(), time.monotonic()
     try:
-        serial = subject.start(case)
-        for step in range(case.steps):
-            plan = serial.plan(step, case.sample(step))
-            made.plans.append([[branch.name for branch in plan.branches], *plan.layout.fingerprint])
-            host = Host(case, step)
-            result = serial.finish(plan, {branch.name: host(branch) for branch in plan.branches})
-            made.serial.append(case.named(result))
+        _serially(made, subject.start(case), case)
         if executor == "serial":
             return made
-        cls = EXECUTORS[executor] if isinstance(executor, str) else executor
-        run = subject.start(case, executor=cls(group))  # type: ignore[call-arg]
+        run = subject.start(case, executor=EXECUTORS[executor](group))
         for step in range(case.steps):
             host = Host(case, step)
             made.results.append(case.named(run.step(step, case.sample(step), host)))
             made.calls.append(host.calls)
     except Exception as error:
-        is_ours = isinstance(error, GuidanceError)
-        trace = "" if is_ours else traceback.format_exc()
-        return attrs.evolve(made, error=str(error), error_type=type(error).__name__, trace=trace)
+        made.failed(error, time.monotonic() - started)
     return made
+
+
+@attrs.frozen
+class Fault:
+    """What goes wrong in the first step, once, before it is made again."""
+
+    kind: str
+    "`raises`, `shape`, `none`, `whole numbers`, or `other strengths` (of rank 1)."
+    branch: str = "cond"
+
+
+class ForwardError(Exception):
+    """What a broken forward raises."""
+
+
+class _Faulty(Host):
+    """A host one of whose branches goes wrong."""
+
+    def __init__(self, case: Case, step: int, fault: Fault) -> None:
+        super().__init__(case, step)
+        self.fault = fault
+
+    def __call__(self, branch: BoundBranch) -> Any:
+        whole = super().__call__(branch)
+        if branch.name != self.fault.branch:
+            return whole
+        kind = self.fault.kind
+        if kind == "raises":
+            raise ForwardError(f"no forward for {branch.name}")
+        if kind == "none":
+            return None
+        named = self.case.named(whole)
+        if kind == "shape":
+            return self.case.structured({output: tensor[..., :0] for output, tensor in named.items()})
+        return self.case.structured({output: tensor.to(torch.int32) for output, tensor in named.items()})
+
+
+def executor_on_rank(
+    group: Any,
+    subject: ExecutorSubject,
+    case: Case,
+    *,
+    extra: Any = None,
+    fault: Fault | None = None,
+    interleaved: bool = False,
+    watched: bool = False,
+) -> Made:
+    """Run a case serially and with an executor to check; never raises, so that the ranks live on."""
+    made, started = Made(), time.monotonic()
+    try:
+        executor = subject.make(group)
+        made.description = executor.describe()
+        _serially(made, subject.start(case, extra=extra), case)
+        own = case
+        if fault is not None and fault.kind == "other strengths" and group is not None and group.rank() == 1:
+            own = attrs.evolve(case, parameters={**case.parameters, "strengths": (9.0,)})
+        started = time.monotonic()
+        if fault is not None and fault.kind == "other strengths":
+            _failing(made, lambda: subject.start(own, executor).step(0, case.sample(0), Host(case, 0)))
+            return made
+        run = subject.start(own, executor, extra=extra)
+        beside = subject.start(attrs.evolve(case, seed=case.seed + 1), executor, extra=extra) if interleaved else None
+        if fault is not None:
+            _failing(made, lambda: run.step(0, case.sample(0), _Faulty(case, 0, fault)))
+        for step in range(case.steps):
+            host, sample = Host(case, step), case.sample(step)
+            with _watching(case, made) if watched else contextlib.nullcontext():
+                result = run.step(step, sample, host)
+            made.results.append({output: tensor.clone() for output, tensor in case.named(result).items()})
+            made.calls.append(host.calls)
+            _note_changes(made, case, step, sample, host)
+            if beside is not None:
+                beside.step(step, case.sample(step), Host(case, step))
+    except Exception as error:
+        made.failed(error, time.monotonic() - started)
+    return made
+
+
+def _failing(made: Made, call: Callable[[], Any]) -> None:
+    """Make a call that should fail, and note how."""
+    started = time.monotonic()
+    try:
+        call()
+    except Exception as error:
+        notes = " ".join(getattr(error, "__notes__", ()))
+        made.fault_error, made.fault_type = f"{error} {notes}".strip(), type(error).__name__
+    made.fault_seconds = time.monotonic() - started
+
+
+def _note_changes(made: Made, case: Case, step: int, sample: Any, host: Host) -> None:
+    if bits(case.named(sample)) != bits(case.named(case.sample(step))):
+        made.changed = made.changed or f"the sample of step {step}"
+    for branch, key, returned in host.returned:
+        if bits(case.named(returned)) != bits(case.named(case.prediction(key, step))):
+            made.changed = made.changed or f"the prediction of branch {branch!r} at step {step}"
+
+
+_COLLECTIVES = (
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_gather_single",
+    "all_reduce",
+    "all_to_all",
+    "all_to_all_single",
+    "broadcast",
+    "gather",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_tensor",
+    "scatter",
+)
+
+
+@contextlib.contextmanager
+def _watching(case: Case, made: Made) -> Iterator[None]:
+    """Count the collectives that carry as much as a prediction, and note what is pickled."""
+    whole = len(case.samples) * math.prod(case.shape)
+    count, pickled = 0, ""
+
+    def counting(real: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal count
+            tensors = [each for each in (*arguments, *named.values()) if isinstance(each, Tensor)]
+            count += any(each.numel() >= whole for each in tensors)
+            return real(*arguments, **named)
+
+        return call
+
+    def noting(name: str, real: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal pickled
+            pickled = pickled or name
+            return real(*arguments, **named)
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for name in _COLLECTIVES:
+            if hasattr(dist, name):
+                real = counting(getattr(dist, name))
+                stack.enter_context(mock.patch.object(dist, name, real))
+        for owner, name in (
+            (dist, "all_gather_object"),
+            (dist, "broadcast_object_list"),
+            (dist, "gather_object"),
+            (dist, "scatter_object_list"),
+            (pickle, "dumps"),
+            (pickle, "dump"),
+            (torch, "save"),
+        ):
+            if hasattr(owner, name):
+                stack.enter_context(mock.patch.object(owner, name, noting(name, getattr(owner, name))))
+        yield
+    made.traffic.append((count, pickled))

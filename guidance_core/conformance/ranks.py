@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from guidance_core.bench.ranks import Ranks
-from guidance_core.errors import RankError
 
 MOST = 4
 TIMEOUT = 20.0
@@ -16,8 +16,8 @@ TIMEOUT = 20.0
 _pool: Ranks | None = None
 
 
-def run(function: Callable[..., Any], *arguments: Any, ranks: int) -> list[Any]:
-    """Call `function(group, *arguments)` on `ranks` ranks and return what each returned.
+def run(function: Callable[..., Any], *arguments: Any, ranks: int, **named: Any) -> list[Any]:
+    """Call `function(group, *arguments, **named)` on `ranks` ranks and return what each returned.
 
     Raises:
         RankError: a rank died, or the function raised there.
@@ -28,7 +28,7 @@ def run(function: Callable[..., Any], *arguments: Any, ranks: int) -> list[Any]:
         _pool = Ranks(max(ranks, MOST), seconds=TIMEOUT)
         atexit.register(close)
     try:
-        return _pool.run(function, *arguments, ranks=ranks)
+        return _pool.run(functools.partial(function, **named), *arguments, ranks=ranks)
     except BaseException:
         _pool = None  # it has ended all its processes
         raise
@@ -41,6 +41,3 @@ def close() -> None:
         _pool.close()
         _pool = None
     atexit.unregister(close)
-
-
-__all__ = ["RankError", "close", "run"]

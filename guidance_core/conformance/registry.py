@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 Draw = Callable[[Any], "SearchStrategy[Case]"]
 "Makes the strategy for cases from the subject."
 
+Function: TypeAlias = Callable[..., None]
+
+
+def _always(subject: Any) -> str | None:
+    return None
+
 
 @attrs.frozen
 class Check:
@@ -26,16 +32,18 @@ class Check:
     sentence: str
     "The promise, in words."
     theme: str
-    function: Callable[..., None]
+    function: Function
     "Called with the subject, a case where it draws some, and the ranks where it needs them."
     draw: Draw | None = None
     "None for a check that needs no examples."
-    applies: Callable[[Any], str | None] = attrs.field(default=lambda subject: None, repr=False)
+    applies: Callable[[Any], str | None] = attrs.field(default=_always, repr=False)
     "Returns why the check says nothing about a subject, or None where it does."
     subject: str = "plugin"
     "`plugin` or `executor`."
     processes: bool = False
     "Whether it starts other processes."
+    several_ranks: bool = False
+    "Whether it is also called with a number of ranks."
     share: float = 1.0
     "Of the examples asked for; a costly check makes fewer."
 
@@ -43,10 +51,10 @@ class Check:
 _checks: dict[str, Check] = {}
 
 
-def check(name: str, sentence: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def check(name: str, sentence: str, **settings: Any) -> Callable[[Function], Function]:
     """Register a function as a check; its theme is the module it stands in."""
 
-    def register(function: Callable[..., None]) -> Callable[..., None]:
+    def register(function: Function) -> Function:
         theme = function.__module__.rpartition(".")[2]
         _checks[name] = Check(name, sentence, theme, function, **settings)
         return function

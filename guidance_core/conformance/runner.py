@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ import attrs
 import hypothesis
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-from guidance_core.conformance import ranks
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.registry import Check, all_checks, check_named
-from guidance_core.conformance.subject import Subject, short_traceback
+from guidance_core.conformance.subject import short_traceback, subject_of
 from guidance_core.conformance.violation import NotApplicable, Place, Violation
 from guidance_core.errors import ConfigurationError, GuidanceError
 
@@ -166,10 +165,37 @@ def run_check(check: Check, subject: Any, options: Options | None = None) -> Out
     return outcome(PASSED)
 
 
+def check_one(name: str, plugin: Any, case: Case | None = None, *, ranks: int | None = None) -> None:
+    """Run one check on one example, as reports of failures show it.
+
+    Args:
+        name: the check's.
+        plugin: the plugin, or an executor's subject.
+        case: the example; left out, as many are drawn as usual.
+        ranks: number of ranks, for checks of several processes.
+
+    Raises:
+        Violation: the promise does not hold; or whatever the plugin raises.
+        NotApplicable: the check says nothing about this plugin.
+        UnknownNameError: there is no such check.
+    """
+    subject = plugin if hasattr(plugin, "kind") else subject_of(plugin)
+    check = check_named(name, subject.kind)
+    reason = check.applies(subject)
+    if reason is not None:
+        raise NotApplicable(reason)
+    if case is None:
+        _Attempt(check, subject, Options()).make()
+    elif check.several_ranks:
+        check.function(subject, case, ranks or 1)
+    else:
+        check.function(subject, case)
+
+
 def _no_processes(check: Check, options: Options) -> str | None:
     if options.ranks == 0:
         return "checks of several processes are left out (ranks=0)"
-    if check.theme in ("processes", "executors"):
+    if check.several_ranks:
         import torch.distributed
 
         if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
@@ -194,17 +220,16 @@ class _Attempt:
         if self.check.draw is None:
             self.one()
             return
-        arguments = [self.check.draw(self.subject)]
-        if self.check.theme in ("processes", "executors") and self.check.processes:
+        arguments: list[Any] = [self.check.draw(self.subject)]
+        if self.check.several_ranks:
             arguments.append(hypothesis.strategies.integers(1, self.options.ranks))
-        tried = hypothesis.given(*arguments)(_positional(self.one, len(arguments)))
-        tried = self._settings()(tried)
+        test: Any = hypothesis.given(*arguments)(_positional(self.one, len(arguments)))
+        test = self._settings()(test)
         if self.options.seed is not None:
-            tried = hypothesis.seed(self.options.seed)(tried)
-        inner: Any = tried
+            test = hypothesis.seed(self.options.seed)(test)
         key = f"{self.check.name} {type(self.subject).__name__} {self.subject.key}"
-        inner.hypothesis.inner_test._hypothesis_internal_add_digest = key.encode()
-        tried()
+        test.hypothesis.inner_test._hypothesis_internal_add_digest = key.encode()
+        test()
 
     def one(self, *drawn: Any) -> None:
         if self.failing_since is not None and time.monotonic() - self.failing_since > SIMPLIFYING:
@@ -259,11 +284,16 @@ class _Attempt:
         )
 
 
-def _positional(function: Any, count: int) -> Any:
+def _positional(function: Any, count: int) -> Callable[..., None]:
     """Return `function` with as many named arguments, as hypothesis wants them."""
-    if count == 1:
-        return lambda case: function(case)
-    return lambda case, count: function(case, count)
+
+    def of_case(case: Case) -> None:
+        function(case)
+
+    def of_ranks(case: Case, count: int) -> None:
+        function(case, count)
+
+    return of_case if count == 1 else of_ranks
 
 
 class TooLate(BaseException):
@@ -287,6 +317,3 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-__all__ = ["Options", "Outcome", "judged", "ranks", "run_check", "run_checks", "time_limit"]

@@ -80,4 +80,3 @@ def _can_start(subject: Subject, case: Case) -> bool:
     except Exception:
         return True
     return True
-

@@ -21,6 +21,7 @@ from guidance_core.executors.serial import SerialExecutor
 from guidance_core.guidance import Guidance
 from guidance_core.hookspecs import hookimpl
 from guidance_core.layout import Layout
+from guidance_core.presets import settle
 from guidance_core.run import Run
 from guidance_core.settings import RunSettings
 from guidance_core.stack import Stack, plugin_name
@@ -39,7 +40,7 @@ _OUTPUT_SHAPES: tuple[tuple[int, ...], ...] = ((2,), (3, 4), (1,), (5,), (2, 3, 
 class Mover:
     """Moves away from `uncond`, so that there is something to correct, limit or reuse.
 
-        guided = c + k·(c − u)
+    guided = c + k·(c − u)
     """
 
     strength: float = 2.0
@@ -91,6 +92,19 @@ class Subject:
         """Return the plugin with some parameters changed."""
         return attrs.evolve(self.plugin, **parameters) if parameters else self.plugin
 
+    @property
+    def code(self) -> str:
+        """The call that makes the plugin."""
+        given = {name: settled.value for name, settled in settle(self.plugin).items() if settled.origin == "given"}
+        return f"{self.cls.__name__}({', '.join(f'{name}={_code(value)}' for name, value in given.items())})"
+
+    @property
+    def imports(self) -> list[str]:
+        """The lines that import what `code` uses."""
+        if "<locals>" in self.cls.__qualname__ or self.cls.__module__ == "__main__":
+            return [f"# and {self.cls.__name__}, from where it is defined"]
+        return [f"from {self.cls.__module__} import {self.cls.__qualname__.partition('.')[0]}"]
+
     # What can be seen of it.
 
     @functools.cached_property
@@ -122,9 +136,7 @@ class Subject:
     @functools.cached_property
     def branches(self) -> tuple[str, ...]:
         """The branches it asks for."""
-        names = [
-            name for layout in self.layouts for name, plugins in layout.asked.items() if self.name in plugins
-        ]
+        names = [name for layout in self.layouts for name, plugins in layout.asked.items() if self.name in plugins]
         return tuple(dict.fromkeys(names))
 
     @functools.cached_property
@@ -254,6 +266,12 @@ def candidates(field: attrs.Attribute[Any], value: Any) -> list[Any]:
     return [each for each in found if not _same(each, value)]
 
 
+def _code(value: Any) -> str:
+    if isinstance(value, PerOutput):
+        return "{" + ", ".join(f"{output!r}: {_code(inner)}" for output, inner in value.items()) + "}"
+    return repr(value)
+
+
 def _same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
@@ -304,9 +322,7 @@ def _made(cls: type, parameters: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         shown = f" with {dict(parameters)}" if parameters else " without parameters; give them with --param"
-        raise ConfigurationError(
-            f"{cls.__name__} cannot be made{shown}: {type(error).__name__}: {error}"
-        ) from error
+        raise ConfigurationError(f"{cls.__name__} cannot be made{shown}: {type(error).__name__}: {error}") from error
 
 
 def imported(target: str) -> Any:
@@ -340,6 +356,3 @@ def short_traceback(error: BaseException, *, limit: int = 3) -> str:
     ]
     lines = [f"  {frame.filename}:{frame.lineno}, in {frame.name}\n    {frame.line}" for frame in frames[-limit:]]
     return "\n".join([*lines, *(f"  {line}" for line in traceback.format_exception_only(error)[-1].splitlines())])
-
-
-__all__ = ["Inputs", "Mover", "Subject", "candidates", "described", "imported", "short_traceback", "subject_of"]

@@ -44,7 +44,7 @@ class Place:
         ]
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818
     """A promise that does not hold for an example."""
 
     def __init__(self, what: str, place: Place | None = None) -> None:
@@ -61,7 +61,7 @@ class Violation(AssertionError):
         return type(self), (self.what, self.place)
 
 
-class NotApplicable(Exception):
+class NotApplicable(Exception):  # noqa: N818
     """A check says nothing about this plugin; the message says why."""
 
 
@@ -71,9 +71,7 @@ def require(condition: object, what: str) -> None:
         raise Violation(what)
 
 
-def first_difference(
-    got: Tensor, expected: Tensor, allowed: Tensor | float, *, step: int, output: str
-) -> Place | None:
+def first_difference(got: Tensor, expected: Tensor, allowed: Tensor | float, *, step: int, output: str) -> Place | None:
     """Return the first place where two tensors differ by more than `allowed` (absolute), or None.
 
     Values that are both NaN, or the same infinity, are equal; without allowance, so are bits alone:

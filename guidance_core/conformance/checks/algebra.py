@@ -28,10 +28,15 @@ def _asks_for_branches(subject: Subject) -> str | None:
 
 
 def _is_linear(subject: Subject) -> str | None:
-    return None if subject.is_linear else "it is not linear: it has " + ", ".join(
-        f"a {name} wrapper" if wraps else name
-        for name, wraps in subject.hooks.items()
-        if wraps or name != "build_branches"
+    return (
+        None
+        if subject.is_linear
+        else "it is not linear: it has "
+        + ", ".join(
+            f"a {name} wrapper" if wraps else name
+            for name, wraps in subject.hooks.items()
+            if wraps or name != "build_branches"
+        )
     )
 
 
@@ -139,11 +144,13 @@ def shift_equivariance(subject: Subject, case: Case) -> None:
     shifted = steps_of(subject.start(case), case, lambda case, step: _Changed(case, step, shift))
     plain = played(subject, case)
     expected = [
-        {output: shift(step, output, tensor) for output, tensor in named.items()}
-        for step, named in enumerate(plain)
+        {output: shift(step, output, tensor) for output, tensor in named.items()} for step, named in enumerate(plain)
     ]
     agree(
-        shifted, expected, "With one tensor added to every prediction, the result does not move by it.", ulps=256,
+        shifted,
+        expected,
+        "With one tensor added to every prediction, the result does not move by it.",
+        ulps=256,
         beside=plain,
     )
 
@@ -162,7 +169,7 @@ def _space_is_clear(subject: Subject) -> str | None:
 def space_invariance(subject: Subject, case: Case) -> None:
     count = case.steps
     sigmas = [0.9 - 0.8 * step / max(count - 1, 1) for step in range(count)] + [0.0]
-    levels = {"sigmas": sigmas, "alphas": [1 - sigma for sigma in sigmas]}
+    levels: dict[str, Any] = {"sigmas": sigmas, "alphas": [1 - sigma for sigma in sigmas]}
     noises = [Noise(sigma, 1 - sigma) for sigma in sigmas]
 
     def converted(source: str, target: str, step: int, sample: Tensor, tensor: Tensor) -> Tensor:
@@ -220,7 +227,7 @@ def accumulation(subject: Subject, case: Case) -> None:
             _near(mine[step][output], tensor, rounding + 2.0**-14 * size, step, output)
 
 
-def _near(got: Tensor, expected: Tensor, allowed: Tensor, step: int, output: str) -> None:
+def _near(got: Tensor, expected: Tensor, allowed: Tensor | float, step: int, output: str) -> None:
     place = first_difference(got, expected, allowed, step=step, output=output)
     if place is not None and math.isfinite(place.expected):
         raise Violation("The result is further from the same in float64 than rounding float32 sums once allows.", place)

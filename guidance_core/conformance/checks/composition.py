@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import torch
 
-from guidance_core.branch import Branch, Needs
+from guidance_core.branch import Branch
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.playing import agree, played, predictions_of
 from guidance_core.conformance.registry import check
@@ -144,9 +144,8 @@ def by_name(subject: Subject, case: Case) -> None:
     except BranchConflictError as error:
         raise Violation(f"The content of one branch name differs between steps: {error}") from error
     agree(
-        got, played(subject, case, guidance),
-        "Beside a method that asks for the same passes in another order, the result is another.", ulps=64.0,
+        got,
+        played(subject, case, guidance),
+        "Beside a method that asks for the same passes in another order, the result is another.",
+        ulps=64.0,
     )
-
-
-__all__ = ["Needs"]

@@ -1,1 +1,264 @@
-"""Executors."""
+"""What an executor owes the runs it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from hypothesis import strategies as st
+
+from guidance_core.conformance import ranks as shared
+from guidance_core.conformance.across_ranks import compare_ranks, same_bits, sum_bounds
+from guidance_core.conformance.case import STRUCTURES, Case
+from guidance_core.conformance.executor_subject import EXTRAS, ExecutorSubject, Looks
+from guidance_core.conformance.jobs import Fault, Made, executor_on_rank
+from guidance_core.conformance.registry import Function, check
+from guidance_core.conformance.violation import Violation, require
+from guidance_core.errors import RankError
+
+SECONDS = 5.0
+"How long an error may take to reach every rank: a second by promise, more on a busy machine."
+
+_STRENGTHS = (0.5, 2.0, -1.0, 0.25, 6.5)
+
+
+def _cases(
+    *, beside: tuple[str, ...] = EXTRAS, branches: tuple[int, int] = (0, 5), steps: tuple[int, int] = (1, 3)
+) -> Any:
+    def draw(subject: ExecutorSubject) -> st.SearchStrategy[Case]:
+        return st.builds(
+            _case,
+            structure=st.sampled_from(STRUCTURES),
+            samples=st.integers(1, 3).map(lambda count: tuple(range(count))),
+            shape=st.sampled_from([(2,), (3, 4), (1,), (2, 3, 4)]),
+            steps=st.integers(*steps),
+            dtype=st.sampled_from(["float32", "bfloat16", "float16", "float64"]),
+            seed=st.integers(0, 2**16),
+            count=st.integers(*branches),
+            beside=st.sampled_from(beside),
+        )
+
+    return draw
+
+
+def _case(structure: str, count: int, beside: str, **given: Any) -> Case:
+    outputs = () if structure == "tensor" else ("video", "audio")
+    parameters = {"strengths": _STRENGTHS[:count], "beside": beside}
+    return Case(structure=structure, outputs=outputs, parameters=parameters, **given)
+
+
+def _of_executors(name: str, sentence: str, **settings: Any) -> Callable[[Function], Function]:
+    return check(name, sentence, subject="executor", processes=True, several_ranks=True, **settings)
+
+
+def made_by(subject: ExecutorSubject, case: Case, count: int, **how: Any) -> list[Made]:
+    """Have an executor run a case, on `count` ranks if it takes a group, and return what each made."""
+    if not subject.takes_group:
+        return [executor_on_rank(None, subject, case, **how)]
+    try:
+        made: list[Made] = shared.run(executor_on_rank, subject, case, ranks=count, **how)
+    except RankError as error:
+        raise Violation(f"On {count} ranks: {error}") from error
+    if any(each.is_late(SECONDS) for each in made):
+        shared.close()  # a rank may still be inside a collective
+    return made
+
+
+def _worked(made: list[Made]) -> None:
+    for rank, each in enumerate(made):
+        if each.error is not None:
+            shared.close()
+            trace = f"\n{each.trace}" if each.trace else ""
+            raise Violation(f"On rank {rank} of {len(made)} it fails: {each.error_type}: {each.error}{trace}")
+
+
+def _compare(subject: ExecutorSubject, case: Case, made: list[Made]) -> None:
+    bounds = None if subject.gathers else sum_bounds(subject.start(case), case)
+    compare_ranks(made, "It gives another result than the serial executor.", bounds)
+
+
+@_of_executors(
+    "equals-serial",
+    "It gives the serial executor's bits on every rank; one that only adds up is within `n·2⁻²³·Σ|w·p|` (64 times that "
+    "after corrections) plus one rounding.",
+    draw=_cases(),
+)
+def equals_serial(subject: ExecutorSubject, case: Case, count: int) -> None:
+    made = made_by(subject, case, count)
+    _worked(made)
+    _compare(subject, case, made)
+
+
+@_of_executors(
+    "same-bits-on-every-rank",
+    "Every rank gets the same bits.",
+    draw=_cases(),
+    applies=lambda subject: None if subject.takes_group else "it runs in one process",
+)
+def same_bits_on_every_rank(subject: ExecutorSubject, case: Case, count: int) -> None:
+    made = made_by(subject, case, count)
+    _worked(made)
+    same_bits(made)
+
+
+@_of_executors(
+    "each-branch-once",
+    "Every branch of a step is run once, by one rank, and nothing else is run: a rank without a branch runs no "
+    "forward.",
+    draw=_cases(),
+)
+def each_branch_once(subject: ExecutorSubject, case: Case, count: int) -> None:
+    made = made_by(subject, case, count)
+    _worked(made)
+    for step in range(case.steps):
+        wanted = sorted(made[0].plans[step][0])
+        ran = sorted(name for each in made for name in each.calls[step])
+        require(ran == wanted, f"Step {step} on {len(made)} ranks plans {wanted} and runs {ran}.")
+
+
+@_of_executors(
+    "predictions-for-combine",
+    "A method whose `combine` looks at predictions gets those of every branch, bit for bit; an executor that only adds "
+    "up refuses it at start, by name.",
+    draw=_cases(beside=("nothing", "corrects")),
+)
+def predictions_for_combine(subject: ExecutorSubject, case: Case, count: int) -> None:
+    made = made_by(subject, case, count, extra=Looks())
+    if subject.gathers:
+        _worked(made)
+        compare_ranks(made, "With a method that looks at predictions it gives another result than serial.")
+        return
+    for rank, each in enumerate(made):
+        require(
+            each.error is not None and "looks" in each.error,
+            f"On rank {rank} of {len(made)} a method that looks at predictions is not refused by name: {each.error}",
+        )
+
+
+def _failing(subject: ExecutorSubject, case: Case, count: int, fault: Fault) -> list[Made]:
+    """Have a step fail and the next one work; return what each rank made."""
+    made = made_by(subject, case, count, fault=fault)
+    size = len(made)
+    for rank, each in enumerate(made):
+        require(each.fault_error is not None, f"Rank {rank} of {size} went on as if nothing had happened.")
+        require(
+            not each.is_late(SECONDS),
+            f"Rank {rank} of {size} heard of it after {each.fault_seconds:.1f} s; every rank should at once.",
+        )
+    kinds = sorted({each.fault_type or "" for each in made})
+    require(len(kinds) == 1, f"The ranks raise different errors: {', '.join(kinds)}.")
+    _worked(made)
+    _compare(subject, case, made)
+    return made
+
+
+@_of_executors(
+    "failing-forward",
+    "A forward that raises on one rank is an error on all of them within seconds, which names the branch; the next "
+    "step works.",
+    draw=_cases(branches=(1, 4), steps=(1, 2), beside=("nothing",)),
+    share=0.4,
+)
+def failing_forward(subject: ExecutorSubject, case: Case, count: int) -> None:
+    branch = ("cond", "b0")[case.seed % 2]
+    for rank, each in enumerate(_failing(subject, case, count, Fault("raises", branch))):
+        require(
+            branch in (each.fault_error or ""),
+            f"The error on rank {rank} does not name the branch {branch!r}: {each.fault_error}",
+        )
+
+
+@_of_executors(
+    "bad-prediction",
+    "A prediction of another shape, structure or dtype than it should have is a named error on every rank; the next "
+    "step works.",
+    draw=_cases(branches=(1, 4), steps=(1, 2), beside=("nothing",)),
+    share=0.4,
+)
+def bad_prediction(subject: ExecutorSubject, case: Case, count: int) -> None:
+    kind = ("shape", "none", "whole numbers")[case.seed % 3]
+    for rank, each in enumerate(_failing(subject, case, count, Fault(kind, "b0"))):
+        require("b0" in (each.fault_error or ""), f"The error on rank {rank} does not name 'b0': {each.fault_error}")
+
+
+@_of_executors(
+    "different-plans",
+    "Ranks that plan different things all raise PlanMismatchError, and exchange nothing.",
+    draw=_cases(branches=(1, 3), steps=(1, 1), beside=("nothing",)),
+    applies=lambda subject: None if subject.takes_group else "it runs in one process",
+    share=0.4,
+)
+def different_plans(subject: ExecutorSubject, case: Case, count: int) -> None:
+    if count == 1:
+        return
+    made = made_by(subject, case, count, fault=Fault("other strengths"))
+    for rank, each in enumerate(made):
+        require(
+            each.fault_type == "PlanMismatchError",
+            f"With another strength on rank 1, rank {rank} of {count} raises {each.fault_type}: {each.fault_error}",
+        )
+
+
+@_of_executors(
+    "serves-several-runs",
+    "One executor serves interleaved runs, each as it would alone.",
+    draw=_cases(steps=(2, 3)),
+    share=0.5,
+)
+def serves_several_runs(subject: ExecutorSubject, case: Case, count: int) -> None:
+    made = made_by(subject, case, count, interleaved=True)
+    _worked(made)
+    _compare(subject, case, made)
+
+
+@_of_executors(
+    "one-collective",
+    "A step makes at most one collective of predictions, and pickles nothing in it.",
+    draw=_cases(branches=(1, 4)),
+    applies=lambda subject: None if subject.takes_group else "it runs in one process",
+    share=0.5,
+)
+def one_collective(subject: ExecutorSubject, case: Case, count: int) -> None:
+    # Large enough to tell a prediction from a record of control.
+    case = attrs.evolve(case, shape=(64, 64), dtype="float32")
+    made = made_by(subject, case, count, watched=True)
+    _worked(made)
+    for rank, each in enumerate(made):
+        for step, (collectives, pickled) in enumerate(each.traffic):
+            require(
+                collectives <= 1,
+                f"Step {step} makes {collectives} collectives of predictions on rank {rank} of {count}; pack them.",
+            )
+            require(
+                not pickled,
+                f"Step {step} pickles objects to send them on rank {rank} of {count} ({pickled}).",
+            )
+
+
+@_of_executors(
+    "predictions-unchanged",
+    "It leaves samples and predictions as they are.",
+    draw=_cases(),
+    share=0.5,
+)
+def predictions_unchanged(subject: ExecutorSubject, case: Case, count: int) -> None:
+    made = made_by(subject, case, count)
+    _worked(made)
+    for rank, each in enumerate(made):
+        require(not each.changed, f"On rank {rank} of {len(made)} it changes {each.changed} in place.")
+
+
+@check(
+    "describes-itself",
+    "It has a name, and describes in one line how branches are run.",
+    subject="executor",
+    processes=True,
+)
+def describes_itself(subject: ExecutorSubject) -> None:
+    require(isinstance(getattr(subject.cls, "name", None), str) and subject.name, "It has no class attribute `name`.")
+    made = made_by(subject, Case(), 1)
+    _worked(made)
+    text = made[0].description
+    require(text.strip() and "\n" not in text.strip(), f"describe() is not one line: {text!r}.")
+    require(subject.name in text, f"describe() does not say its name {subject.name!r}: {text!r}.")

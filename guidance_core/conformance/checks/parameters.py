@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -21,7 +21,7 @@ from guidance_core.conformance.violation import NotApplicable, Violation, requir
 from guidance_core.errors import ConfigurationError, GuidanceError
 from guidance_core.guidance import Guidance
 from guidance_core.schedules import Linear, Within
-from guidance_core.values import UNSET, PerOutput
+from guidance_core.values import PerOutput
 
 
 def _has_parameters(subject: Subject) -> str | None:
@@ -47,7 +47,7 @@ def round_trip(subject: Subject, case: Case) -> None:
     plugin = subject.changed(case.parameters)
     with discovery.published(subject.name, subject.cls):
         guidance = Guidance([plugin])
-        ways = {
+        ways: dict[str, Callable[[], Guidance]] = {
             "a dict": lambda: Guidance.from_dict(guidance.to_dict()),
             "a dict of JSON values": lambda: Guidance.from_dict(json.loads(json.dumps(guidance.to_dict()))),
             "JSON": lambda: Guidance.from_json(guidance.to_json()),
@@ -267,11 +267,6 @@ def scheduled_parameters(subject: Subject, case: Case) -> None:
         except ConfigurationError:
             continue
         begun = played(subject, attrs.evolve(case, parameters={name: first}))
-        agree(
-            scheduled[:1], begun[:1], f"{name}={changes} is {first:g} at the first step, but acts otherwise there."
-        )
+        agree(scheduled[:1], begun[:1], f"{name}={changes} is {first:g} at the first step, but acts otherwise there.")
     if not taken:
         raise NotApplicable("it takes no schedules")
-
-
-__all__ = ["UNSET", "numeric"]

@@ -15,10 +15,12 @@ from typing import Any
 from guidance_core import discovery
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.registry import check
-from guidance_core.conformance.subject import Subject, short_traceback
+from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import NotApplicable, Violation, require
 
-_REFERENCE = re.compile(r"arxiv|doi\.|https?://|^\s*source\b|\bsource:|\bet al\b|\breference", re.IGNORECASE | re.MULTILINE)
+_REFERENCE = re.compile(
+    r"arxiv|doi\.|https?://|^\s*source\b|\bsource:|\bet al\b|\breference", re.IGNORECASE | re.MULTILINE
+)
 
 
 @check(
@@ -39,7 +41,7 @@ def documented(subject: Subject) -> None:
     )
     require(
         _REFERENCE.search(text),
-        "The docstring names no source: a paper (arXiv:..., with the equation), a repository, or `Source: this package`.",
+        "The docstring names no source: a paper (arXiv:..., with the equation), a repository, or `this package`.",
     )
     bare = [field.name for field in subject.fields if not field.metadata.get("help")]
     require(
@@ -65,9 +67,7 @@ def small_surface(subject: Subject) -> None:
     "loads-beside-a-broken-neighbour",
     "Its entry point loads alone in a fresh process, beside a plugin that fails to import.",
     processes=True,
-    applies=lambda subject: None
-    if discovery.entry_name(subject.cls)
-    else "it is not published under an entry point",
+    applies=lambda subject: None if discovery.entry_name(subject.cls) else "it is not published under an entry point",
 )
 def loads_beside_a_broken_neighbour(subject: Subject) -> None:
     answer = _asked(subject, [])
@@ -105,7 +105,7 @@ def same_in_a_fresh_process(subject: Subject) -> None:
     answer = _asked(subject, cases)
     if answer["error"]:
         raise Violation(f"In a fresh process it fails:\n{answer['error']}")
-    for case, here, there in zip(cases, map(lambda case: digests(subject, case), cases), answer["digests"], strict=True):
+    for case, here, there in zip(cases, (digests(subject, case) for case in cases), answer["digests"], strict=True):
         for step, (mine, other) in enumerate(zip(here, there, strict=True)):
             require(
                 mine["plan"] == other["plan"],
@@ -178,6 +178,3 @@ def _fresh_answer(request: str) -> dict[str, Any]:
         raise Violation(f"A fresh process cannot import or run it:\n{done.stderr.strip()[-1500:]}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
-
-
-__all__ = ["short_traceback"]

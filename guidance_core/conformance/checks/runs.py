@@ -5,18 +5,22 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from guidance_core import fingerprint
-from guidance_core.combination import guide  # noqa: F401
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import Results, agree, played, steps_of
+from guidance_core.conformance.playing import Results, agree, played
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import NotApplicable, Violation, require
+from guidance_core.guidance import Guidance
+from guidance_core.layout import Acting
+from guidance_core.plan import Plan
+from guidance_core.step import Step
 
 
 @check(
@@ -93,7 +97,6 @@ def runs_apart(subject: Subject, case: Case) -> None:
 
 
 def _other(case: Case) -> Case:
-    import attrs
 
     return attrs.evolve(case, seed=case.seed + 1)
 
@@ -105,7 +108,6 @@ def _other(case: Case) -> Case:
     share=0.25,
 )
 def threads(subject: Subject, case: Case) -> None:
-    import attrs
 
     guidance = subject.guidance(case)
     each = [attrs.evolve(case, seed=case.seed + number) for number in range(3)]
@@ -200,8 +202,10 @@ def second_evaluation(subject: Subject, case: Case) -> None:
     guidance = subject.guidance(case)
 
     def heun() -> Results:
-        run = subject.start(case, guidance, alphas=None) if case.prediction_type == "flow" else subject.start(
-            case, guidance
+        run = (
+            subject.start(case, guidance, alphas=None)
+            if case.prediction_type == "flow"
+            else subject.start(case, guidance)
         )
         results = []
         for step in range(case.steps):
@@ -223,7 +227,7 @@ def second_evaluation(subject: Subject, case: Case) -> None:
 def plugin_unchanged(subject: Subject, case: Case) -> None:
     plugin = subject.changed(case.parameters)
     before = fingerprint.digest([plugin]), repr(plugin), _held(plugin)
-    guidance = subject.guidance(case).__class__(subject.stacked(plugin))
+    guidance = Guidance(subject.stacked(plugin))
     played(subject, case, guidance)
     after = fingerprint.digest([plugin]), repr(plugin), _held(plugin)
     require(before == after, f"After a run {plugin!r} is not what it was: state belongs in step.state.")
@@ -231,14 +235,12 @@ def plugin_unchanged(subject: Subject, case: Case) -> None:
 
 def _held(plugin: Any) -> int:
     """Return a digest of everything an instance and its class hold that could be changed in place."""
-    import attrs
-
     held = [getattr(plugin, field.name) for field in attrs.fields(type(plugin))]
     own = [value for name, value in vars(type(plugin)).items() if isinstance(value, list | dict | set | Tensor)]
     return fingerprint.digest([*held, *own])
 
 
-class _Watching(TorchDispatchMode):
+class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Raises where a value is read off a tensor, which on a GPU waits for the device."""
 
     READS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal)
@@ -266,7 +268,7 @@ def no_waiting(subject: Subject, case: Case) -> None:
         try:
             plan = run.plan(step, sample)
             made = {branch.name: host(branch) for branch in plan.branches}
-            with _Watching():
+            with _Watching():  # type: ignore[no-untyped-call]
                 run.plan(step, sample)
                 run.finish(plan, made)
         except Exception as error:
@@ -294,34 +296,30 @@ def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseExcept
 )
 def no_graph_break(subject: Subject, case: Case) -> None:
     try:
-        import torch._dynamo
+        import torch._dynamo  # noqa: F401
     except ImportError:  # pragma: no cover
         raise NotApplicable("this torch has no compiler") from None
-    from guidance_core.step import Step
-
     run = subject.start(case)
     for step in range(case.steps):
         plan = run.plan(step, case.sample(step))
-        made = {branch.name: case.named(Host(case, step)(branch)) for branch in plan.branches}
+        host = Host(case, step)
+        made = {branch.name: host(branch) for branch in plan.branches}
         for output, layout in plan.layout.outputs.items():
             for acting in layout.combining:
-                if acting.implementation.plugin != subject.name:
-                    continue
-                given = {name: made[name][output] for name in acting.branches}
-
-                def combine(sample: Tensor, predictions: dict[str, Tensor], acting: Any = acting) -> Any:
-                    moment, name = plan.layout.moment, acting.implementation.plugin
-                    seen = Step(moment, name, acting.plugin, {}, output, sample)
-                    return acting.implementation.function(seen, predictions)
-
-                torch._dynamo.reset()
-                try:
-                    torch.compile(combine, fullgraph=True, backend="eager")(plan.samples[output], given)
-                except torch._dynamo.exc.TorchDynamoException as error:
-                    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                    raise Violation("combine does not compile as one graph: " + "\n".join(lines[:3])) from error
-        steps_of_this = [(branch.name, Host(case, step)(branch)) for branch in plan.branches]
-        run.finish(plan, dict(steps_of_this))
+                if acting.implementation.plugin == subject.name:
+                    given = {name: case.named(made[name])[output] for name in acting.branches}
+                    _compiles(plan, output, acting, given)
+        run.finish(plan, made)
 
 
-__all__ = ["steps_of"]
+def _compiles(plan: Plan, output: str, acting: Acting, given: dict[str, Tensor]) -> None:
+    def combine(sample: Tensor, predictions: dict[str, Tensor]) -> Any:
+        step = Step(plan.layout.moment, acting.implementation.plugin, acting.plugin, {}, output, sample)
+        return acting.implementation.function(step, predictions)
+
+    torch._dynamo.reset()
+    try:
+        torch.compile(combine, fullgraph=True, backend="eager")(plan.samples[output], given)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise Violation("combine does not compile as one graph: " + "\n".join(lines[:3])) from error

@@ -1,0 +1,175 @@
+"""An executor to check, and the methods that its checks run on it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from guidance_core.branch import Branch, Hold, Needs, Request
+from guidance_core.conformance.case import Case
+from guidance_core.conformance.subject import imported
+from guidance_core.discovery import executor_class
+from guidance_core.errors import ConfigurationError
+from guidance_core.executors.base import Executor
+from guidance_core.guidance import Guidance
+from guidance_core.hookspecs import hookimpl
+from guidance_core.reference import Multiply, Reference
+from guidance_core.run import Run
+from guidance_core.statistics import ratio, std
+
+EXTRAS = ("nothing", "corrects", "compares", "holds")
+"What may stand beside the branches of a case."
+
+
+@attrs.frozen
+class Moves:
+    """Moves away from one branch for each strength; 0 runs none."""
+
+    strengths: tuple[float, ...] = (1.5,)
+
+    @hookimpl
+    def build_branches(self, step: Any) -> list[Request]:
+        """Ask for them."""
+        return [
+            Branch(f"b{number}", condition="negative", overrides={"number": number}, strength=strength)
+            for number, strength in enumerate(self.strengths)
+        ]
+
+
+@attrs.frozen
+class Corrects:
+    """Gives the sum the spread of the base prediction."""
+
+    @hookimpl
+    def build_branches(self, step: Any) -> list[Request]:
+        """Ask for the spread."""
+        return [Needs(std="sample")]
+
+    @hookimpl
+    def postprocess(self, step: Any, guided: Tensor, reference: Reference) -> Multiply:
+        """Scale."""
+        return Multiply(ratio(reference.std(), std(guided)))
+
+
+@attrs.frozen
+class Compares:
+    """Takes the mean of the sum and the base prediction, which it asks for as a whole."""
+
+    @hookimpl
+    def build_branches(self, step: Any) -> list[Request]:
+        """Ask for it."""
+        return [Needs(reference=True)]
+
+    @hookimpl
+    def postprocess(self, step: Any, guided: Tensor, reference: Reference) -> Tensor:
+        """Take the mean."""
+        return 0.5 * guided + 0.5 * reference.tensor
+
+
+@attrs.frozen
+class Holds:
+    """Keeps the last x0 at every other step."""
+
+    @hookimpl
+    def build_branches(self, step: Any) -> list[Request]:
+        """Hold at odd steps."""
+        return [Hold()] if step.index % 2 else []
+
+
+@attrs.frozen
+class Looks:
+    """A delta that looks at the predictions, at their signs too: a difference in the last bit may show."""
+
+    @hookimpl
+    def build_branches(self, step: Any) -> list[Request]:
+        """Ask for a branch of its own."""
+        return [Branch("seen", condition="negative", required=True)]
+
+    @hookimpl
+    def combine(self, step: Any, predictions: Mapping[str, Tensor]) -> Tensor:
+        """Return it."""
+        difference = predictions["cond"] - predictions["seen"]
+        return torch.where(difference > 0, difference, 0.25 * difference)
+
+
+@attrs.frozen(eq=False)
+class ExecutorSubject:
+    """An executor to check."""
+
+    kind: ClassVar[str] = "executor"
+
+    cls: type[Executor]
+    given: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name among executors."""
+        return getattr(self.cls, "name", self.cls.__name__)
+
+    @property
+    def key(self) -> str:
+        """What distinguishes it from other subjects."""
+        return f"{self.cls.__module__}:{self.cls.__qualname__}"
+
+    @property
+    def code(self) -> str:
+        """The call that makes the subject."""
+        return f"executor_subject_of({self.cls.__name__})"
+
+    @property
+    def imports(self) -> list[str]:
+        """The lines that import what `code` uses."""
+        return [
+            "from guidance_core.conformance import executor_subject_of",
+            f"from {self.cls.__module__} import {self.cls.__qualname__.partition('.')[0]}",
+        ]
+
+    @functools.cached_property
+    def takes_group(self) -> bool:
+        """Whether it is made with a process group."""
+        return "group" in inspect.signature(self.cls).parameters
+
+    @property
+    def gathers(self) -> bool:
+        """Whether every prediction reaches every process."""
+        return bool(self.cls.gathers_predictions)
+
+    def make(self, group: Any) -> Executor:
+        """Return one, for a process group where it takes one."""
+        return self.cls(group) if self.takes_group else self.cls()  # type: ignore[call-arg]
+
+    def start(self, case: Case, executor: Executor | str = "serial", *, extra: Any = None) -> Run:
+        """Start a run of a case."""
+        beside = {"corrects": Corrects(), "compares": Compares(), "holds": Holds()}
+        moves = Moves(tuple(case.parameters.get("strengths", (1.5,))))
+        others = [beside.get(case.parameters.get("beside", "nothing")), extra]
+        guidance = Guidance([moves, *(plugin for plugin in others if plugin is not None)])
+        return guidance.start(
+            conditions={name: {"condition": name} for name in ("positive", "negative")},
+            sigmas=case.sigmas,
+            alphas=case.alphas,
+            prediction_type=case.prediction_type,
+            outputs=case.outputs or None,
+            executor=executor,
+        )
+
+
+def executor_subject_of(given: Any) -> ExecutorSubject:
+    """Return the subject for an executor given by name, as `module:Class`, or as a class.
+
+    Raises:
+        UnknownNameError: no executor of that name is installed.
+        ConfigurationError: it cannot be imported, or is no executor.
+    """
+    cls = given
+    if isinstance(given, str):
+        cls = imported(given) if ":" in given else executor_class(given)
+    if not isinstance(cls, type) or not issubclass(cls, Executor):
+        raise ConfigurationError(f"{given!r} is no executor: a subclass of guidance_core.Executor.")
+    return ExecutorSubject(cls)

@@ -1,0 +1,128 @@
+"""Outcomes as text and as plain data: what is promised, the smallest example, where it differs."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from guidance_core.conformance.case import key_of
+from guidance_core.conformance.runner import Failure, Outcome
+
+WIDTH = 110
+SMALL = 12
+"Tensors of at most so many elements are shown in full."
+
+
+def failure_text(outcome: Outcome) -> str:
+    """Return what an author reads about a failed check."""
+    failure = outcome.failure
+    lines = [f"{outcome.check.name}: {outcome.subject.name} does not keep this promise:"]
+    lines += _wrapped(outcome.check.sentence, "    ")
+    if failure is None:
+        return "\n".join([*lines, "", *_wrapped(outcome.reason, "  ")])
+    lines.append("")
+    for paragraph in failure.what.splitlines():
+        lines += _wrapped(paragraph, "  ")
+    if failure.place is not None:
+        lines += [f"    {line}" for line in failure.place.lines()]
+    if failure.trace:
+        lines += ["", "  Where it was raised:", textwrap.indent(failure.trace, "  ")]
+    lines += ["", f"  Smallest example found (of {outcome.examples} tried), to paste and run:"]
+    lines.append(textwrap.indent(example_code(outcome), "    "))
+    values = _values(outcome, failure)
+    if values:
+        lines += ["", "  In it:", *(f"    {line}" for line in values)]
+    return "\n".join(lines)
+
+
+def example_code(outcome: Outcome) -> str:
+    """Return code that runs the failed check on its smallest example."""
+    failure, subject = outcome.failure, outcome.subject
+    names = ["check_one"] if failure is None or failure.case is None else ["Case", "check_one"]
+    arguments = [repr(outcome.check.name), subject.code]
+    lines = [f"from guidance_core.conformance import {', '.join(names)}", *subject.imports]
+    if failure is not None and failure.case is not None:
+        arguments.append(repr(failure.case))
+    if failure is not None and failure.ranks is not None:
+        arguments.append(f"ranks={failure.ranks}")
+    if "tensor(" in "".join(arguments):
+        lines.insert(0, "from torch import tensor")
+    call = f"check_one({', '.join(arguments)})"
+    if outcome.check.processes:
+        return "\n".join([*lines, "", 'if __name__ == "__main__":', f"    {call}"])
+    return "\n".join([*lines, "", call])
+
+
+def _values(outcome: Outcome, failure: Failure) -> list[str]:
+    """Return the numbers of the step that differs, where they are few."""
+    case = failure.case
+    if case is None or outcome.subject.kind != "plugin":
+        return []
+    step = failure.place.step if failure.place is not None else 0
+    output = failure.place.output if failure.place is not None else case.names[0]
+    if step >= case.steps or output not in case.names:
+        return []
+    lines = [f"plugin     {outcome.subject.changed(case.parameters)!r}"]
+    lines.append(f"sigma      {case.sigmas[step]:g} at step {step} of {case.steps}, {case.prediction_type} predictions")
+    try:
+        plan = outcome.subject.start(case).layouts[step]
+        passes = [(branch.name, None) for branch in plan.branches]
+        run = outcome.subject.start(case)
+        bound = {branch.name: branch for branch in run._bound[step]}
+        tensors = {"x": case.named(case.sample(step))[output]}
+        tensors |= {name: case.named(case.prediction(key_of(bound[name]), step))[output] for name, _ in passes}
+    except Exception:  # an example whose plan cannot be made is shown without it
+        return lines
+    for name, tensor in tensors.items():
+        lines.append(f"{name:<10} {_shown(tensor)}")
+    return lines
+
+
+def _shown(tensor: Tensor) -> str:
+    kind = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+    if tensor.numel() > SMALL:
+        return kind
+    return f"{[[round(number, 4) for number in row] for row in tensor.flatten(1).tolist()]}  {kind}"
+
+
+def to_dict(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as plain data."""
+    failure = outcome.failure
+    data: dict[str, Any] = {
+        "check": outcome.check.name,
+        "sentence": outcome.check.sentence,
+        "theme": outcome.check.theme,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "examples": outcome.examples,
+        "seconds": round(outcome.seconds, 3),
+    }
+    if failure is not None:
+        data["failure"] = {
+            "what": failure.what,
+            "where": None if failure.place is None else attrs.asdict(failure.place),
+            "case": None if failure.case is None else repr(failure.case),
+            "ranks": failure.ranks,
+            "traceback": failure.trace,
+            "code": example_code(outcome),
+        }
+    return data
+
+
+def markdown_of_checks(checks: Any) -> str:
+    """Return the checks with their sentences as Markdown tables, by theme."""
+    lines: list[str] = []
+    theme = ""
+    for check in checks:
+        if check.theme != theme:
+            theme = check.theme
+            lines += ["", f"### {theme.capitalize()}", "", "| check | what it promises |", "|---|---|"]
+        lines.append(f"| `{check.name}` | {check.sentence} |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent) or [""]

@@ -1,0 +1,142 @@
+"""The suite inside pytest: a decorator, a base class, and what both make of a check's outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+
+from guidance_core.conformance.executor_subject import executor_subject_of
+from guidance_core.conformance.registry import Check, all_checks, check_named
+from guidance_core.conformance.report import failure_text
+from guidance_core.conformance.runner import (
+    EXPECTED_FAILURE,
+    NOT_APPLICABLE,
+    SKIPPED,
+    UNEXPECTED_PASS,
+    Options,
+    judged,
+    run_check,
+)
+from guidance_core.conformance.subject import Inputs, subject_of
+
+
+@attrs.frozen(eq=False)
+class BoundCheck:
+    """A check of one subject; call it to run it inside a pytest test."""
+
+    check: Check
+    subject: Any
+    expected: Mapping[str, str] = attrs.field(factory=dict)
+    skip: Mapping[str, str] = attrs.field(factory=dict)
+    options: Options = attrs.field(factory=Options)
+
+    @property
+    def id(self) -> str:
+        """What pytest calls it."""
+        return f"{self.subject.name}-{self.check.name}"
+
+    def __repr__(self) -> str:
+        return self.id
+
+    def __call__(self) -> None:
+        """Run it: pass, fail with a readable report, skip where it does not apply, or fail as expected."""
+        import pytest
+
+        __tracebackhide__ = True
+        if self.check.name in self.skip:
+            pytest.skip(self.skip[self.check.name])
+        outcome = judged(run_check(self.check, self.subject, self.options), self.expected)
+        if outcome.status in (NOT_APPLICABLE, SKIPPED):
+            pytest.skip(f"not applicable: {outcome.reason}")
+        if outcome.status == EXPECTED_FAILURE:
+            pytest.xfail(outcome.reason)
+        if outcome.status == UNEXPECTED_PASS:
+            pytest.fail(f"{self.check.name}: {outcome.reason}", pytrace=False)
+        if outcome.is_bad:
+            pytest.fail(failure_text(outcome), pytrace=False)
+
+
+def bound_checks(
+    plugins: Iterable[Any],
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+    skip: Mapping[str, str] | None = None,
+    conditions: Mapping[str, Inputs] | None = None,
+    shapes: Sequence[Sequence[int]] | None = None,
+    options: Options | None = None,
+    executors: Iterable[Any] = (),
+) -> list[BoundCheck]:
+    """Return every check of every plugin (and executor), bound to it."""
+    expected, skipped = dict(expected_failures or {}), dict(skip or {})
+    subjects: list[Any] = [subject_of(plugin, conditions=conditions, shapes=shapes) for plugin in plugins]
+    subjects += [executor_subject_of(executor) for executor in executors]
+    kinds = {subject.kind for subject in subjects}
+    for name in (*expected, *skipped):
+        check_named(name, kinds.pop() if len(kinds) == 1 else None)
+        kinds = {subject.kind for subject in subjects}
+    return [
+        BoundCheck(check, subject, expected, skipped, options or Options())
+        for subject in subjects
+        for check in all_checks(subject.kind)
+    ]
+
+
+def parametrize_with_checks(plugins: Iterable[Any] = (), **settings: Any) -> Callable[[Any], Any]:
+    """Parametrize a pytest function, which takes `check` and calls it, with all checks of some plugins.
+
+        @parametrize_with_checks([MyMethod(scale=4.0)], expected_failures={"neutral": "has no neutral scale"})
+        def test_keeps_the_promises(check):
+            check()
+
+    Args:
+        plugins: instances, classes, names of installed plugins, or `module:Class`.
+        settings: `expected_failures` and `skip`, each `{check: reason}`; a check that passes although it is
+            expected to fail is reported. `conditions`: model inputs by condition, or functions of the case
+            that make them, for conditions that a plugin looks for without naming them in a branch. `shapes`:
+            shapes of one sample to try. `options`: an `Options`. `executors`: executors to check, likewise.
+
+    Raises:
+        UnknownNameError: no such check or plugin.
+        ConfigurationError: a plugin cannot be made.
+    """
+    import pytest
+
+    bound = bound_checks(plugins, **settings)
+    return pytest.mark.parametrize("check", bound, ids=[each.id for each in bound])
+
+
+class ConformanceTests:
+    """Base class of tests for one plugin.
+
+    class TestMyMethod(ConformanceTests):
+        plugin = MyMethod(scale=4.0)
+    """
+
+    plugin: ClassVar[Any]
+    "The plugin: an instance, a class, a name, or `module:Class`."
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    "Checks that are known to fail, each with the reason."
+    skip: ClassVar[Mapping[str, str]] = {}
+    conditions: ClassVar[Mapping[str, Inputs]] = {}
+    shapes: ClassVar[Sequence[Sequence[int]] | None] = None
+    options: ClassVar[Options] = Options()
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Give `test_promise` one call for each check."""
+        if "conformance_check" in metafunc.fixturenames:
+            bound = bound_checks(
+                [self.plugin],
+                expected_failures=self.expected_failures,
+                skip=self.skip,
+                conditions=self.conditions,
+                shapes=self.shapes,
+                options=self.options,
+            )
+            metafunc.parametrize("conformance_check", bound, ids=[each.check.name for each in bound])
+
+    def test_promise(self, conformance_check: BoundCheck) -> None:
+        """Keep one promise."""
+        __tracebackhide__ = True
+        conformance_check()
