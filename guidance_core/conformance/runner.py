@@ -223,8 +223,8 @@ class _Attempt:
         arguments: list[Any] = [self.check.draw(self.subject)]
         if self.check.several_ranks:
             arguments.append(hypothesis.strategies.integers(1, self.options.ranks))
-        test: Any = hypothesis.given(*arguments)(_positional(self.one, len(arguments)))
-        test = self._settings()(test)
+        given: Any = hypothesis.given
+        test: Any = self._settings()(given(*arguments)(_positional(self.one, len(arguments))))
         if self.options.seed is not None:
             test = hypothesis.seed(self.options.seed)(test)
         key = f"{self.check.name} {type(self.subject).__name__} {self.subject.key}"
@@ -280,7 +280,7 @@ class _Attempt:
             report_multiple_bugs=False,
             suppress_health_check=list(hypothesis.HealthCheck),
             verbosity=hypothesis.Verbosity.quiet,
-            derandomize=False,
+            phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],  # slow
         )
 
 

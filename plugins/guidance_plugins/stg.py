@@ -36,16 +36,19 @@ class STG:
     start: float = number(0.0, ge=0, le=1, help="fraction of the steps after which it starts")
     stop: float = number(1.0, ge=0, le=1, help="fraction of the steps after which it stops")
     branch: str = attrs.field(default="perturbed", metadata={"help": "name of the branch; two stacked STGs need two"})
-    window: Window = attrs.field(init=False, repr=False, eq=False)
     perturbation: SkipSelfAttention | SkipBlocks = attrs.field(init=False, repr=False, eq=False)
-
-    @window.default
-    def _make_window(self) -> Window:
-        return Window(self.start, self.stop, by="fraction")
 
     @perturbation.default
     def _make_perturbation(self) -> SkipSelfAttention | SkipBlocks:
         return SkipSelfAttention(self.blocks) if self.skip == "attention" else SkipBlocks(self.blocks)
+
+    def __attrs_post_init__(self) -> None:
+        self.window  # noqa: B018  (raises where start lies after stop)
+
+    @property
+    def window(self) -> Window:
+        """The steps in which it acts."""
+        return Window(self.start, self.stop, by="fraction")
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Branch]:

@@ -181,6 +181,9 @@ def space_invariance(subject: Subject, case: Case) -> None:
 
     guidance = subject.guidance(case)
     own = subject.start(case, guidance, prediction_type=case.prediction_type, **levels)
+    outputs = [output for layout in own.layouts for output in layout.outputs.values()]
+    if any(acting.needs.space is None for output in outputs for acting in output.all_acting):
+        return  # with these parameters it works in the model's own space
     flow = steps_of(subject.start(case, guidance, prediction_type="flow", **levels), case)
     other = steps_of(own, case, lambda case, step: _Changed(case, step, change))
     back = [
