@@ -111,6 +111,16 @@ def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: 
     return attrs.field(default=default, converter=convert, validator=check, metadata=metadata)
 
 
+def text(default: Any, *, help: str = "") -> Any:
+    """An attrs field for a name of the author's or user's own choosing, which may not be empty."""
+
+    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, str) or not value:
+            raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a name; got {value!r}.")
+
+    return attrs.field(default=default, validator=check, metadata={"help": help})
+
+
 def whole(default: Any = attrs.NOTHING, *, ge: int = 0, help: str = "") -> Any:
     """An attrs field for a whole number of at least `ge`; per output and by sigma where wanted."""
 

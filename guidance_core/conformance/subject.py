@@ -160,6 +160,15 @@ class Subject:
         singles = [{name: value} for name, values in self.alternatives.items() for value in values]
         return ({}, *singles)
 
+    def mixes_samples(self, case: Case) -> bool:
+        """Whether it says that with these parameters a sample's result depends on the batch.
+
+        It says so by a class attribute such as `mixes_samples = {"over": ("tensor",)}`.
+        """
+        declared: Mapping[str, Sequence[Any]] = getattr(self.cls, "mixes_samples", {})
+        plugin = self.changed(case.parameters)
+        return any(getattr(plugin, name) in values for name, values in declared.items())
+
     @functools.cached_property
     def neutral(self) -> dict[str, Any] | None:
         """Parameters to change so that it asks for no pass and no hook acts; None if none are found.
@@ -184,8 +193,10 @@ class Subject:
             layouts = described([self.changed(parameters)])
         except GuidanceError:
             return math.inf
-        passes = sum(len(layout.branches) - 1 for layout in layouts)
-        return passes + sum(len(output.all_acting) for layout in layouts for output in layout.outputs.values())
+        outputs = [output for layout in layouts for output in layout.outputs.values()]
+        if any(output.held for output in outputs):
+            return math.inf  # to run nothing is not to be neutral
+        return sum(len(layout.branches) - 1 for layout in layouts) + sum(len(each.all_acting) for each in outputs)
 
     def _accepted(self, field: attrs.Attribute[Any]) -> Iterator[Any]:
         for value in candidates(field, getattr(self.plugin, field.name)):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import attrs
 import torch
 
@@ -26,6 +29,8 @@ class Rescale:
 
     Source: Lin et al., arXiv:2305.08891, eq. 15 and 16.
     """
+
+    mixes_samples: ClassVar[Mapping[str, tuple[str, ...]]] = {"over": ("tensor",)}
 
     phi: Scale = number(0.7, ge=0, le=1, help="how much of the rescaled prediction to use; 0 is off")
     over: str = choice(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from guidance_core import Branch, Scale, SkipBlocks, SkipSelfAttention, Step, Window, choice, hookimpl, number
+from guidance_core import Branch, Scale, SkipBlocks, SkipSelfAttention, Step, Window, choice, hookimpl, number, text
 
 
 def _as_blocks(given: int | Iterable[int] | None) -> tuple[int, ...] | None:
@@ -35,7 +35,7 @@ class STG:
     skip: str = choice("attention", ("attention", "blocks"), help="what to skip in those blocks")
     start: float = number(0.0, ge=0, le=1, help="fraction of the steps after which it starts")
     stop: float = number(1.0, ge=0, le=1, help="fraction of the steps after which it stops")
-    branch: str = attrs.field(default="perturbed", metadata={"help": "name of the branch; two stacked STGs need two"})
+    branch: str = text("perturbed", help="name of the branch; two stacked STGs need two")
     perturbation: SkipSelfAttention | SkipBlocks = attrs.field(init=False, repr=False, eq=False)
 
     @perturbation.default

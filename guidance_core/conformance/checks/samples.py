@@ -41,6 +41,9 @@ def batch_order(subject: Subject, case: Case) -> None:
 )
 def batch_mates(subject: Subject, case: Case) -> None:
     together = played(subject, case)
+    if subject.mixes_samples(case):
+        _really_mixes(subject, case)
+        return
     for number, sample in enumerate(case.samples):
         alone = played(subject, attrs.evolve(case, samples=(sample,)))
         agree(
@@ -49,6 +52,20 @@ def batch_mates(subject: Subject, case: Case) -> None:
             f"Sample {number} has another result in a batch of {len(case.samples)} than alone (index counts from it).",
             ulps=ROUNDING,
         )
+
+
+def _really_mixes(subject: Subject, case: Case) -> None:
+    """Raise `Violation` if it says that samples are mixed, and they are not."""
+    alone = [played(subject, attrs.evolve(case, samples=(sample,))) for sample in case.samples]
+    together = played(subject, case)
+    same = all(
+        torch.equal(torch.cat([each[step][output] for each in alone]), tensor)
+        for step, named in enumerate(together)
+        for output, tensor in named.items()
+    )
+    require(
+        not same, f"{subject.cls.__name__}.mixes_samples says that samples are mixed with {case.parameters}; none is."
+    )
 
 
 class _OneIsNaN(Host):
@@ -68,6 +85,8 @@ class _OneIsNaN(Host):
     share=0.5,
 )
 def nan_stays_in_its_sample(subject: Subject, case: Case) -> None:
+    if subject.mixes_samples(case):
+        return
     run = subject.start(case)
     got = [case.named(run.step(step, case.sample(step), _OneIsNaN(case, step))) for step in range(case.steps)]
     others = range(len(case.samples) - 1)
