@@ -24,6 +24,8 @@ try:
     from rich.progress import Progress
     from rich.table import Table
     from rich.text import Text
+
+    from guidance_core.check_command import check
 except ImportError as error:  # pragma: no cover
     raise SystemExit(
         f"guidance-core needs the extra 'cli' ({error.name} is missing): pip install 'guidance-core[cli]'"
@@ -37,6 +39,7 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(help="Measure the library against its peers and its floor.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
+app.command(name="check")(check)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 _SPEC = "Methods in one line, such as 'cfg:scale=3,rescale:phi=0.7'. Empty: no guidance."

@@ -69,6 +69,11 @@ def executor_class(name: str) -> type:
     raise UnknownNameError(f"there is no executor {name!r}.{suggest(name, points)}")
 
 
+def names_of(group: str) -> list[str]:
+    """Return the names that are published in an entry-point group."""
+    return sorted(_points(group))
+
+
 def entry_name(cls: type) -> str | None:
     """Return the name under which a plugin class is published, or None; loads nothing."""
     return next((name for name, points in _points(PLUGINS).items() if _stands_for(points[0], cls)), None)

@@ -63,6 +63,8 @@ class Failure:
     ranks: int | None = None
     trace: str = ""
     "The end of the traceback, where the plugin raised."
+    hangs: bool = False
+    "Whether the time limit passed."
 
 
 @attrs.frozen
@@ -107,13 +109,19 @@ def run_checks(
     skip, expected = dict(skip or {}), dict(expected_failures or {})
     for name in (*only, *skip, *expected):
         check_named(name, subject.kind)
+    hung = ""
     for check in all_checks(subject.kind):
         if only and check.name not in only:
             continue
         if check.name in skip:
             yield Outcome(check, subject, SKIPPED, skip[check.name])
             continue
-        yield judged(run_check(check, subject, options), expected)
+        if hung:
+            yield Outcome(check, subject, SKIPPED, f"{hung} hangs")
+            continue
+        outcome = run_check(check, subject, options)
+        hung = check.name if outcome.failure is not None and outcome.failure.hangs else ""
+        yield judged(outcome, expected)
 
 
 def judged(outcome: Outcome, expected: Mapping[str, str]) -> Outcome:
@@ -265,7 +273,7 @@ class _Attempt:
             f"It did not end within the time limit of {limit:g} s: a hook hangs, or takes far too long (example "
             f"{self.examples})."
         )
-        return Failure(what, None, case, count)
+        return Failure(what, None, case, count, hangs=True)
 
     def _settings(self) -> hypothesis.settings:
         database = None

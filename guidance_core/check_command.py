@@ -1,0 +1,253 @@
+"""`guidance-core check`: the conformance suite as a command. Needs the extras `cli` and `testing`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from guidance_core.config import decode
+from guidance_core.discovery import EXECUTORS, find_plugins, names_of
+from guidance_core.errors import ConfigurationError, SpecError
+from guidance_core.spec import parse_spec
+
+if TYPE_CHECKING:
+    from guidance_core.conformance import Outcome
+
+_COLOURS = {
+    "passed": "green",
+    "failed": "bold red",
+    "passed unexpectedly": "bold red",
+    "failed as expected": "yellow",
+    "skipped": "yellow",
+    "not applicable": "dim",
+}
+
+
+def check(
+    plugins: Annotated[
+        list[str] | None,
+        typer.Argument(help="Methods to check: installed names, module:Class, or specs such as cfg:scale=4."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Check every installed method.")] = False,
+    executor: Annotated[
+        list[str] | None, typer.Option(help="Check an executor: an installed name, or module:Class. Repeatable.")
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="A parameter of the method, as in a spec: --param scale=4. Repeatable."),
+    ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="A condition the method looks for but names in no branch. Repeatable."),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A shape of one sample to try, such as 3,8,8, for a method that takes no others. Repeatable."
+        ),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run this check only. Repeatable.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave a check out: CHECK=REASON. Repeatable.")] = None,
+    expect_failure: Annotated[
+        list[str] | None,
+        typer.Option(help="A check known to fail: CHECK=REASON; that it passes is reported. Repeatable."),
+    ] = None,
+    ranks: Annotated[int, typer.Option(help="Most processes to use; 0 leaves those checks out.")] = 4,
+    max_examples: Annotated[int, typer.Option(help="Examples for a check of average cost.")] = 20,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the choice of examples; another each time if left out.")
+    ] = None,
+    time_limit: Annotated[float, typer.Option(help="Seconds that one check may take.")] = 60.0,
+    list_checks: Annotated[bool, typer.Option("--list", help="List the checks with what they promise.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Check whether methods and executors keep the library's promises.
+
+    Every check is tried on examples drawn anew; one that fails is shown with the smallest example found, as code to
+    run. Exit status: 0 if all hold, 1 if one does not, 2 for wrong use.
+    """
+    try:
+        from guidance_core import conformance
+    except ImportError as error:
+        raise ConfigurationError(str(error)) from None
+
+    if list_checks:
+        _list(conformance.all_checks(), as_json=as_json)
+        return
+    sys.path.insert(0, os.getcwd())  # as python itself would, for module:Class
+    options = conformance.Options(max_examples=max_examples, seed=seed, ranks=ranks, time_limit=time_limit)
+    wanted = list(plugins or [])
+    if everything:
+        wanted += [found.name for found in find_plugins() if found.name not in wanted]
+    if not wanted and not executor:
+        raise ConfigurationError(
+            f"name a method to check, --all, or --executor NAME ({', '.join(names_of(EXECUTORS))}); see --help."
+        )
+    given: dict[str, Any] = {"conditions": {name: {} for name in condition or []}, "shapes": _shapes(shape)}
+    subjects: list[Any] = [_subject(name, _parameters(param), given) for name in wanted]
+    subjects += [conformance.executor_subject_of(name) for name in executor or []]
+    settings: dict[str, Any] = {
+        "only": tuple(only or ()),
+        "skip": _reasons("--skip", skip),
+        "expected_failures": _reasons("--expect-failure", expect_failure),
+        "options": options,
+    }
+    reports = [
+        _Report(subject, list(_shown(conformance.run_checks(subject, **settings), subject))) for subject in subjects
+    ]
+    if as_json:
+        print(json.dumps({"subjects": [report.to_dict() for report in reports]}, indent=2))
+    else:
+        for report in reports:
+            report.print()
+    if any(outcome.is_bad for report in reports for outcome in report.outcomes):
+        raise SystemExit(1)
+
+
+class _Report:
+    """What became of the checks of one subject."""
+
+    def __init__(self, subject: Any, outcomes: list[Outcome]) -> None:
+        self.subject = subject
+        self.outcomes = outcomes
+
+    @property
+    def seconds(self) -> float:
+        return sum(outcome.seconds for outcome in self.outcomes)
+
+    def counts(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for outcome in self.outcomes:
+            counts[outcome.status] = counts.get(outcome.status, 0) + 1
+        return counts
+
+    def to_dict(self) -> dict[str, Any]:
+        from guidance_core.conformance.report import to_dict
+
+        return {
+            "name": self.subject.name,
+            "kind": self.subject.kind,
+            "code": self.subject.code,
+            "ok": not any(outcome.is_bad for outcome in self.outcomes),
+            "counts": self.counts(),
+            "seconds": round(self.seconds, 3),
+            "checks": [to_dict(outcome) for outcome in self.outcomes],
+        }
+
+    def print(self) -> None:
+        from guidance_core.conformance.report import failure_text
+
+        console = Console()
+        table = Table(title=escape(f"{self.subject.kind} {self.subject.code}"), title_justify="left", box=None)
+        table.add_column("check", no_wrap=True)
+        table.add_column("")
+        table.add_column("examples", justify="right")
+        table.add_column("seconds", justify="right")
+        for outcome in self.outcomes:
+            colour = _COLOURS[outcome.status]
+            reason = f": {outcome.reason}" if outcome.reason else ""
+            examples = str(outcome.examples) if outcome.examples else ""
+            table.add_row(
+                outcome.check.name,
+                f"[{colour}]{outcome.status}[/{colour}][dim]{escape(reason)}[/dim]",
+                examples,
+                f"{outcome.seconds:.2f}",
+            )
+        console.print(table)
+        for outcome in self.outcomes:
+            if outcome.is_bad:
+                console.print()
+                console.print(failure_text(outcome), markup=False, highlight=False, soft_wrap=True)
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts().items())
+        console.print(f"\n{self.subject.name}: {counts} in {self.seconds:.1f} s\n", highlight=False)
+
+
+def _shown(outcomes: Iterable[Outcome], subject: Any) -> Iterable[Outcome]:
+    """Pass outcomes on, with a line on stderr that says how far it is."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"{subject.name}: starting", total=None)
+        for number, outcome in enumerate(outcomes, 1):
+            progress.update(task, description=f"{subject.name}: {number} checks done, last {outcome.check.name}")
+            yield outcome
+
+
+def _subject(name: str, parameters: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    from guidance_core.conformance import subject_of
+
+    if "=" in name:
+        table = _one(name)
+        own = {key: decode(value) for key, value in table.items() if key != "plugin"}
+        return subject_of(table["plugin"], {**own, **parameters}, **given)
+    return subject_of(name, parameters, **given)
+
+
+def _one(spec: str) -> dict[str, Any]:
+    tables = parse_spec(spec)["guidance"]
+    if len(tables) != 1:
+        raise ConfigurationError(f"one method is checked at a time; {spec!r} is a stack of {len(tables)}.")
+    return tables[0]
+
+
+def _parameters(given: list[str] | None) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for text in given or []:
+        try:
+            (table,) = parse_spec(f"plugin:{text}")["guidance"]
+        except (SpecError, ValueError):
+            raise ConfigurationError(
+                f"--param takes name=value, as in a spec: --param scale=4; got {text!r}."
+            ) from None
+        parameters |= {name: decode(value) for name, value in table.items() if name != "plugin"}
+    return parameters
+
+
+def _reasons(option: str, given: list[str] | None) -> dict[str, str]:
+    reasons = {}
+    for text in given or []:
+        name, separator, reason = text.partition("=")
+        if not separator or not reason.strip():
+            raise ConfigurationError(
+                f"{option} takes CHECK=REASON, such as threads='not thread-safe yet'; got {text!r}."
+            )
+        reasons[name] = reason.strip()
+    return reasons
+
+
+def _shapes(given: list[str] | None) -> list[tuple[int, ...]] | None:
+    shapes = []
+    for text in given or []:
+        try:
+            shape = tuple(int(size) for size in text.split(","))
+        except ValueError:
+            shape = ()
+        if not shape or min(shape) < 1:
+            raise ConfigurationError(f"--shape takes sizes of at least 1 with commas, such as 3,8,8; got {text!r}.")
+        shapes.append(shape)
+    return shapes or None
+
+
+def _list(checks: Iterable[Any], *, as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {"check": each.name, "of": each.subject, "theme": each.theme, "sentence": each.sentence} for each in checks
+        ]
+        print(json.dumps({"checks": rows}, indent=2))
+        return
+    console = Console()
+    table = Table(box=None)
+    table.add_column("check", no_wrap=True)
+    table.add_column("of")
+    table.add_column("promise")
+    for each in checks:
+        table.add_row(each.name, each.subject, escape(each.sentence))
+    console.print(table)
