@@ -149,18 +149,18 @@ class _Report:
         console = Console()
         table = Table(title=escape(f"{self.subject.kind} {self.subject.code}"), title_justify="left", box=None)
         table.add_column("check", no_wrap=True)
-        table.add_column("")
         table.add_column("examples", justify="right")
         table.add_column("seconds", justify="right")
+        table.add_column("")
         for outcome in self.outcomes:
             colour = _COLOURS[outcome.status]
             reason = f": {outcome.reason}" if outcome.reason else ""
             examples = str(outcome.examples) if outcome.examples else ""
             table.add_row(
                 outcome.check.name,
-                f"[{colour}]{outcome.status}[/{colour}][dim]{escape(reason)}[/dim]",
                 examples,
                 f"{outcome.seconds:.2f}",
+                f"[{colour}]{outcome.status}[/{colour}][dim]{escape(reason)}[/dim]",
             )
         console.print(table)
         for outcome in self.outcomes:

@@ -29,10 +29,7 @@ from guidance_core.errors import (
 )
 from guidance_core.hooks import Hook, Implementation, around
 from guidance_core.step import Moment, States, Step, placed
-from guidance_core.values import PerOutput
-
-NEUTRAL = 1e-9
-"Strengths no larger than this are 0: a scale of 1.0000000000000002 runs no extra pass."
+from guidance_core.values import PerOutput, is_neutral
 
 
 @attrs.frozen
@@ -206,7 +203,7 @@ def _output_layout(
         strengths=tuple(
             (branch, united.strengths[output])
             for branch, united in branches.items()
-            if branch != BASE and not _is_neutral(united.strengths[output])
+            if branch != BASE and not is_neutral(united.strengths[output])
         ),
         held=False,
         combining=view.acting(combine.plain, output, with_all_branches=True),
@@ -311,7 +308,7 @@ def _unite(requests: Sequence[Request], moment: Moment, active: Sequence[str]) -
     return {
         name: branch
         for name, branch in united.items()
-        if branch.branch.required or any(not _is_neutral(branch.strengths[output]) for output in active)
+        if branch.branch.required or any(not is_neutral(branch.strengths[output]) for output in active)
     }
 
 
@@ -344,12 +341,6 @@ def _strength(branch: Branch, output: str) -> float | Tensor:
             f"or a PerOutput; got {strength!r}."
         )
     return float(strength)
-
-
-def _is_neutral(strength: float | Tensor) -> bool:
-    if isinstance(strength, Tensor):
-        return bool((strength.abs() <= NEUTRAL).all())
-    return math.isclose(strength, 0.0, abs_tol=NEUTRAL)
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ from torch import Tensor
 from guidance_core.errors import ConfigurationError
 from guidance_core.parameters import check_number
 from guidance_core.schedules import Position, Schedule, Window
-from guidance_core.values import PerOutput, TensorValue
+from guidance_core.values import PerOutput, TensorValue, is_neutral
 
 States: TypeAlias = dict[str, dict[str | None, dict[str, Any]]]
 "What plugins keep in a run: by plugin, then by output (None: of the whole step)."
@@ -167,6 +167,19 @@ class Step:
         if isinstance(parameter, Schedule) and len(set(self._moment.positions.values())) > 1:
             return PerOutput({output: self._resolved(parameter, output) for output in self.outputs})
         return self._resolved(parameter, None)
+
+    def active(self, parameter: Any, neutral: float = 0.0) -> tuple[str, ...]:
+        """Return the outputs for which `parameter` is not neutral at this step; for `build_branches`.
+
+        A method that looks at predictions asks for its branches only where this is not empty, and for its
+        hooks to be called for these outputs: `Needs(outputs=step.active(self.scale, neutral=1.0))`.
+
+        Raises:
+            ConfigurationError: as `value` does.
+        """
+        value = self.value(parameter)
+        each = value if isinstance(value, PerOutput) else dict.fromkeys(self.outputs, value)
+        return tuple(output for output in self.outputs if not is_neutral(each[output], neutral))
 
     def inside(self, window: Window) -> tuple[str, ...]:
         """Return the outputs for which this step lies in `window`: all or none, unless sigmas differ."""

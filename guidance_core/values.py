@@ -104,6 +104,17 @@ class TensorValue:
         return hash(tuple(self.tensor.flatten().tolist()))
 
 
+NEUTRAL = 1e-9
+"Numbers no further apart than this count as one: a scale of 1.0000000000000002 runs no extra pass."
+
+
+def is_neutral(value: float | Tensor, neutral: float = 0.0) -> bool:
+    """Whether a number, or every entry of a tensor, is the neutral one."""
+    if isinstance(value, Tensor):
+        return bool(((value - neutral).abs() <= NEUTRAL).all())
+    return abs(value - neutral) <= NEUTRAL
+
+
 @attrs.frozen
 class Unset:
     """The value of a parameter that was not given, where every number would mean something."""

@@ -202,7 +202,7 @@ def check_one(name: str, plugin: Any, case: Case | None = None, *, ranks: int | 
 
 def _no_processes(check: Check, options: Options) -> str | None:
     if options.ranks == 0:
-        return "checks of several processes are left out (ranks=0)"
+        return "it needs several processes (ranks=0)"
     if check.several_ranks:
         import torch.distributed
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Branch, Needs, PerOutput, Scale, Step, choice, hookimpl, inner, norm, number
+from guidance_core import Branch, Needs, Scale, Step, choice, hookimpl, inner, norm, number
 
 
 @attrs.frozen
@@ -40,8 +40,7 @@ class APG:
     @hookimpl
     def build_branches(self, step: Step) -> list[Branch | Needs]:
         """Ask for the prediction of `uncond`, unless s is 1 for every output."""
-        s = step.value(self.scale)
-        active = tuple(output for output in step.outputs if not _is_one(s[output] if isinstance(s, PerOutput) else s))
+        active = step.active(self.scale, neutral=1.0)
         if not active:
             return [Needs(outputs=())]
         return [
@@ -75,7 +74,3 @@ def _projected(d: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     length = norm(c)
     unit = c / torch.where(length > 0, length, 1.0)
     return inner(d, unit) * unit
-
-
-def _is_one(s: float | torch.Tensor) -> bool:
-    return bool(((s - 1).abs() < 1e-9).all()) if isinstance(s, torch.Tensor) else abs(s - 1) < 1e-9

@@ -32,10 +32,10 @@ class CFGZeroStar:
         """Ask for the prediction of `uncond` once the zero steps are over."""
         if step.index < self.zero_steps:
             return [Needs()]
-        strength = step.value(self.scale) - 1
-        if isinstance(strength, float) and abs(strength) < 1e-9:
+        active = step.active(self.scale, neutral=1.0)
+        if not active:
             return [Needs(outputs=())]
-        return [Branch("uncond", condition="negative", required=True), Needs()]
+        return [Branch("uncond", condition="negative", required=True), Needs(outputs=active)]
 
     @hookimpl
     def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
