@@ -144,7 +144,7 @@ class _Report:
         }
 
     def print(self) -> None:
-        from guidance_core.conformance.report import failure_text
+        from guidance_core.conformance.report import report_of
 
         console = Console()
         table = Table(title=escape(f"{self.subject.kind} {self.subject.code}"), title_justify="left", box=None)
@@ -166,7 +166,7 @@ class _Report:
         for outcome in self.outcomes:
             if outcome.is_bad:
                 console.print()
-                console.print(failure_text(outcome), markup=False, highlight=False, soft_wrap=True)
+                console.print(report_of(outcome), markup=False, highlight=False, soft_wrap=True)
         counts = ", ".join(f"{count} {status}" for status, count in self.counts().items())
         console.print(f"\n{self.subject.name}: {counts} in {self.seconds:.1f} s\n", highlight=False)
 

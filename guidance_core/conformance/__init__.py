@@ -23,6 +23,7 @@ except ImportError as error:  # pragma: no cover
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.executor_subject import ExecutorSubject, executor_subject_of
 from guidance_core.conformance.registry import Check, all_checks
+from guidance_core.conformance.report import report_of
 from guidance_core.conformance.runner import Options, Outcome, check_one, run_checks
 from guidance_core.conformance.subject import Subject, subject_of
 from guidance_core.conformance.testing import ConformanceTests, parametrize_with_checks
@@ -42,6 +43,7 @@ __all__ = [
     "check_one",
     "executor_subject_of",
     "parametrize_with_checks",
+    "report_of",
     "run_checks",
     "subject_of",
 ]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
 from torch import Tensor
 
 from guidance_core.conformance.case import key_of
+from guidance_core.conformance.registry import Check
 from guidance_core.conformance.runner import Failure, Outcome
+from guidance_core.errors import ConfigurationError
 
 WIDTH = 110
 SMALL = 12
 "Tensors of at most so many elements are shown in full."
 
 
-def failure_text(outcome: Outcome) -> str:
+def report_of(outcome: Outcome) -> str:
     """Return what an author reads about a failed check."""
     failure = outcome.failure
     lines = [f"{outcome.check.name}: {outcome.subject.name} does not keep this promise:"]
@@ -112,16 +115,30 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
     return data
 
 
-def markdown_of_checks(checks: Any) -> str:
-    """Return the checks with their sentences as Markdown tables, by theme."""
+BEGIN, END = "<!-- checks: written by", "<!-- end of checks -->"
+"Between the lines that begin with these a page lists the checks."
+
+
+def with_checks(page: str, checks: Iterable[Check]) -> str:
+    """Return a page whose part between two markers lists the checks with their sentences, by theme."""
+    before, marker, rest = page.partition(BEGIN)
+    first, _, rest = rest.partition("\n")
+    _, end, after = rest.partition(END)
+    if not marker or not end:
+        raise ConfigurationError(f"the page lacks the lines {BEGIN!r} and {END!r}.")
+    return f"{before}{marker}{first}\n{_listed(checks)}\n{end}{after}"
+
+
+def _listed(checks: Iterable[Check]) -> str:
+    themes: dict[tuple[str, str], list[Check]] = {}
+    for each in checks:
+        themes.setdefault((each.subject, each.theme), []).append(each)
     lines: list[str] = []
-    theme = ""
-    for check in checks:
-        if check.theme != theme:
-            theme = check.theme
-            lines += ["", f"### {theme.capitalize()}", "", "| check | what it promises |", "|---|---|"]
-        lines.append(f"| `{check.name}` | {check.sentence} |")
-    return "\n".join(lines[1:]) + "\n"
+    for (subject, theme), listed in sorted(themes.items(), key=lambda item: item[0][0] == "executor"):
+        title = "Executors" if subject == "executor" else f"Plugins: {theme}"
+        lines += ["", f"### {title}", "", "| check | what it promises |", "|---|---|"]
+        lines += [f"| `{each.name}` | {each.sentence.replace('|', chr(92) + '|')} |" for each in listed]
+    return "\n".join(lines) + "\n"
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import pickle
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -107,6 +108,18 @@ class Subject:
 
     # What can be seen of it.
 
+    def described(self, plugins: Sequence[Any], outputs: tuple[str, ...] | None = None) -> list[Layout]:
+        """Return the layouts of a stack over eight steps, whatever conditions it asks for."""
+        settings = RunSettings(
+            conditions=_Any({"positive": {}, "negative": {}, **{name: {} for name in self.conditions}}),
+            sigmas={None: tuple(1 - step / 8 for step in range(9))},
+            alphas=None,
+            prediction_type="flow",
+            outputs=outputs,
+            check_finite=False,
+        )
+        return Run(Stack.of(plugins), SerialExecutor(), settings).layouts
+
     @functools.cached_property
     def hooks(self) -> dict[str, bool]:
         """The hooks it has, and whether any implementation of each is a wrapper."""
@@ -131,7 +144,7 @@ class Subject:
     @functools.cached_property
     def layouts(self) -> list[Layout]:
         """The layouts of its stack over eight steps, whatever conditions it asks for."""
-        return described([self.plugin])
+        return self.described([self.plugin])
 
     @functools.cached_property
     def branches(self) -> tuple[str, ...]:
@@ -144,7 +157,7 @@ class Subject:
         """The spaces its hooks ask for; None stands for the model's own."""
         return frozenset(
             acting.needs.space
-            for layout in described(self.stacked(self.plugin))
+            for layout in self.described(self.stacked(self.plugin))
             for output in layout.outputs.values()
             for acting in output.all_acting
         )
@@ -190,7 +203,7 @@ class Subject:
     def _cost(self, parameters: Mapping[str, Any]) -> float:
         """Return how many passes it adds and how many hooks act over eight steps, alone."""
         try:
-            layouts = described([self.changed(parameters)])
+            layouts = self.described([self.changed(parameters)])
         except GuidanceError:
             return math.inf
         outputs = [output for layout in layouts for output in layout.outputs.values()]
@@ -201,7 +214,7 @@ class Subject:
     def _accepted(self, field: attrs.Attribute[Any]) -> Iterator[Any]:
         for value in candidates(field, getattr(self.plugin, field.name)):
             try:
-                described(self.stacked(self.changed({field.name: value})))
+                self.described(self.stacked(self.changed({field.name: value})))
             except Exception:  # whatever is wrong with it is for the checks of parameters to say
                 continue
             yield value
@@ -222,7 +235,7 @@ class Subject:
         """Start a run of a case."""
         if guidance is None:
             guidance = self.guidance(case)
-        layouts = described(guidance.plugins, case.outputs or None)
+        layouts = self.described(guidance.plugins, case.outputs or None)
         named = (branch.condition for layout in layouts for branch in layout.branches)
         names = {"positive", "negative", *named}
         given: dict[str, Inputs] = {name: {} for name in sorted(names)} | dict(self.conditions)
@@ -240,17 +253,22 @@ class Subject:
         return guidance.start(executor=executor, **{**given_by_case, **settings})
 
 
-def described(plugins: Sequence[Any], outputs: tuple[str, ...] | None = None) -> list[Layout]:
-    """Return the layouts of a stack over eight steps, with every condition given."""
-    settings = RunSettings(
-        conditions=None,
-        sigmas={None: tuple(1 - step / 8 for step in range(9))},
-        alphas=None,
-        prediction_type="flow",
-        outputs=outputs,
-        check_finite=False,
-    )
-    return Run(Stack.of(plugins), SerialExecutor(), settings).layouts
+def unreachable(subject: Subject) -> str | None:
+    """Say why other processes cannot be given the plugin, or None where they can."""
+    try:
+        pickle.dumps(subject)
+    except Exception as error:
+        return f"it cannot be sent to another process ({error}); define the class at the top of an importable module"
+    if subject.cls.__module__ == "__main__":
+        return "its class is defined in the main module, which other processes do not import"
+    return None
+
+
+class _Any(dict[str, dict[str, Any]]):
+    """Conditions that hold whichever is asked for, and name those that are known."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name, {})
 
 
 def candidates(field: attrs.Attribute[Any], value: Any) -> list[Any]:

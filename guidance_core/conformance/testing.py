@@ -9,7 +9,7 @@ import attrs
 
 from guidance_core.conformance.executor_subject import executor_subject_of
 from guidance_core.conformance.registry import Check, all_checks, check_named
-from guidance_core.conformance.report import failure_text
+from guidance_core.conformance.report import report_of
 from guidance_core.conformance.runner import (
     EXPECTED_FAILURE,
     NOT_APPLICABLE,
@@ -55,7 +55,7 @@ class BoundCheck:
         if outcome.status == UNEXPECTED_PASS:
             pytest.fail(f"{self.check.name}: {outcome.reason}", pytrace=False)
         if outcome.is_bad:
-            pytest.fail(failure_text(outcome), pytrace=False)
+            pytest.fail(report_of(outcome), pytrace=False)
 
 
 def bound_checks(

@@ -16,7 +16,7 @@ from guidance_core.conformance.case import Case, Host
 from guidance_core.conformance.playing import Results, agree, only, played
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
-from guidance_core.conformance.subject import Subject, described
+from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import NotApplicable, Violation, require
 from guidance_core.errors import ConfigurationError, GuidanceError
 from guidance_core.guidance import Guidance
@@ -95,7 +95,7 @@ def _refused(subject: Subject, name: str, value: Any) -> None:
     shown = f"{name}={value!r}" if not type(value) is object else f"{name}=object()"  # noqa: E714
     try:
         plugin = subject.changed({name: value})
-        described(subject.stacked(plugin))
+        subject.described(subject.stacked(plugin))
     except ConfigurationError as error:
         require(name in str(error), f"{shown} is refused, but the error does not name {name!r}: {error}")
         return
@@ -173,7 +173,7 @@ def _tensor_parameters(subject: Subject) -> Iterator[tuple[str, tuple[float, flo
         values = [value for value in subject.alternatives[name] if type(value) is float]
         pair = (values[0], values[-1])
         try:
-            described(subject.stacked(subject.changed({name: torch.tensor(pair)})))
+            subject.described(subject.stacked(subject.changed({name: torch.tensor(pair)})))
         except Exception:
             continue
         if values[0] != values[-1]:

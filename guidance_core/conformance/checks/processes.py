@@ -8,12 +8,12 @@ from guidance_core.conformance.case import Case
 from guidance_core.conformance.jobs import Made, on_rank
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
-from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.subject import Subject, unreachable
 from guidance_core.conformance.violation import Violation, require
 
 
-def _linear_enough(subject: Subject) -> str | None:
-    return (
+def _adds_up(subject: Subject) -> str | None:
+    return unreachable(subject) or (
         "its combine looks at predictions; that it is refused is checked instead"
         if (subject.looks_at_predictions)
         else None
@@ -34,6 +34,7 @@ def on_ranks(subject: Subject, case: Case, count: int, executor: object) -> list
     "same-plan-on-every-rank",
     "Every rank plans the same passes and strengths.",
     draw=cases(steps=(1, 3), batch=(1, 2)),
+    applies=unreachable,
     processes=True,
     several_ranks=True,
     share=0.4,
@@ -52,6 +53,7 @@ def same_plan_on_every_rank(subject: Subject, case: Case, count: int) -> None:
     "all-gather-equals-serial",
     "The all-gather executor gives the serial executor's bits, on every rank, on one rank and on several.",
     draw=cases(steps=(1, 3), batch=(1, 2), dtypes=("float32", "bfloat16")),
+    applies=unreachable,
     processes=True,
     several_ranks=True,
     share=0.8,
@@ -67,7 +69,7 @@ def all_gather_equals_serial(subject: Subject, case: Case, count: int) -> None:
     "Where it only names branches or corrects, the all-reduce executor is within `n·2⁻²³·Σ|w·p|` of the serial one (64 "
     "times that after corrections) plus one rounding, with the same bits on every rank.",
     draw=cases(steps=(1, 3), batch=(1, 2), dtypes=("float32", "bfloat16"), smallest=4),
-    applies=_linear_enough,
+    applies=_adds_up,
     processes=True,
     several_ranks=True,
     share=0.8,
@@ -83,7 +85,7 @@ def all_reduce_within_bound(subject: Subject, case: Case, count: int) -> None:
     "all-reduce-refused",
     "Where its `combine` looks at predictions, the all-reduce executor refuses it at start, naming it.",
     draw=cases(steps=(1, 1), batch=(1, 1), varied=False, varied_structure=False),
-    applies=lambda subject: None if subject.looks_at_predictions else "it has no combine",
+    applies=lambda subject: unreachable(subject) if subject.looks_at_predictions else "it has no combine",
     processes=True,
     several_ranks=True,
     share=0.1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
@@ -12,10 +13,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from guidance_core import discovery
+from guidance_core.conformance import jobs
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.registry import check
-from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.subject import Subject, unreachable
 from guidance_core.conformance.violation import NotApplicable, Violation, require
 
 _REFERENCE = re.compile(
@@ -51,11 +55,49 @@ def documented(subject: Subject) -> None:
 
 
 @check(
-    "small-surface",
-    "It uses only what `guidance_core` exports, and importing it changes no global setting.",
+    "public-names",
+    "It uses only what `guidance_core` exports: no module inside it, no name with an underscore.",
+)
+def public_names(subject: Subject) -> None:
+    try:
+        tree = ast.parse(Path(inspect.getfile(subject.cls)).read_text())
+    except (OSError, TypeError, SyntaxError):
+        raise NotApplicable("its source is not at hand") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            _check_import(node.module or "", [alias.name for alias in node.names], node.lineno)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                _check_import(alias.name, [], node.lineno)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            is_private = node.attr.startswith("_") and not node.attr.startswith("__")
+            require(
+                not (is_private and node.value.id in ("step", "plan", "reference", "predictions", "run")),
+                f"Line {node.lineno} uses {node.value.id}.{node.attr}, which may change without notice.",
+            )
+
+
+def _check_import(module: str, names: list[str], line: int) -> None:
+    root, _, inside = module.partition(".")
+    if root != "guidance_core":
+        return
+    import guidance_core
+
+    part = inside.partition(".")[0]
+    require(
+        part in ("", "conformance", "hosts", "models", "samplers"),
+        f"Line {line} imports from {module}, a module inside guidance_core; import from guidance_core itself.",
+    )
+    unknown = [name for name in names if not inside and name != "*" and name not in guidance_core.__all__]
+    require(not unknown, f"Line {line} imports {', '.join(unknown)}, which guidance_core does not export.")
+
+
+@check(
+    "quiet-import",
+    "Importing it changes no global setting: dtype, threads, gradient mode, random state, environment.",
     processes=True,
 )
-def small_surface(subject: Subject) -> None:
+def quiet_import(subject: Subject) -> None:
     answer = _asked(subject, [])
     require(
         not answer["changed"],
@@ -65,7 +107,7 @@ def small_surface(subject: Subject) -> None:
 
 @check(
     "loads-beside-a-broken-neighbour",
-    "Its entry point loads alone in a fresh process, beside a plugin that fails to import.",
+    "Its entry point loads alone in a fresh process, and beside a plugin that fails to import.",
     processes=True,
     applies=lambda subject: None if discovery.entry_name(subject.cls) else "it is not published under an entry point",
 )
@@ -78,14 +120,6 @@ def loads_beside_a_broken_neighbour(subject: Subject) -> None:
     )
 
 
-def _importable(subject: Subject) -> str | None:
-    """Say why other processes cannot import the class, if they cannot."""
-    cls = subject.cls
-    if "<locals>" in cls.__qualname__ or cls.__module__ == "__main__":
-        return f"{cls.__qualname__} is not at the top of a module that other processes can import"
-    return None
-
-
 _CASES = (
     Case(samples=(0, 1), shape=(3, 4), steps=3),
     Case(samples=(0, 1, 2), shape=(5,), steps=2, prediction_type="x0", dtype="bfloat16", seed=1),
@@ -96,16 +130,16 @@ _CASES = (
     "same-in-a-fresh-process",
     "A process started anew, with another order of hashes, plans the same passes and computes the same bits.",
     processes=True,
-    applies=_importable,
+    applies=unreachable,
 )
 def same_in_a_fresh_process(subject: Subject) -> None:
-    from guidance_core.conformance.jobs import digests
-
     cases = [_for(subject, case) for case in _CASES]
     answer = _asked(subject, cases)
     if answer["error"]:
         raise Violation(f"In a fresh process it fails:\n{answer['error']}")
-    for case, here, there in zip(cases, (digests(subject, case) for case in cases), answer["digests"], strict=True):
+    for case, here, there in zip(
+        cases, (jobs.digests(subject, case) for case in cases), answer["digests"], strict=True
+    ):
         for step, (mine, other) in enumerate(zip(here, there, strict=True)):
             require(
                 mine["plan"] == other["plan"],
@@ -119,7 +153,7 @@ def same_in_a_fresh_process(subject: Subject) -> None:
     "any-device",
     "Tensors that it makes are on the sample's device: it runs on a GPU (here a pretended one).",
     processes=True,
-    applies=_importable,
+    applies=unreachable,
 )
 def any_device(subject: Subject) -> None:
     answer = _asked(subject, [_for(subject, case) for case in _CASES])
@@ -130,8 +164,6 @@ def any_device(subject: Subject) -> None:
 
 
 def _for(subject: Subject, case: Case) -> Case:
-    import attrs
-
     if subject.outputs:
         case = attrs.evolve(case, outputs=subject.outputs, structure="tuple")
     fitting = [shape for shape in subject.shapes if len(shape) == len(case.shape)]
@@ -143,9 +175,7 @@ _answers: dict[str, dict[str, Any]] = {}
 
 def _asked(subject: Subject, cases: list[Case]) -> dict[str, Any]:
     """Return what a fresh process finds; one process answers all checks about a subject."""
-    from guidance_core.conformance import jobs
-
-    reason = _importable(subject)
+    reason = unreachable(subject)
     if reason:
         raise NotApplicable(reason)
     cases = cases or [_for(subject, case) for case in _CASES]

@@ -1,0 +1,324 @@
+"""The conformance suite itself: what it says of wrong use, of failures, and how it stands in pytest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
+import pytest
+import torch.distributed
+
+from guidance_core import ConfigurationError, UnknownNameError
+from guidance_core.conformance import (
+    Case,
+    ConformanceTests,
+    NotApplicable,
+    Options,
+    Violation,
+    check_one,
+    executor_subject_of,
+    parametrize_with_checks,
+    report_of,
+    run_checks,
+    subject_of,
+)
+from guidance_core.conformance.registry import check_named
+from guidance_core.conformance.runner import run_check
+from guidance_plugins import CFG, Rescale
+
+pytest_plugins = ["pytester"]
+QUICK = Options(max_examples=5, ranks=0, seed=0, replay=False)
+TESTS = Path(__file__).parent
+
+
+def command(*arguments, folder=TESTS):
+    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    ran = [sys.executable, "-m", "guidance_core", "check", *arguments]
+    return subprocess.run(ran, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+
+
+# What is checked, and wrong use.
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ("cgf", UnknownNameError, "Did you mean 'cfg'"),
+        ("no_such_module:Method", ConfigurationError, "No module named 'no_such_module'"),
+        ("faulty_plugins:Hang", UnknownNameError, "Did you mean 'Hangs'"),
+        ("faulty_plugins:NoHooks", ConfigurationError, "has no hooks"),
+        ("faulty_plugins:NoAttrs", ConfigurationError, "no attrs class"),
+        ("faulty_plugins:UnknownArgument", ConfigurationError, "sigma"),
+        ("faulty_plugins:Needy", ConfigurationError, "--param"),
+        ("faulty_plugins:time", ConfigurationError, "module"),
+    ],
+)
+def test_what_cannot_be_checked_is_said(given, error, says):
+    with pytest.raises(error, match=says):
+        subject_of(given)
+
+
+def test_an_import_error_comes_with_its_own_traceback(tmp_path, monkeypatch):
+    (tmp_path / "breaks_on_import.py").write_text("import math\nx = math.no_such_function(2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError) as caught:
+        subject_of("breaks_on_import:Method")
+    text = str(caught.value)
+    assert "breaks_on_import.py:2" in text
+    assert "no_such_function" in text
+    assert "importlib" not in text
+    assert len(text.splitlines()) < 10
+
+
+def test_parameters_are_given_to_the_class():
+    assert subject_of("cfg", {"scale": 4}).plugin == CFG(4.0)
+    assert subject_of("faulty_plugins:Needy", {"strength": 2.0}).plugin.strength == 2.0
+    with pytest.raises(UnknownNameError, match="Did you mean 'scale'"):
+        subject_of("cfg", {"scal": 4})
+    with pytest.raises(ConfigurationError, match="instance"):
+        subject_of(CFG(), {"scale": 4})
+
+
+def test_an_unknown_check_suggests_the_nearest():
+    with pytest.raises(UnknownNameError, match="batch-mates"):
+        list(run_checks(subject_of("cfg"), only=["batch-mate"]))
+    with pytest.raises(UnknownNameError, match="threads"):
+        list(run_checks(subject_of("cfg"), expected_failures={"thread": "why"}))
+
+
+@pytest.mark.parametrize("wrong", [{"max_examples": 0}, {"ranks": -1}, {"ranks": 99}, {"time_limit": 0}])
+def test_options_are_checked(wrong):
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        Options(**wrong)
+
+
+def test_an_executor_is_a_class_of_executors():
+    with pytest.raises(UnknownNameError, match="all_gather"):
+        executor_subject_of("all_gathr")
+    with pytest.raises(ConfigurationError, match="no executor"):
+        executor_subject_of("faulty_plugins:NoHooks")
+
+
+def test_a_hook_that_hangs_is_reported_and_the_rest_left_out():
+    options = attrs.evolve(QUICK, time_limit=0.5)
+    outcomes = list(run_checks(subject_of("faulty_plugins:Hangs"), options=options))
+    first, *rest = [outcome for outcome in outcomes if outcome.status != "not applicable"]
+    assert "time limit of 0.5 s" in report_of(first)
+    assert {outcome.status for outcome in rest} == {"skipped"}
+    assert all("hangs" in outcome.reason for outcome in rest)
+
+
+def test_without_torch_distributed_checks_on_ranks_do_not_apply(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    outcome = run_check(check_named("all-gather-equals-serial"), subject_of("cfg"), Options(max_examples=1))
+    assert outcome.status == "not applicable"
+    assert "torch.distributed" in outcome.reason
+
+
+def test_a_condition_that_no_branch_names_is_given_by_the_author():
+    check = check_named("finite")
+    assert run_check(check, subject_of("faulty_plugins:WantsAnImage"), QUICK).status == "failed"
+    for contents in ({"pixels": 1}, lambda case: {"pixels": len(case.samples)}):
+        subject = subject_of("faulty_plugins:WantsAnImage", conditions={"image": contents})
+        assert run_check(check, subject, QUICK).status == "passed"
+
+
+def test_shapes_are_given_by_the_author():
+    check = check_named("batch-mates")
+    assert run_check(check, subject_of("faulty_plugins:OnlyImages"), QUICK).status == "failed"
+    subject = subject_of("faulty_plugins:OnlyImages", shapes=[(3, 4, 4)])
+    assert run_check(check, subject, QUICK).status == "passed"
+
+
+# Failures.
+
+
+@attrs.frozen
+class BatchWide:
+    """Rescales by the spread of the whole batch."""
+
+    @__import__("guidance_core").hookimpl
+    def postprocess(self, step, guided, reference):
+        return guided / guided.std()
+
+
+def test_a_failure_shows_promise_place_and_example():
+    outcome = run_check(check_named("batch-mates"), subject_of(BatchWide()), Options(seed=0, replay=False))
+    text = report_of(outcome)
+    assert "no statistic runs over samples" in text
+    assert "step 0, output 'output', index [0, 0]" in text
+    assert "ulps; allowed" in text
+    assert "Case(samples=(0, 1)" in text, "the smallest batch"
+    assert "cond" in text
+    assert "uncond" in text
+
+
+def test_the_code_of_a_failure_fails_in_the_same_way():
+    outcome = run_check(check_named("batch-mates"), subject_of(BatchWide()), Options(seed=0, replay=False))
+    with pytest.raises(Violation) as caught:
+        check_one("batch-mates", BatchWide(), outcome.failure.case)
+    assert caught.value.place == outcome.failure.place
+
+
+def test_the_example_of_a_failing_plugin_can_be_pasted_and_run(tmp_path):
+    done = command("faulty_plugins:WantsAnImage", "--only", "finite", "--json", "--max-examples", "2")
+    assert done.returncode == 1, done.stderr
+    (check,) = json.loads(done.stdout)["subjects"][0]["checks"]
+    script = tmp_path / "paste.py"
+    script.write_text(check["failure"]["code"])
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    assert ran.returncode != 0
+    assert "no image" in ran.stderr
+
+
+def test_a_failing_example_is_tried_first_the_next_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPOTHESIS_STORAGE_DIRECTORY", str(tmp_path))
+    check, subject = check_named("batch-mates"), subject_of(BatchWide())
+    first = run_check(check, subject, Options(seed=0))
+    seen = []
+    watched = attrs.evolve(check, function=lambda subject, case: (seen.append(case), check.function(subject, case)))
+    run_check(watched, subject, Options(seed=1))
+    assert seen[0] == first.failure.case
+
+
+def test_check_one_says_where_a_check_does_not_apply():
+    with pytest.raises(NotApplicable, match="not linear"):
+        check_one("shift-equivariance", Rescale(), Case())
+
+
+def test_one_seed_tries_the_same_examples():
+    def tried():
+        check, cases = check_named("finite"), []
+        watched = attrs.evolve(check, function=lambda subject, case: cases.append(case))
+        run_check(watched, subject_of("cfg"), QUICK)
+        return cases
+
+    assert tried() == tried()
+
+
+# In pytest.
+
+
+@parametrize_with_checks([CFG(scale=2.0)], options=QUICK)
+def test_parametrized(check):
+    check()
+
+
+class TestInherited(ConformanceTests):
+    plugin = "rescale"
+    options = QUICK
+    skip: ClassVar = {"threads": "to show that one can"}
+
+
+def test_expected_failures_in_pytest(pytester):
+    pytester.makepyfile(
+        """
+        import attrs
+        from guidance_core import hookimpl
+        from guidance_core.conformance import Options, parametrize_with_checks
+
+        @attrs.frozen
+        class BatchWide:
+            @hookimpl
+            def postprocess(self, step, guided, reference):
+                return guided / guided.std()
+
+        expected = {"batch-mates": "a statistic of the whole batch", "same-bits-again": "never so"}
+        options = Options(max_examples=5, ranks=0, seed=0, replay=False)
+
+        @parametrize_with_checks([BatchWide()], expected_failures=expected, options=options)
+        def test_keeps_the_promises(check):
+            check()
+        """
+    )
+    result = pytester.runpytest("-q", "-rxf", "-k", "batch-mates or same-bits-again or zero-variance or two-halves")
+    result.assert_outcomes(xfailed=1, failed=2, passed=1)
+    result.stdout.fnmatch_lines(["*a statistic of the whole batch*"])
+    result.stdout.fnmatch_lines(["*same-bits-again: it is expected to fail (never so), but passes*"])
+    result.stdout.fnmatch_lines(["*zero-variance: batch-wide does not keep this promise*"])
+
+
+def test_the_pytest_plugin_needs_no_file(pytester):
+    pytester.makepyfile("def test_of_the_folder(): assert False")
+    result = pytester.runpytest("--guidance-plugin", "rescale", "--guidance-ranks", "0", "--guidance-max-examples", "3")
+    assert result.ret == 0
+    outcomes = result.parseoutcomes()
+    assert outcomes["passed"] > 25
+    assert "failed" not in outcomes
+    result.stdout.fnmatch_lines(["*guidance::rescale-batch-mates*"]) if "-v" in result.outlines else None
+
+
+def test_the_pytest_plugin_suggests_a_name(pytester):
+    result = pytester.runpytest("--guidance-plugin", "rescal")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*Did you mean 'rescale'*"])
+
+
+# The command.
+
+
+def test_the_command_prints_a_table_and_json():
+    done = command("cfg:scale=4", "--only", "finite", "--only", "shift-equivariance", "--max-examples", "2")
+    assert done.returncode == 0, done.stderr
+    assert "CFG(scale=4.0)" in done.stdout
+    assert "shift-equivariance" in done.stdout
+    done = command("rescale", "--only", "shift-equivariance", "--only", "finite", "--json", "--max-examples", "2")
+    (subject,) = json.loads(done.stdout)["subjects"]
+    assert subject["ok"]
+    assert subject["counts"] == {"not applicable": 1, "passed": 1}
+    assert subject["checks"][0]["reason"].startswith("it is not linear")
+
+
+def test_the_command_fails_with_the_report():
+    done = command("faulty_plugins:WantsAnImage", "--only", "finite")
+    assert done.returncode == 1
+    assert "finite: wants-an-image does not keep this promise" in done.stdout
+    assert "to paste and run" in done.stdout
+    expected = command("faulty_plugins:WantsAnImage", "--only", "finite", "--expect-failure", "finite=wants an image")
+    assert expected.returncode == 0
+    assert "failed as expected: wants an image" in expected.stdout
+    given = command("faulty_plugins:WantsAnImage", "--only", "finite", "--condition", "image")
+    assert given.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--all"),
+        (["cgf"], "Did you mean 'cfg'"),
+        (["cfg", "--param", "scale"], "--param scale=4"),
+        (["cfg", "--param", "scal=3"], "Did you mean 'scale'"),
+        (["cfg", "--skip", "threads"], "CHECK=REASON"),
+        (["cfg", "--only", "thread"], "Did you mean 'threads'"),
+        (["cfg", "--shape", "3,x"], "3,8,8"),
+        (["cfg:scale=3,rescale:phi=1"], "stack of 2"),
+        (["cfg", "--max-examples", "0"], "max_examples"),
+        (["--executor", "serail"], "Did you mean 'serial'"),
+    ],
+)
+def test_wrong_use_of_the_command_is_status_2(arguments, says):
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_lists_the_checks():
+    done = command("--list", "--json")
+    names = {row["check"] for row in json.loads(done.stdout)["checks"]}
+    assert {"neutral", "equals-serial"} <= names
+
+
+# What ships keeps its promises.
+
+
+@pytest.mark.parametrize("name", ["serial", "batched", "all_gather", "all_reduce", "auto"])
+def test_executors_that_ship_keep_their_promises(name):
+    for outcome in run_checks(executor_subject_of(name), options=Options(max_examples=40, replay=False)):
+        assert not outcome.is_bad, report_of(outcome)
