@@ -127,9 +127,15 @@ def _stamp() -> Hashable:
     return tuple(sys.path), tuple(times)
 
 
+@functools.lru_cache(maxsize=256)
+def _origin(point: EntryPoint, stamp: Hashable) -> tuple[str, str]:
+    """Return name and version of the distribution that an entry point belongs to."""
+    return (point.dist.name, point.dist.version) if point.dist else ("", "")
+
+
 def _load(name: str, points: list[EntryPoint]) -> Found:
     point = points[0]
-    distribution, version = (point.dist.name, point.dist.version) if point.dist else ("", "")
+    distribution, version = _origin(point, _stamp())
     if len(points) > 1:
         owners = " and ".join(sorted(other.dist.name if other.dist else other.value for other in points))
         return Found(name, point.value, owners, "", failure=f"several distributions provide it: {owners}")

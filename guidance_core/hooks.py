@@ -114,6 +114,9 @@ class _Member:
             if hasattr(inspect.getattr_static(cls, name), hookspecs.PROJECT + "_impl"):
                 setattr(self, name, getattr(plugin, name))
 
+    def __dir__(self) -> list[str]:
+        return list(vars(self))  # pluggy looks at every name, which takes longest for those of `object`
+
 
 def collect(plugins: Sequence[tuple[str, object]]) -> dict[str, Hook]:
     """Register named plugins with pluggy and return their hooks.

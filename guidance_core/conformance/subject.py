@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import math
@@ -61,6 +62,8 @@ class Subject:
     "Conditions beyond `positive`, `negative` and those that its branches name."
     shapes: tuple[tuple[int, ...], ...] = _OUTPUT_SHAPES
     "Shapes of one sample to try, the simplest first."
+
+    _condition_names: dict[Any, frozenset[str]] = attrs.field(factory=dict, init=False, repr=False)
 
     kind: ClassVar[str] = "plugin"
 
@@ -211,6 +214,19 @@ class Subject:
             return math.inf  # to run nothing is not to be neutral
         return sum(len(layout.branches) - 1 for layout in layouts) + sum(len(each.all_acting) for each in outputs)
 
+    def _conditions_of(self, guidance: Guidance, outputs: tuple[str, ...] | None) -> frozenset[str]:
+        """Return the conditions that the branches of a stack name."""
+        try:
+            known = self._condition_names.get((guidance, outputs))
+        except TypeError:  # a plugin with a parameter that has no hash
+            known = None
+        if known is None:
+            layouts = self.described(guidance.plugins, outputs)
+            known = frozenset(branch.condition for layout in layouts for branch in layout.branches)
+            with contextlib.suppress(TypeError):
+                self._condition_names[guidance, outputs] = known
+        return known
+
     def _accepted(self, field: attrs.Attribute[Any]) -> Iterator[Any]:
         for value in candidates(field, getattr(self.plugin, field.name)):
             try:
@@ -235,9 +251,7 @@ class Subject:
         """Start a run of a case."""
         if guidance is None:
             guidance = self.guidance(case)
-        layouts = self.described(guidance.plugins, case.outputs or None)
-        named = (branch.condition for layout in layouts for branch in layout.branches)
-        names = {"positive", "negative", *named}
+        names = {"positive", "negative", *self._conditions_of(guidance, case.outputs or None)}
         given: dict[str, Inputs] = {name: {} for name in sorted(names)} | dict(self.conditions)
         conditions = {
             name: {**(inputs(case) if callable(inputs) else inputs), "condition": name}
