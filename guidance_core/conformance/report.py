@@ -9,7 +9,6 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from guidance_core.conformance.case import key_of
 from guidance_core.conformance.registry import Check
 from guidance_core.conformance.runner import Failure, Outcome
 from guidance_core.errors import ConfigurationError
@@ -71,12 +70,9 @@ def _values(outcome: Outcome, failure: Failure) -> list[str]:
     lines = [f"plugin     {outcome.subject.changed(case.parameters)!r}"]
     lines.append(f"sigma      {case.sigmas[step]:g} at step {step} of {case.steps}, {case.prediction_type} predictions")
     try:
-        plan = outcome.subject.start(case).layouts[step]
-        passes = [(branch.name, None) for branch in plan.branches]
-        run = outcome.subject.start(case)
-        bound = {branch.name: branch for branch in run._bound[step]}
-        tensors = {"x": case.named(case.sample(step))[output]}
-        tensors |= {name: case.named(case.prediction(key_of(bound[name]), step))[output] for name, _ in passes}
+        plan = outcome.subject.start(case).plan(step, case.sample(step))
+        tensors = {"x": plan.samples[output]}
+        tensors |= {branch.name: case.named(case.prediction(branch, step))[output] for branch in plan.branches}
     except Exception:  # an example whose plan cannot be made is shown without it
         return lines
     for name, tensor in tensors.items():
