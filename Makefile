@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test soak check bench docs clean
+.PHONY: demo test soak conformance check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    draw digits with several guidance methods; writes out/demo.png"
 	@echo "make test    run the tests"
 	@echo "make soak    make 2,000 steps on three ranks with random faults"
+	@echo "make conformance   check all that ships with 20 seeds, and with ten times the examples"
 	@echo "make check   run the linter and the type checker"
 	@echo "make bench   measure the cost of a step, and what several ranks gain"
 	@echo "make docs    build the documentation into site/"
@@ -49,6 +50,9 @@ check: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/python tests/soak.py
+
+conformance: $(VENV)/.dev
+	$(BIN)/python tests/thorough.py
 
 bench: $(VENV)/.dev
 	$(BIN)/guidance-core bench dispatch

@@ -159,10 +159,13 @@ def run_check(check: Check, subject: Any, options: Options | None = None) -> Out
             attempt.make()
     except NotApplicable as error:
         return outcome(NOT_APPLICABLE, str(error))
+    except hypothesis.errors.Unsatisfiable:
+        return outcome(NOT_APPLICABLE, "it cannot be started with any of the examples of this check")
     except TooLate:
-        if attempt.found is not None:
-            return outcome(FAILED, failure=attempt.found)
-        return outcome(FAILED, failure=attempt.hanging())
+        if attempt.found is None and attempt.hangs:
+            return outcome(FAILED, failure=attempt.hanging())
+        if attempt.found is None:
+            return outcome(PASSED, f"only {attempt.examples - 1} examples within the time limit")
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -221,6 +224,7 @@ class _Attempt:
         self.examples = 0
         self.found: Failure | None = None
         self.failing_since: float | None = None
+        self.last_begun = time.monotonic()
         self.last: tuple[Any, ...] = ()
         "The case, and the number of ranks, tried last."
 
@@ -235,6 +239,7 @@ class _Attempt:
         test: Any = self._settings()(given(*arguments)(_positional(self.one, len(arguments))))
         if self.options.seed is not None:
             test = hypothesis.seed(self.options.seed)(test)
+        # As hypothesis' own pytest plugin does it: failing examples are kept for each check of each subject.
         key = f"{self.check.name} {type(self.subject).__name__} {self.subject.key}"
         test.hypothesis.inner_test._hypothesis_internal_add_digest = key.encode()
         test()
@@ -243,7 +248,7 @@ class _Attempt:
         if self.failing_since is not None and time.monotonic() - self.failing_since > SIMPLIFYING:
             raise TooLate
         self.examples += 1
-        self.last = drawn
+        self.last, self.last_begun = drawn, time.monotonic()
         try:
             self.check.function(self.subject, *drawn)
         except (NotApplicable, TooLate, hypothesis.errors.HypothesisException):
@@ -264,6 +269,11 @@ class _Attempt:
         cause = error.__cause__ if isinstance(error, GuidanceError) and error.__cause__ else error
         trace = short_traceback(cause)
         self.found = Failure(f"It raises {kind}: {error}", None, case, count, trace)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the example tried last took most of the time, so that it is not only that there are many."""
+        return time.monotonic() - self.last_begun > 0.5 * self.options.time_limit
 
     def hanging(self) -> Failure:
         case = self.last[0] if self.last else None
