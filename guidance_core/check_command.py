@@ -68,6 +68,9 @@ def check(
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds that one check may take.")] = 60.0,
     list_checks: Annotated[bool, typer.Option("--list", help="List the checks with what they promise.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Show every failure at length, also those that may follow from another.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Check whether methods and executors keep the library's promises.
@@ -108,7 +111,7 @@ def check(
         print(json.dumps({"subjects": [report.to_dict() for report in reports]}, indent=2))
     else:
         for report in reports:
-            report.print()
+            report.print(full=full)
     if any(outcome.is_bad for report in reports for outcome in report.outcomes):
         raise SystemExit(1)
 
@@ -143,8 +146,9 @@ class _Report:
             "checks": [to_dict(outcome) for outcome in self.outcomes],
         }
 
-    def print(self) -> None:
-        from guidance_core.conformance.report import report_of
+    def print(self, *, full: bool) -> None:
+        from guidance_core.conformance import report_of
+        from guidance_core.conformance.registry import FUNDAMENTAL
 
         console = Console()
         table = Table(title=escape(f"{self.subject.kind} {self.subject.code}"), title_justify="left", box=None)
@@ -163,10 +167,18 @@ class _Report:
                 f"[{colour}]{outcome.status}[/{colour}][dim]{escape(reason)}[/dim]",
             )
         console.print(table)
-        for outcome in self.outcomes:
-            if outcome.is_bad:
-                console.print()
-                console.print(report_of(outcome), markup=False, highlight=False, soft_wrap=True)
+        bad = [outcome for outcome in self.outcomes if outcome.is_bad]
+        first = [outcome for outcome in bad if outcome.check.name in FUNDAMENTAL]
+        for outcome in bad if full else first or bad:
+            console.print()
+            console.print(report_of(outcome), markup=False, highlight=False, soft_wrap=True)
+        rest = [] if full or not first else [outcome for outcome in bad if outcome not in first]
+        if rest:
+            causes = " and ".join(outcome.check.name for outcome in first)
+            console.print(f"\nAlso failed, which may follow from {causes} (mend that first, or see --full):")
+        for outcome in rest:
+            what = outcome.failure.what.splitlines()[0] if outcome.failure is not None else outcome.reason
+            console.print(f"  {outcome.check.name}: {what}", markup=False, highlight=False, soft_wrap=True)
         counts = ", ".join(f"{count} {status}" for status, count in self.counts().items())
         console.print(f"\n{self.subject.name}: {counts} in {self.seconds:.1f} s\n", highlight=False)
 

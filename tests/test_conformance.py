@@ -29,6 +29,7 @@ from guidance_core.conformance import (
 )
 from guidance_core.conformance.registry import check_named
 from guidance_core.conformance.runner import run_check
+from guidance_core.discovery import find_plugins
 from guidance_plugins import CFG, Rescale
 
 pytest_plugins = ["pytester"]
@@ -322,3 +323,10 @@ def test_the_command_lists_the_checks():
 def test_executors_that_ship_keep_their_promises(name):
     for outcome in run_checks(executor_subject_of(name), options=Options(max_examples=40, replay=False)):
         assert not outcome.is_bad, report_of(outcome)
+
+
+@pytest.mark.parametrize("name", [found.name for found in find_plugins()])
+def test_methods_that_ship_keep_their_promises(name):
+    for outcome in run_checks(subject_of(name), options=Options(replay=False)):
+        assert not outcome.is_bad, report_of(outcome)
+        assert "another process" not in outcome.reason, outcome.reason

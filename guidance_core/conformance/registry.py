@@ -50,6 +50,23 @@ class Check:
 
 _checks: dict[str, Check] = {}
 
+THEMES = (
+    "runs",
+    "samples",
+    "algebra",
+    "finite",
+    "branches",
+    "parameters",
+    "composition",
+    "publication",
+    "processes",
+    "executors",
+)
+"The order in which checks are made: what others rest on comes first."
+
+FUNDAMENTAL = ("same-bits-again", "inputs-unchanged", "equals-serial")
+"Checks whose failure makes others fail."
+
 
 def check(name: str, sentence: str, **settings: Any) -> Callable[[Function], Function]:
     """Register a function as a check; its theme is the module it stands in."""
@@ -66,7 +83,8 @@ def all_checks(subject: str | None = None) -> tuple[Check, ...]:
     """Return the checks of plugins, of executors, or all, in order."""
     from guidance_core.conformance import checks  # noqa: F401  (registers them)
 
-    return tuple(each for each in _checks.values() if subject in (None, each.subject))
+    ordered = sorted(_checks.values(), key=lambda each: THEMES.index(each.theme))
+    return tuple(each for each in ordered if subject in (None, each.subject))
 
 
 def check_named(name: str, subject: str | None = None) -> Check:

@@ -67,6 +67,10 @@ class Subject:
 
     kind: ClassVar[str] = "plugin"
 
+    def __reduce__(self) -> Any:
+        """Travel to other processes without what was found out here."""
+        return type(self), (self.plugin, self.conditions, self.shapes)
+
     @property
     def key(self) -> str:
         """What distinguishes it from other subjects: failing examples are kept under it."""
