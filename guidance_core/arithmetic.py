@@ -75,7 +75,7 @@ def evaluate(
         if type(weight) is not float:
             total = total + _product(prediction, weight, working)
         elif total is first:
-            total = torch.add(first, prediction, alpha=weight)
+            total = first.add(prediction, alpha=weight)
         else:
             total.add_(prediction, alpha=weight)
     if space is not IDENTITY:
@@ -106,7 +106,7 @@ def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool
     if space is IDENTITY or sample is None:
         return total
     if space.a == 1.0:
-        return torch.add(sample, total, alpha=space.b)
+        return sample.add(total, alpha=space.b)
     if space.a == -space.b:
         return (total.sub_(sample) if owned else total - sample).mul_(_scalar(space.b, total.dtype))
     factor = _scalar(space.b, total.dtype)

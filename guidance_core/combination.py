@@ -163,7 +163,7 @@ class _Guided:
         self.factor = factor
 
     def to(self, space: str, scene: Scene) -> _Guided:
-        if space == self.space and not isinstance(self.factor, Tensor):
+        if space == self.space and type(self.factor) is float:
             return self
         converted = evaluate([(self.tensor, self.factor)], scene.sample, scene.affine(self.space, space))
         return _Guided(converted, space)

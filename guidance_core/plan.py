@@ -137,9 +137,10 @@ class Plan:
             if entries is None:
                 raise self._misfit(predictions[name], name)
             made[name] = entries
-        if not made:
-            return {output: {} for output in self.samples}
-        return {output: self._checked_output(number, output, made) for number, output in enumerate(self.samples)}
+        by_output: dict[str, dict[str, Tensor]] = {}
+        for number, output in enumerate(self.samples):
+            by_output[output] = self._checked_output(number, output, made) if made else {}
+        return by_output
 
     def _checked_output(self, number: int, output: str, made: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
         """Return one output's predictions by branch: all of the sample's shape and of one floating-point dtype."""

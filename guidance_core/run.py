@@ -159,10 +159,14 @@ class Run:
             why = why if plan.is_finished or plan.owner is not self else "was made before another was finished"
             raise ConfigurationError(f"this plan of step {plan.index} {why}; call plan() anew.")
         state = _copied(plan.state) if plan.state else {}
+        results = {}
         if isinstance(predictions, Sums):
-            return {name: self._from_sums(plan, name, predictions, state) for name in plan.samples}, state
-        by_output = plan.checked(predictions)
-        return {name: self._from_predictions(plan, name, by_output[name], state) for name in plan.samples}, state
+            for name in plan.samples:
+                results[name] = self._from_sums(plan, name, predictions, state)
+        else:
+            for name, given in plan.checked(predictions).items():
+                results[name] = self._from_predictions(plan, name, given, state)
+        return results, state
 
     def _commit(self, plan: Plan, outcome: _Outcome) -> Any:
         """Make the step's state last and return the result in the host's structure."""

@@ -40,8 +40,10 @@ def check_over(over: object) -> None:
 
 def std(x: Tensor, over: str = "sample") -> Tensor:
     """Return the standard deviation (of the population) of `x` `[B, ...]`, dimensions kept."""
-    if over == "sample" and x.numel() <= SHORT and x.ndim > 1:
-        return _stds(x.contiguous(), _INNER[x.ndim])
+    dims = _INNER[x.ndim]
+    if dims and over == "sample" and x.numel() <= SHORT:
+        short: Tensor = torch.std_mean(x.contiguous(), dims, False, True)[0]  # as in _stds, one call less
+        return short
     rows, shape = _rows(x, over)
     if rows.shape[1] <= SHORT or not is_by_leaves(x):
         return _stds(rows, (1,)).view(shape)
