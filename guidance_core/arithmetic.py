@@ -1,7 +1,7 @@
 """The one expression a step is made of, evaluated without waste: `a·sample + b·Σ wᵢ·pᵢ`.
 
-Terms are accumulated in float32 (float64 where a prediction is float64), in the order given, and
-rounded once. The same elementary operations are applied to every element wherever it lies, so a
+Terms are accumulated in float32 (float64 where a prediction is float64), in the order given, the
+sample last, and rounded once. The same elementary operations are applied to every element wherever it lies, so a
 result depends on the values alone: not on batch mates, strides, the number of threads, or whether
 it was computed block by block.
 
@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from guidance_core.spaces import IDENTITY, Affine
+from guidance_core.spaces import IDENTITY, SHIFT, Affine
 
 BLOCK = 131072
 "Elements worked on at a time: the float32 temporaries of a block stay in cache."
@@ -64,6 +64,9 @@ def evaluate(
     first, weight = terms[0]
     working = accumulation_dtype(first)
     dtype = dtype or working
+    if space.a == 1.0 and len(terms) > 1:  # b goes into the weights, which are numbers most of the time
+        terms, space = [(prediction, weight * space.b) for prediction, weight in terms], SHIFT
+        weight = terms[0][1]
     if is_blocked(first) and not _is_tracked(terms):
         if len(terms) == 1 and space is IDENTITY and first.dtype is dtype and type(weight) is float and weight == 1.0:
             return first
@@ -76,6 +79,8 @@ def evaluate(
             total = total + _product(prediction, weight, working)
         elif total is first:
             total = first.add(prediction, alpha=weight)
+        elif weight == -1.0:
+            total.sub_(prediction)  # quicker to dispatch, and the same
         else:
             total.add_(prediction, alpha=weight)
     if space is not IDENTITY:
@@ -105,6 +110,8 @@ def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool
     """Return `a·sample + b·total`; `total` may be overwritten if it is `owned`."""
     if space is IDENTITY or sample is None:
         return total
+    if space is SHIFT and owned:
+        return total.add_(sample)
     if space.a == 1.0:
         return sample.add(total, alpha=space.b)
     if space.a == -space.b:
@@ -147,7 +154,7 @@ def _by_blocks(
 
 def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:
     """Do what `to_space` does, operation for operation, in the memory of `total`."""
-    if space.a == 1.0:
+    if space.a == 1.0 and space is not SHIFT:
         torch.add(sample, total, alpha=space.b, out=total)
     else:
         to_space(total, sample, space)
