@@ -8,8 +8,9 @@ rounded once to the dtype of the predictions.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import torch
@@ -117,7 +118,9 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
         ConfigurationError: a strength does not broadcast, or a space cannot be reached.
     """
     layout, base = scene.layout, predictions[BASE]
-    terms: list[Term] = [(predictions[branch], weight) for branch, weight in layout.weights(base)]
+    terms: list[Term] = []
+    for branch, weight in layout.weights(base):
+        terms.append((predictions[branch], weight))
     if layout.combining or layout.combine_wrappers:
         terms += _deltas(scene, predictions)
     return correct(scene, terms, base, base)
@@ -144,29 +147,25 @@ def correct(
     if space is None:
         return evaluate(terms, dtype=like.dtype)
     buffer = scene.workspace.buffer(layout.name, like) if is_blocked(like) else None
-    guided = _Guided(evaluate(terms, sample, affine(own, space, noise), out=buffer), space)
+    total = evaluate(terms, sample, affine(own, space, noise), out=buffer)
     reference = BasePrediction(base, sample, own, noise, known)
-    guided = _wrapped(scene, layout.correct_wrappers, guided, reference)
-    final = affine(guided.space, own, noise)
-    result = evaluate([(guided.tensor, guided.factor)], sample, final, dtype=like.dtype)
-    return scene.workspace.safe(result) if result is guided.tensor else result
+    if layout.correct_wrappers:
+        tensor, factor, space = _wrapped(scene, layout.correct_wrappers, (total, 1.0, space), reference)
+    else:
+        tensor, factor, space = _chained(scene, (total, 1.0, space), reference)
+    result = evaluate([(tensor, factor)], sample, affine(space, own, noise), dtype=like.dtype)
+    return scene.workspace.safe(result) if result is tensor else result
 
 
-class _Guided:
-    """A guided prediction on its way through the corrections: `factor · tensor`, in `space`."""
+_Guided: TypeAlias = tuple[Tensor, Weight, str]
+"A guided prediction on its way through the corrections: (tensor, factor, space) is `factor · tensor`, in `space`."
 
-    __slots__ = ("factor", "space", "tensor")
 
-    def __init__(self, tensor: Tensor, space: str, factor: Weight = 1.0) -> None:
-        self.tensor = tensor
-        self.space = space
-        self.factor = factor
-
-    def to(self, space: str, scene: Scene) -> _Guided:
-        if space == self.space and type(self.factor) is float:
-            return self
-        converted = evaluate([(self.tensor, self.factor)], scene.sample, scene.affine(self.space, space))
-        return _Guided(converted, space)
+def _converted(scene: Scene, guided: _Guided, space: str) -> Tensor:
+    tensor, factor, source = guided
+    if source == space and type(factor) is float:
+        return tensor
+    return evaluate([(tensor, factor)], scene.sample, scene.affine(source, space))
 
 
 def _wrapped(scene: Scene, wrappers: Sequence[Acting], guided: _Guided, base: BasePrediction) -> _Guided:
@@ -175,29 +174,30 @@ def _wrapped(scene: Scene, wrappers: Sequence[Acting], guided: _Guided, base: Ba
         return _chained(scene, guided, base)
     *inside, wrapper = wrappers
     space = wrapper.space
-    given = guided.to(space, scene)
+    tensor = _converted(scene, guided, space)
     result = around(
         wrapper.implementation,
-        (scene.step(wrapper), given.tensor, Reference(base, wrapper.needs, space)),
-        lambda: _wrapped(scene, inside, given, base).to(space, scene).tensor,
+        (scene.step(wrapper), tensor, Reference(base, wrapper.needs, space)),
+        lambda: _converted(scene, _wrapped(scene, inside, (tensor, 1.0, space), base), space),
     )()
     if isinstance(result, Multiply) or result is None:
         raise wrapper.implementation.wrong("a tensor (a wrapper returns the corrected prediction itself)", result)
-    _check_tensor(wrapper.implementation, result, given.tensor)
-    return _Guided(result, space)
+    _check_tensor(wrapper.implementation, result, tensor)
+    return result, 1.0, space
 
 
 def _chained(scene: Scene, guided: _Guided, base: BasePrediction) -> _Guided:
     for acting in scene.layout.correcting:
         implementation, space = acting.implementation, acting.space
-        guided = guided.to(space, scene)
-        tensor = guided.tensor
+        tensor = _converted(scene, guided, space)
         result = implementation(scene.step(acting), tensor, Reference(base, acting.needs, space))
         if isinstance(result, Multiply):
-            guided = _Guided(tensor, space, _factor(implementation, result, tensor))
-        elif result is not None:
+            guided = tensor, _factor(implementation, result, tensor), space
+        elif result is None:
+            guided = tensor, 1.0, space
+        else:
             _check_tensor(implementation, result, tensor)
-            guided = _Guided(result, space)
+            guided = result, 1.0, space
     return guided
 
 
@@ -257,11 +257,13 @@ def _check_tensor(implementation: Implementation, result: Any, like: Tensor) -> 
 
 def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> Tensor:
     factor = result.factor
-    if isinstance(factor, Tensor) and factor.dtype.is_floating_point and factor.ndim == like.ndim:
-        for size, full in zip(factor.shape, like.shape, strict=True):
-            if size != 1 and size != full:
-                break
-        else:
-            return factor
+    if isinstance(factor, Tensor) and factor.dtype.is_floating_point and _fits(factor.shape, like.shape):
+        return factor
     expected = f"Multiply with a floating-point tensor that broadcasts to {tuple(like.shape)}"
     raise implementation.wrong(expected, factor)
+
+
+@functools.lru_cache(maxsize=256)
+def _fits(shape: tuple[int, ...], full: tuple[int, ...]) -> bool:
+    """Whether `shape` has as many dimensions as `full`, each as large or 1."""
+    return len(shape) == len(full) and all(size in (1, whole) for size, whole in zip(shape, full, strict=True))
