@@ -75,17 +75,13 @@ class BasePrediction:
         return found
 
     def _computed(self, space: str, kind: str, over: str) -> Tensor:
-        tensor = self._tensors.get(space)
-        if tensor is None:
-            prediction = self._prediction
-            if over == "sample" and is_blocked(prediction):
-                n = prediction[0].numel()
-                if n > statistics.LEAF and statistics.is_by_leaves(prediction):
-                    of = statistics.std_of if kind == "std" else statistics.norm_of
-                    each = [of(self._reader(number, space), n) for number in range(prediction.shape[0])]
-                    return torch.stack(each).view(-1, *(1,) * (prediction.ndim - 1))
-            tensor = self.tensor(space)
-        return (statistics.std if kind == "std" else statistics.norm)(tensor, over)
+        if space not in self._tensors and over == "sample" and is_blocked(prediction := self._prediction):
+            n = prediction[0].numel()
+            if n > statistics.LEAF and statistics.is_by_leaves(prediction):
+                of = statistics.std_of if kind == "std" else statistics.norm_of
+                each = [of(self._reader(number, space), n) for number in range(prediction.shape[0])]
+                return torch.stack(each).view(-1, *(1,) * (prediction.ndim - 1))
+        return (statistics.std if kind == "std" else statistics.norm)(self.tensor(space), over)
 
     def _reader(self, number: int, space: str) -> statistics.Read:
         """Read one sample's prediction in a space a block at a time, without ever holding it whole."""

@@ -13,7 +13,6 @@ sum of predictions whose weights add up to 1 may be taken in any of them.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Literal, get_args
 
@@ -40,13 +39,15 @@ def check_sigma(what: str, sigma: float, prediction_type: str) -> None:
         raise ConfigurationError(f"{what} must lie in [0, 1] for flow predictions; got {sigma:.7g}.{hint}")
 
 
-@attrs.frozen(cache_hash=True)
+@attrs.frozen
 class Noise:
     """The noise level of one evaluation: `x = alpha·x0 + sigma·ε`."""
 
     sigma: float
     alpha: float | None = None
     "`None` where the host did not say; flow implies `1 − sigma`, v implies `√(1 − sigma²)`."
+    conversions: dict[tuple[str, str], Affine] = attrs.field(factory=dict, init=False, eq=False, repr=False)
+    "Those asked for so far, by source and target: the same ones are wanted at every evaluation."
 
     def alpha_for(self, spaces: tuple[str, str]) -> float:
         """Return alpha for a conversion between `spaces`, or raise `ConfigurationError`."""
@@ -87,10 +88,14 @@ def affine(source: str, target: str, noise: Noise) -> Affine:
         ConfigurationError: alpha is needed and not known, or the conversion does not exist at this
             noise level (from x0 at sigma 0, from epsilon at alpha 0).
     """
-    return IDENTITY if source == target else _affine(source, target, noise)
+    if source == target:
+        return IDENTITY
+    found = noise.conversions.get((source, target))
+    if found is None:
+        found = noise.conversions[source, target] = _affine(source, target, noise)
+    return found
 
 
-@functools.lru_cache(maxsize=4096)
 def _affine(source: str, target: str, noise: Noise) -> Affine:
     alpha = noise.alpha_for((source, target))
     a1, b1 = _to_x0(source, alpha, noise.sigma)
