@@ -61,28 +61,34 @@ def evaluate(
     Returns:
         The result; where nothing is to be computed, the prediction itself.
     """
-    first, weight = terms[0]
-    working = accumulation_dtype(first)
-    dtype = dtype or working
-    if space.a == 1.0 and len(terms) > 1:  # b goes into the weights, which are numbers most of the time
+    is_sum = len(terms) > 1
+    if is_sum and space.a == 1.0:  # b goes into the weights, which are numbers most of the time
         terms, space = [(prediction, weight * space.b) for prediction, weight in terms], SHIFT
-        weight = terms[0][1]
-    if is_blocked(first) and not _is_tracked(terms):
-        if len(terms) == 1 and space is IDENTITY and first.dtype is dtype and type(weight) is float and weight == 1.0:
+    first, weight = terms[0]
+    given = first.dtype
+    working = torch.float64 if given is torch.float64 else torch.float32
+    dtype = dtype or working
+    if first.numel() > BLOCK and first.is_cpu and not _is_tracked(terms):
+        if not is_sum and space is IDENTITY and given is dtype and type(weight) is float and weight == 1.0:
             return first
         result = out if out is not None and out.dtype == dtype else torch.empty(first.shape, dtype=dtype)
         _by_blocks(result, terms, sample, space, working)
         return result
-    total = _product(first, weight, working)
-    for prediction, weight in terms[1:]:
-        if type(weight) is not float:
-            total = total + _product(prediction, weight, working)
-        elif total is first:
-            total = first.add(prediction, alpha=weight)
-        elif weight == -1.0:
-            total.sub_(prediction)  # quicker to dispatch, and the same
-        else:
-            total.add_(prediction, alpha=weight)
+    total = first if given is working else first.to(working)
+    if type(weight) is not float:
+        total = total * weight
+    elif weight != 1.0:
+        total = total * _scalar(weight, working)
+    if is_sum:
+        for prediction, weight in terms[1:]:
+            if type(weight) is not float:
+                total = total + prediction.to(working) * weight
+            elif total is first:
+                total = first.add(prediction, alpha=weight)
+            elif weight == -1.0:
+                total.sub_(prediction)  # quicker to dispatch, and the same
+            else:
+                total.add_(prediction, alpha=weight)
     if space is not IDENTITY:
         total = to_space(total, sample, space, owned=total is not first)
     return total if dtype is working else total.to(dtype)
@@ -95,15 +101,6 @@ def is_blocked(tensor: Tensor) -> bool:
 
 def _is_tracked(terms: Sequence[Term]) -> bool:
     return torch.is_grad_enabled() and any(prediction.requires_grad for prediction, _ in terms)
-
-
-def _product(prediction: Tensor, weight: Weight, working: torch.dtype) -> Tensor:
-    """Return `weight·prediction`; a prediction of weight 1 and that dtype is returned itself."""
-    if prediction.dtype is not working:
-        prediction = prediction.to(working)
-    if type(weight) is float:
-        return prediction if weight == 1.0 else prediction * _scalar(weight, working)
-    return prediction * weight
 
 
 def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool = True) -> Tensor:
