@@ -190,7 +190,10 @@ def _chained(scene: Scene, guided: _Guided, base: BasePrediction) -> _Guided:
     for acting in scene.layout.correcting:
         implementation, space = acting.implementation, acting.space
         tensor = _converted(scene, guided, space)
-        result = implementation(scene.step(acting), tensor, Reference(base, acting.needs, space))
+        try:
+            result = implementation.function(scene.step(acting), tensor, Reference(base, acting.needs, space))
+        except Exception as error:
+            raise implementation.failed(error) from error
         if isinstance(result, Multiply):
             guided = tensor, _factor(implementation, result, tensor), space
         elif result is None:

@@ -9,11 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core import statistics
 from guidance_core.arithmetic import BLOCK, accumulation_dtype, evaluate, is_blocked, to_space
 from guidance_core.branch import Needs
 from guidance_core.errors import PluginError
 from guidance_core.spaces import IDENTITY, Noise, affine
+from guidance_core.statistics import LEAF, Read, is_by_leaves, norm, norm_of, std, std_of
 
 Statistic: TypeAlias = tuple[str, str, str]
 "A statistic of the base prediction: space, `std` or `norm`, and what it covers."
@@ -71,19 +71,26 @@ class BasePrediction:
         """Return a statistic of the prediction, dimensions kept."""
         found = self._known.get(wanted)
         if found is None:
-            found = self._known[wanted] = self._computed(*wanted)
+            space, kind, over = wanted
+            tensor = self._tensors.get(space)
+            if tensor is None and over == "sample":
+                found = self._by_leaves(space, kind)
+            if found is None:
+                tensor = self.tensor(space) if tensor is None else tensor
+                found = std(tensor, over) if kind == "std" else norm(tensor, over)
+            self._known[wanted] = found
         return found
 
-    def _computed(self, space: str, kind: str, over: str) -> Tensor:
-        if space not in self._tensors and over == "sample" and is_blocked(prediction := self._prediction):
-            n = prediction[0].numel()
-            if n > statistics.LEAF and statistics.is_by_leaves(prediction):
-                of = statistics.std_of if kind == "std" else statistics.norm_of
-                each = [of(self._reader(number, space), n) for number in range(prediction.shape[0])]
-                return torch.stack(each).view(-1, *(1,) * (prediction.ndim - 1))
-        return (statistics.std if kind == "std" else statistics.norm)(self.tensor(space), over)
+    def _by_leaves(self, space: str, kind: str) -> Tensor | None:
+        """Return a statistic per sample of a large prediction, which is never held in that space; None of another."""
+        prediction = self._prediction
+        if not is_blocked(prediction) or not is_by_leaves(prediction) or (n := prediction[0].numel()) <= LEAF:
+            return None
+        of = std_of if kind == "std" else norm_of
+        each = [of(self._reader(number, space), n) for number in range(prediction.shape[0])]
+        return torch.stack(each).view(-1, *(1,) * (prediction.ndim - 1))
 
-    def _reader(self, number: int, space: str) -> statistics.Read:
+    def _reader(self, number: int, space: str) -> Read:
         """Read one sample's prediction in a space a block at a time, without ever holding it whole."""
         row, noisy = self._prediction[number].reshape(-1), self._sample[number].reshape(-1)
         working = accumulation_dtype(row)

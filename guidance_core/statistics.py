@@ -40,9 +40,8 @@ def check_over(over: object) -> None:
 
 def std(x: Tensor, over: str = "sample") -> Tensor:
     """Return the standard deviation (of the population) of `x` `[B, ...]`, dimensions kept."""
-    dims = _INNER[x.ndim]
-    if dims and over == "sample" and x.numel() <= SHORT:
-        short: Tensor = torch.std_mean(x.contiguous(), dims, False, True)[0]  # as in _stds, one call less
+    if over == "sample" and x.numel() <= SHORT and (within := _INNER[x.ndim]):
+        short: Tensor = torch.std_mean(x.contiguous(), within, False, True)[0]  # as in _stds, one call less
         return short
     rows, shape = _rows(x, over)
     if rows.shape[1] <= SHORT or not is_by_leaves(x):
@@ -79,15 +78,15 @@ def ratio(numerator: Tensor, denominator: Tensor, share: float | Tensor = 1.0) -
     elif share == 1.0:
         quotient = numerator / denominator
     else:
-        rest = _constant(1.0 - share, numerator.dtype, numerator.device)
+        rest = _rest(share, numerator.dtype, numerator.device)
         quotient = rest.addcdiv(numerator, denominator, value=share)
     return quotient.nan_to_num_(1.0, 1.0)
 
 
 @functools.lru_cache(maxsize=256)
-def _constant(number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _rest(share: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # it outlives the mode it is made in
-        return torch.tensor(number, dtype=dtype, device=device)
+        return torch.tensor(1.0 - share, dtype=dtype, device=device)
 
 
 def is_by_leaves(x: Tensor) -> bool:
