@@ -104,7 +104,7 @@ class Structure:
             return named[self.names[0]]
         if self.kind == "dict":
             return dict(named)
-        return tuple([named[name] for name in self.names])
+        return tuple(map(named.__getitem__, self.names))
 
 
 def _shown(value: Any) -> str:

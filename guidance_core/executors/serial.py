@@ -18,7 +18,10 @@ class SerialExecutor(Executor):
 
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
         """Return the prediction of every branch, by name."""
-        return {branch.name: run_branch(branch, denoise) for branch in plan.branches}
+        predictions = {}
+        for branch in plan.branches:
+            predictions[branch.name] = run_branch(branch, denoise)
+        return predictions
 
     def describe(self) -> str:
         """Return one line that says how branches are run."""
