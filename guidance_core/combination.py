@@ -187,21 +187,23 @@ def _wrapped(scene: Scene, wrappers: Sequence[Acting], guided: _Guided, base: Ba
 
 
 def _chained(scene: Scene, guided: _Guided, base: BasePrediction) -> _Guided:
+    tensor, factor, source = guided
     for acting in scene.layout.correcting:
         implementation, space = acting.implementation, acting.space
-        tensor = _converted(scene, guided, space)
+        if space != source or type(factor) is not float:
+            tensor = _converted(scene, (tensor, factor, source), space)
+        step = Step(scene.moment, implementation.plugin, acting.plugin, scene.state, scene.layout.name, scene.sample)
         try:
-            result = implementation.function(scene.step(acting), tensor, Reference(base, acting.needs, space))
+            result = implementation.function(step, tensor, Reference(base, acting.needs, space))
         except Exception as error:
             raise implementation.failed(error) from error
+        factor, source = 1.0, space
         if isinstance(result, Multiply):
-            guided = tensor, _factor(implementation, result, tensor), space
-        elif result is None:
-            guided = tensor, 1.0, space
-        else:
+            factor = _factor(implementation, result, tensor)
+        elif result is not None:
             _check_tensor(implementation, result, tensor)
-            guided = result, 1.0, space
-    return guided
+            tensor = result
+    return tensor, factor, source
 
 
 def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:

@@ -128,14 +128,16 @@ class Plan:
         made: dict[str, Sequence[Tensor]] = {}
         for branch in self.branches:
             name = branch.name
-            if name not in predictions:
+            try:
+                prediction = predictions[name]
+            except KeyError:
                 raise DenoiserError(
                     f"the prediction of branch {name!r} of step {self.index} is missing; got "
                     f"{', '.join(map(str, predictions)) or 'none'}."
-                )
-            entries = structure.entries(predictions[name])
+                ) from None
+            entries = structure.entries(prediction)
             if entries is None:
-                raise self._misfit(predictions[name], name)
+                raise self._misfit(prediction, name)
             made[name] = entries
         by_output: dict[str, dict[str, Tensor]] = {}
         for number, output in enumerate(self.samples):

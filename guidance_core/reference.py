@@ -49,9 +49,8 @@ class BasePrediction:
         self._own = prediction_type
         self._noise = noise
         self._known = {**known} if known else {}
-        self._tensors: dict[str, Tensor] = {}
-        if prediction is not None and prediction.dtype is torch.float32:
-            self._tensors[prediction_type] = prediction
+        is_ready = prediction is not None and prediction.dtype is torch.float32
+        self._tensors = {prediction_type: prediction} if is_ready else {}
 
     @property
     def _prediction(self) -> Tensor:

@@ -181,7 +181,8 @@ class Run:
             }
         if self._keeps:
             self._keep_x0(plan, results)
-        self._last = (plan.index, plan.layout.moment.evaluation)
+        moment = plan.layout.moment
+        self._last = (moment.index, moment.evaluation)
         return plan.restored(results)
 
     def describe(self) -> Description:
@@ -298,8 +299,9 @@ class Run:
             entries = structure.entries(sample)
             if entries is None:
                 raise structure.misfit(sample, "the sample", ConfigurationError)
-        samples = dict(zip(structure.names, entries, strict=True))
-        for name, tensor in samples.items():
+        samples = {}
+        for number, name in enumerate(structure.names):
+            samples[name] = tensor = entries[number]
             if not tensor.dtype.is_floating_point:
                 raise ConfigurationError(f"the sample ({name}) must be floating point; got {tensor.dtype}.")
             if tensor.ndim == 0 or tensor.numel() == 0:
@@ -335,25 +337,17 @@ class Run:
             base = predictions[BASE]
             terms = [(predictions[name], weight) for name, weight in layout.weights(base)]
             return evaluate(terms, dtype=base.dtype)
-        return guide(self._scene(plan, output, state), predictions)
+        scene = Scene(layout, plan.samples[output], plan.noise[output], plan.layout.moment, state, self._workspace)
+        return guide(scene, predictions)
 
     def _from_sums(self, plan: Plan, output: str, given: Sums, state: States) -> Tensor:
-        if plan.layout.outputs[output].held:
+        layout = plan.layout.outputs[output]
+        if layout.held:
             return self._held_result(plan, output)
-        scene = self._scene(plan, output, state)
+        scene = Scene(layout, plan.samples[output], plan.noise[output], plan.layout.moment, state, self._workspace)
         terms: list[Term] = [(given.sums[output], 1.0)]
         base, known = given.references.get(output), given.statistics.get(output)
         return correct(scene, terms, given.like[output], base, known)
-
-    def _scene(self, plan: Plan, output: str, state: States) -> Scene:
-        return Scene(
-            plan.layout.outputs[output],
-            plan.samples[output],
-            plan.noise[output],
-            plan.layout.moment,
-            state,
-            self._workspace,
-        )
 
     def _keep_x0(self, plan: Plan, results: Mapping[str, Tensor]) -> None:
         own = self.settings.prediction_type

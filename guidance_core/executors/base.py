@@ -110,8 +110,13 @@ def run_branch(branch: BoundBranch, denoise: Denoiser) -> Any:
     try:
         return denoise(branch)
     except Exception as error:
-        error.add_note(f"raised by the denoiser for branch {branch.name!r} of step {branch.step}")
+        add_note(error, branch)
         raise
+
+
+def add_note(error: Exception, branch: BoundBranch) -> None:
+    """Have an error of the denoiser name branch and step."""
+    error.add_note(f"raised by the denoiser for branch {branch.name!r} of step {branch.step}")
 
 
 def run_batch(branches: Sequence[BoundBranch], denoise: Denoiser, whose: str) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from guidance_core.executors.base import Denoiser, Executor, run_branch
+from guidance_core.executors.base import Denoiser, Executor, add_note
 
 if TYPE_CHECKING:
     from guidance_core.plan import Plan
@@ -20,7 +20,11 @@ class SerialExecutor(Executor):
         """Return the prediction of every branch, by name."""
         predictions = {}
         for branch in plan.branches:
-            predictions[branch.name] = run_branch(branch, denoise)
+            try:
+                predictions[branch.name] = denoise(branch)
+            except Exception as error:
+                add_note(error, branch)
+                raise
         return predictions
 
     def describe(self) -> str:
