@@ -61,12 +61,20 @@ class OutputLayout:
 
     is_plain: bool = attrs.field(init=False)
     "Whether the result is the weighted sum and no hook acts."
+    seen: tuple[str, ...] = attrs.field(init=False)
+    "The branches whose predictions a hook looks at, alone or in a statistic."
     first_space: str | None = attrs.field(init=False)
     "The space of the hook that gets the sum first; None where no hook corrects it."
 
     @is_plain.default
     def _default_is_plain(self) -> bool:
         return not self.held and not self.all_acting
+
+    @seen.default
+    def _default_seen(self) -> tuple[str, ...]:
+        base = [BASE] if self.all_acting else []
+        others = [branch for acting in (*self.combining, *self.combine_wrappers) for branch in acting.branches]
+        return tuple(dict.fromkeys([*base, *others]))
 
     @first_space.default
     def _default_first_space(self) -> str | None:
@@ -89,8 +97,8 @@ class OutputLayout:
         Raises:
             ConfigurationError: a tensor strength does not broadcast to the sample.
         """
-        if self._numbers is not None:
-            return self._numbers
+        if self.numbers is not None:
+            return self.numbers
         base: Any = 1.0
         others: list[tuple[str, Weight]] = []
         for branch, strength in self.strengths:
@@ -102,10 +110,10 @@ class OutputLayout:
             base = base + strength
         return [(BASE, base), *others]
 
-    _numbers: list[tuple[str, Weight]] | None = attrs.field(init=False)
+    numbers: list[tuple[str, Weight]] | None = attrs.field(init=False)
     "The weights, where they are the same for every sample."
 
-    @_numbers.default
+    @numbers.default
     def _default_numbers(self) -> list[tuple[str, Weight]] | None:
         numbers = [strength for _, strength in self.strengths if not isinstance(strength, Tensor)]
         if len(numbers) < len(self.strengths):

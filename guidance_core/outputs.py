@@ -16,6 +16,8 @@ Structured: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 SINGLE = "output"
 "The name of the only output of a host whose denoiser returns one tensor."
 
+_SEQUENCES = (tuple, list)
+
 
 @attrs.frozen
 class Structure:
@@ -72,7 +74,7 @@ class Structure:
     def entries(self, value: Any) -> Sequence[Tensor] | None:
         """Return the tensors of `value` in the order of the names, or None if its structure is another."""
         if self.kind == "tuple":
-            if not isinstance(value, (tuple, list)) or len(value) != len(self.names):
+            if not isinstance(value, _SEQUENCES) or len(value) != len(self.names):
                 return None
             found: Sequence[Any] = value
         elif self.kind == "tensor":

@@ -139,32 +139,31 @@ class Plan:
             if entries is None:
                 raise self._misfit(prediction, name)
             made[name] = entries
+        if not made:
+            return {output: {} for output in self.samples}
         by_output: dict[str, dict[str, Tensor]] = {}
-        for number, output in enumerate(self.samples):
-            by_output[output] = self._checked_output(number, output, made) if made else {}
-        return by_output
-
-    def _checked_output(self, number: int, output: str, made: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
-        """Return one output's predictions by branch: all of the sample's shape and of one floating-point dtype."""
-        base, sample = made[BASE][number], self.samples[output]
-        shape, dtype, device = sample.shape, base.dtype, sample.device
-        if not dtype.is_floating_point:
-            raise DenoiserError(f"branch 'cond': output {output!r} must be floating point; got {dtype}.")
-        is_plain, given = self.layout.outputs[output].is_plain, {}
-        for name, entries in made.items():
-            tensor = entries[number]
-            if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
-                whose, other = ("its sample", sample) if name == BASE else ("that of the base branch", base)
-                raise DenoiserError(
-                    f"branch {name!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
-                    f"but {whose} is {kind_of(other)}."
-                )
-            # A sum over a tensor rounds by its layout in memory, which predictions lose when they travel.
-            given[name] = tensor if is_plain else tensor.contiguous()
+        for number, (output, sample) in enumerate(self.samples.items()):
+            base = made[BASE][number]
+            shape, dtype, device = sample.shape, base.dtype, sample.device
+            if not dtype.is_floating_point:
+                raise DenoiserError(f"branch 'cond': output {output!r} must be floating point; got {dtype}.")
+            by_output[output] = given = {}
+            for name, entries in made.items():
+                given[name] = tensor = entries[number]
+                if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
+                    whose, other = ("its sample", sample) if name == BASE else ("that of the base branch", base)
+                    raise DenoiserError(
+                        f"branch {name!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
+                        f"but {whose} is {kind_of(other)}."
+                    )
+            for name in self.layout.outputs[output].seen:
+                # A sum over a tensor rounds by its layout in memory, which predictions lose when they travel.
+                given[name] = given[name].contiguous()
         if self.owner.settings.check_finite:
-            for name, tensor in given.items():
-                self.check_finite(name, output, tensor)
-        return given
+            for output, given in by_output.items():
+                for name, tensor in given.items():
+                    self.check_finite(name, output, tensor)
+        return by_output
 
     def accepted(self, branch: str, prediction: Any, rows: tuple[int, int] | None = None) -> dict[str, Tensor]:
         """Return one branch's prediction by output, checked against the sample.

@@ -111,7 +111,7 @@ class Run:
             evaluation = _Evaluation(self, index, sample, sigma=sigma, alpha=alpha, model=model)
             return self.executor.conduct(evaluation, denoise)
         plan = self.plan(index, sample, sigma=sigma, alpha=alpha, model=model)
-        return self.finish(plan, self.executor.execute(plan, denoise))
+        return self._commit(plan, self._combine(plan, self.executor.execute(plan, denoise)))  # as `finish` does
 
     def plan(
         self,
@@ -164,8 +164,17 @@ class Run:
             for name in plan.samples:
                 results[name] = self._from_sums(plan, name, predictions, state)
         else:
+            moment, layouts = plan.layout.moment, plan.layout.outputs
             for name, given in plan.checked(predictions).items():
-                results[name] = self._from_predictions(plan, name, given, state)
+                layout = layouts[name]
+                if layout.is_plain:
+                    terms = [(given[branch], weight) for branch, weight in layout.weights(given[BASE])]
+                    results[name] = evaluate(terms, dtype=given[BASE].dtype)
+                elif layout.held:
+                    results[name] = self._held_result(plan, name)
+                else:
+                    scene = Scene(layout, plan.samples[name], plan.noise[name], moment, state, self._workspace)
+                    results[name] = guide(scene, given)
         return results, state
 
     def _commit(self, plan: Plan, outcome: _Outcome) -> Any:
@@ -329,22 +338,11 @@ class Run:
 
     # Finishing: what depends on the predictions.
 
-    def _from_predictions(self, plan: Plan, output: str, predictions: Mapping[str, Tensor], state: States) -> Tensor:
-        layout = plan.layout.outputs[output]
-        if layout.held:
-            return self._held_result(plan, output)
-        if layout.is_plain:
-            base = predictions[BASE]
-            terms = [(predictions[name], weight) for name, weight in layout.weights(base)]
-            return evaluate(terms, dtype=base.dtype)
-        scene = Scene(layout, plan.samples[output], plan.noise[output], plan.layout.moment, state, self._workspace)
-        return guide(scene, predictions)
-
     def _from_sums(self, plan: Plan, output: str, given: Sums, state: States) -> Tensor:
-        layout = plan.layout.outputs[output]
-        if layout.held:
+        if plan.layout.outputs[output].held:
             return self._held_result(plan, output)
-        scene = Scene(layout, plan.samples[output], plan.noise[output], plan.layout.moment, state, self._workspace)
+        layout, sample, noise = plan.layout, plan.samples[output], plan.noise[output]
+        scene = Scene(layout.outputs[output], sample, noise, layout.moment, state, self._workspace)
         terms: list[Term] = [(given.sums[output], 1.0)]
         base, known = given.references.get(output), given.statistics.get(output)
         return correct(scene, terms, given.like[output], base, known)
