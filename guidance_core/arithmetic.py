@@ -91,6 +91,7 @@ def evaluate(
                 total.add_(prediction, alpha=weight)
     if space is not IDENTITY:
         total = to_space(total, sample, space, owned=total is not first)
+        working = total.dtype  # that of a sample of more digits
     return total if dtype is working else total.to(dtype)
 
 

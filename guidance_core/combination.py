@@ -16,13 +16,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import Term, Weight, evaluate, is_blocked
+from guidance_core.arithmetic import Term, Weight, accumulation_dtype, evaluate, is_blocked
 from guidance_core.branch import BASE
 from guidance_core.errors import PluginError
 from guidance_core.hooks import Implementation, around
 from guidance_core.layout import Acting, OutputLayout
 from guidance_core.reference import BasePrediction, Multiply, Reference, Statistic
-from guidance_core.spaces import Affine, Noise, affine
+from guidance_core.spaces import IDENTITY, Affine, Noise, affine
 from guidance_core.step import Moment, States, Step
 
 
@@ -119,7 +119,7 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
     """
     layout, base = scene.layout, predictions[BASE]
     terms: list[Term] = []
-    for branch, weight in layout.weights(base):
+    for branch, weight in layout.numbers or layout.weights(base):
         terms.append((predictions[branch], weight))
     if layout.combining or layout.combine_wrappers:
         terms += _deltas(scene, predictions)
@@ -147,12 +147,14 @@ def correct(
     if space is None:
         return evaluate(terms, dtype=like.dtype)
     buffer = scene.workspace.buffer(layout.name, like) if is_blocked(like) else None
-    total = evaluate(terms, sample, affine(own, space, noise), out=buffer)
+    total = evaluate(terms, sample, IDENTITY if space == own else affine(own, space, noise), out=buffer)
     reference = BasePrediction(base, sample, own, noise, known)
     if layout.correct_wrappers:
         tensor, factor, space = _wrapped(scene, layout.correct_wrappers, (total, 1.0, space), reference)
     else:
         tensor, factor, space = _chained(scene, (total, 1.0, space), reference)
+    if space == own and isinstance(factor, Tensor) and like.dtype is tensor.dtype is factor.dtype and buffer is None:
+        return tensor * factor  # what `evaluate` would come to
     result = evaluate([(tensor, factor)], sample, affine(space, own, noise), dtype=like.dtype)
     return scene.workspace.safe(result) if result is tensor else result
 
@@ -262,13 +264,20 @@ def _check_tensor(implementation: Implementation, result: Any, like: Tensor) -> 
 
 def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> Tensor:
     factor = result.factor
-    if isinstance(factor, Tensor) and factor.dtype.is_floating_point and _fits(factor.shape, like.shape):
-        return factor
+    if (
+        isinstance(factor, Tensor)
+        and factor.ndim == like.ndim
+        and (factor.numel() == 1 or _fits(factor.shape, like.shape))
+    ):
+        if factor.dtype is like.dtype:
+            return factor
+        if factor.dtype.is_floating_point:
+            return factor.to(accumulation_dtype(like))
     expected = f"Multiply with a floating-point tensor that broadcasts to {tuple(like.shape)}"
     raise implementation.wrong(expected, factor)
 
 
 @functools.lru_cache(maxsize=256)
 def _fits(shape: tuple[int, ...], full: tuple[int, ...]) -> bool:
-    """Whether `shape` has as many dimensions as `full`, each as large or 1."""
-    return len(shape) == len(full) and all(size in (1, whole) for size, whole in zip(shape, full, strict=True))
+    """Whether a shape of as many dimensions broadcasts to `full`."""
+    return all(size in (1, whole) for size, whole in zip(shape, full, strict=True))

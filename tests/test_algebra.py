@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guidance_core import Branch, Executor, Guidance, PerOutput, Sums, Table, hookimpl, norm, std
+from guidance_core import Branch, Executor, Guidance, Multiply, Needs, PerOutput, Sums, Table, hookimpl, norm, ratio, std
 from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Normalize, Rescale
 
 BOTH = {"positive": {}, "negative": {}}
@@ -225,6 +225,43 @@ def test_corrections_apply_in_the_order_given():
     second = one_step([CFG(5.0), Normalize(limit=0.5), Rescale(1.0)], x, predictions)
     torch.testing.assert_close(norm(first), norm(predictions["cond"]) * 0.5)
     torch.testing.assert_close(std(second), std(predictions["cond"]))
+
+
+@attrs.frozen
+class Halve:
+    """Returns a factor of a dtype of its own."""
+
+    dtype: torch.dtype
+
+    @hookimpl
+    def build_branches(self, step):
+        return [Needs(space="x0")]
+
+    @hookimpl
+    def postprocess(self, step, guided, reference):
+        return Multiply(torch.full((1,) * guided.ndim, 0.5, dtype=self.dtype))
+
+
+@pytest.mark.parametrize("factor", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("prediction_type", ["x0", "flow"])
+def test_neither_a_factor_nor_the_sample_changes_the_dtype(dtype, factor, prediction_type, monkeypatch):
+    x, predictions = predict(2, 2, 600, 128, dtype=dtype)
+    given = {"prediction_type": prediction_type}
+    blocked = one_step([CFG(3.0), Halve(factor)], x.double(), predictions, **given)
+    assert blocked.dtype == dtype
+    monkeypatch.setattr("guidance_core.arithmetic.BLOCK", 10**9)
+    assert torch.equal(one_step([CFG(3.0), Halve(factor)], x.double(), predictions, **given), blocked)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-30, 1.0, 1e30])
+def test_a_ratio_is_the_same_for_one_row_and_for_many(spread):
+    numerator, denominator = torch.tensor([2.0, 3.0, 0.0]).view(3, 1, 1), torch.tensor([spread, 0.0, 0.0]).view(3, 1, 1)
+    for share in (0.3, 1.0, torch.tensor(0.3)):
+        together = ratio(numerator, denominator, share)
+        alone = [ratio(numerator[i : i + 1], denominator[i : i + 1], share) for i in range(3)]
+        assert torch.equal(torch.cat(alone), together)
+        assert torch.isfinite(together).all()
 
 
 @pytest.mark.parametrize("kind", ["tensor", "tuple", "dict"])
