@@ -8,7 +8,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guidance_core import Branch, Executor, Guidance, Multiply, Needs, PerOutput, Sums, Table, hookimpl, norm, ratio, std
+from guidance_core import (
+    Branch,
+    Executor,
+    Guidance,
+    Multiply,
+    Needs,
+    PerOutput,
+    Sums,
+    Table,
+    hookimpl,
+    norm,
+    ratio,
+    std,
+)
 from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Normalize, Rescale
 
 BOTH = {"positive": {}, "negative": {}}

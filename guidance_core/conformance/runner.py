@@ -272,8 +272,8 @@ class _Attempt:
 
     @property
     def hangs(self) -> bool:
-        """Whether the example tried last took most of the time, so that it is not only that there are many."""
-        return time.monotonic() - self.last_begun > 0.5 * self.options.time_limit
+        """Whether no example came to an end, or the last one took most of the time: not only that there are many."""
+        return self.examples < 2 or time.monotonic() - self.last_begun > 0.5 * self.options.time_limit
 
     def hanging(self) -> Failure:
         case = self.last[0] if self.last else None
