@@ -61,7 +61,7 @@ def example_code(outcome: Outcome) -> str:
 def _values(outcome: Outcome, failure: Failure) -> list[str]:
     """Return the numbers of the step that differs, where they are few."""
     case = failure.case
-    if case is None or outcome.subject.kind != "plugin":
+    if case is None or failure.hangs or outcome.subject.kind != "plugin":
         return []
     step = failure.place.step if failure.place is not None else 0
     output = failure.place.output if failure.place is not None else case.names[0]
