@@ -31,6 +31,8 @@ except ImportError as error:  # pragma: no cover
         f"guidance-core needs the extra 'cli' ({error.name} is missing): pip install 'guidance-core[cli]'"
     ) from None
 
+from guidance_core.scaffold.command import new
+
 app = typer.Typer(
     help="Diffusion guidance: methods are plugins, execution is a backend.",
     no_args_is_help=True,
@@ -284,6 +286,9 @@ def _draw(job: Job, *, is_first: bool) -> None:
     console.print(table)
     console.print(f"accuracy: share of {count} images that an independent classifier reads as asked for")
     console.print(f"picture: {job.out}", soft_wrap=True)
+
+
+app.command()(new)
 
 
 @bench_app.command("dispatch")

@@ -79,6 +79,11 @@ def entry_name(cls: type) -> str | None:
     return next((name for name, points in _points(PLUGINS).items() if _stands_for(points[0], cls)), None)
 
 
+def publishers(name: str) -> list[str]:
+    """Return the distributions that publish a plugin of that name, whatever may be loaded; loads nothing."""
+    return sorted(point.dist.name if point.dist else point.value for point in _points(PLUGINS).get(name, ()))
+
+
 def _stands_for(point: EntryPoint, cls: type) -> bool:
     """Whether an entry point names a class, perhaps where another module, already imported, passes it on."""
     if point.value == f"{cls.__module__}:{cls.__qualname__}":

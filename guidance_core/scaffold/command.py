@@ -1,0 +1,50 @@
+"""The command `guidance-core new`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guidance_core.scaffold.package import KINDS, LICENSES, NOBODY, new_package, write_package
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the package and of the method in a spec, such as my-method.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help=f"What to start from: {', '.join(KINDS)}. A linear method names passes with strengths; one with "
+            "combine looks at predictions; a correction changes the guided result."
+        ),
+    ] = "combine",
+    license: Annotated[str, typer.Option(help=f"One of {', '.join(LICENSES)}.")] = "apache-2.0",
+    author: Annotated[
+        str | None,
+        typer.Option(help=f"Who holds the copyright; if not given, whom git knows, or {NOBODY!r}."),
+    ] = None,
+    into: Annotated[Path, typer.Option(help="The folder to write the package's own folder in.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Write a package for a method of your own: a method that works, its tests, and what publishes it."""
+    package = new_package(name, kind=kind, license=license, author=author)
+    folder = write_package(package, into)
+    commands = [
+        f"cd {shlex.quote(str(folder))}",
+        "pip install -e '.[test]'",
+        f"guidance-core check {package.names.name}",
+        f"guidance-core sample -g {package.drawing}",
+    ]
+    if as_json:
+        facts = {"name": package.names.name, "kind": package.kind, "license": LICENSES[package.license]}
+        print(json.dumps({**facts, "folder": str(folder), "files": list(package.files), "next": commands}, indent=2))
+        return
+    print(f"{folder}: a method of the kind {package.kind}")
+    for path in package.files:
+        print(f"  {path}")
+    print("next:")
+    for command in commands:
+        print(f"  {command}")
