@@ -6,6 +6,7 @@ import base64
 import contextlib
 import math
 import pickle
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import attrs
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from guidance_core.branch import BoundBranch
 from guidance_core.conformance.case import Case, Host
@@ -180,18 +182,19 @@ def executor_on_rank(
             _failing(made, lambda: subject.start(own, executor).step(0, case.sample(0), Host(case, 0)))
             return made
         run = subject.start(own, executor, extra=extra)
-        beside = subject.start(attrs.evolve(case, seed=case.seed + 1), executor, extra=extra) if interleaved else None
+        beside_case = attrs.evolve(case, seed=case.seed + 1)
+        beside = subject.start(beside_case, executor, extra=extra) if interleaved else None
         if fault is not None:
             _failing(made, lambda: run.step(0, case.sample(0), _Faulty(case, 0, fault)))
         for step in range(case.steps):
             host, sample = Host(case, step), case.sample(step)
+            if beside is not None:
+                beside.step(step, case.sample(step), Host(beside_case, step))
             with _watching(case, made) if watched else contextlib.nullcontext():
                 result = run.step(step, sample, host)
             made.results.append({output: tensor.clone() for output, tensor in case.named(result).items()})
             made.calls.append(host.calls)
             _note_changes(made, case, step, sample, host)
-            if beside is not None:
-                beside.step(step, case.sample(step), Host(case, step))
     except Exception as error:
         made.failed(error, time.monotonic() - started)
     return made
@@ -216,20 +219,8 @@ def _note_changes(made: Made, case: Case, step: int, sample: Any, host: Host) ->
             made.changed = made.changed or f"the prediction of branch {branch!r} at step {step}"
 
 
-_COLLECTIVES = (
-    "all_gather",
-    "all_gather_into_tensor",
-    "all_gather_single",
-    "all_reduce",
-    "all_to_all",
-    "all_to_all_single",
-    "broadcast",
-    "gather",
-    "reduce",
-    "reduce_scatter",
-    "reduce_scatter_tensor",
-    "scatter",
-)
+_COLLECTIVE = re.compile(r"gather|reduce|scatter|all_?to_?all|broadcast")
+"In the names of methods of a process group: whatever function of torch.distributed is called, under whatever name."
 
 
 @contextlib.contextmanager
@@ -241,8 +232,8 @@ def _watching(case: Case, made: Made) -> Iterator[None]:
     def counting(real: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
             nonlocal count
-            tensors = [each for each in (*arguments, *named.values()) if isinstance(each, Tensor)]
-            count += any(each.numel() >= whole for each in tensors)
+            leaves = tree_leaves((arguments, named))
+            count += any(isinstance(each, Tensor) and each.numel() >= whole for each in leaves)
             return real(*arguments, **named)
 
         return call
@@ -256,10 +247,9 @@ def _watching(case: Case, made: Made) -> Iterator[None]:
         return call
 
     with contextlib.ExitStack() as stack:
-        for name in _COLLECTIVES:
-            if hasattr(dist, name):
-                real = counting(getattr(dist, name))
-                stack.enter_context(mock.patch.object(dist, name, real))
+        for name in filter(_COLLECTIVE.search, dir(dist.ProcessGroup)):
+            real = counting(getattr(dist.ProcessGroup, name))
+            stack.enter_context(mock.patch.object(dist.ProcessGroup, name, real))
         for owner, name in (
             (dist, "all_gather_object"),
             (dist, "broadcast_object_list"),

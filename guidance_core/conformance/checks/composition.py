@@ -11,7 +11,7 @@ import torch
 
 from guidance_core.branch import Branch
 from guidance_core.conformance.case import Case
-from guidance_core.conformance.playing import agree, played, predictions_of
+from guidance_core.conformance.playing import agree, played, predictions_of, steps_of
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
@@ -41,8 +41,8 @@ def _excluded(subject: Subject) -> tuple[str, ...]:
 
 @check(
     "composes",
-    "It stacks with cfg, rescale and interval, before or after each, without an error; methods that it excludes are "
-    "refused, naming both.",
+    "It stacks with cfg, rescale and interval, before or after each, without an error; one with branches of its own "
+    "leaves those of cfg; methods that it excludes are refused, naming both.",
     draw=cases(varied=False, steps=(2, 3), smallest=4),
     share=0.25,
 )
@@ -63,7 +63,14 @@ def composes(subject: Subject, case: Case) -> None:
                 )
                 continue
             require(name not in _excluded(subject), f"{subject.name} excludes {name}, but [{shown}] is accepted.")
-            results = played(subject, case, guidance)
+            run = subject.start(case, guidance)
+            asked = {plugin for layout in run.layouts for plugins in layout.asked.values() for plugin in plugins}
+            require(
+                name != "cfg" or not subject.branches or name in asked,
+                f"[{shown}] drops what {name} asks for at every step. A wrapper of build_branches returns the requests "
+                "that it got and its own; a method that it stands for is excluded by name.",
+            )
+            results = steps_of(run, case)
             for step, named in enumerate(results):
                 for output, tensor in named.items():
                     require(

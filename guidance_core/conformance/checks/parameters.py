@@ -268,5 +268,12 @@ def scheduled_parameters(subject: Subject, case: Case) -> None:
             continue
         begun = played(subject, attrs.evolve(case, parameters={name: first}))
         agree(scheduled[:1], begun[:1], f"{name}={changes} is {first:g} at the first step, but acts otherwise there.")
+        ended = played(subject, attrs.evolve(case, parameters={name: last}))
+        for output, tensor in scheduled[-1].items():
+            same = torch.equal(tensor, begun[-1][output]) and not torch.equal(tensor, ended[-1][output])
+            require(
+                not same,
+                f"{name}={changes} is {last:g} at the last step, but output {output!r} is still what {first:g} gives.",
+            )
     if not taken:
         raise NotApplicable("it takes no schedules")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from guidance_core import fingerprint
+from guidance_core.branch import BoundBranch
 from guidance_core.conformance.case import Case, Host
 from guidance_core.conformance.playing import Results, agree, played
 from guidance_core.conformance.registry import check
@@ -97,8 +99,11 @@ def runs_apart(subject: Subject, case: Case) -> None:
 
 
 def _other(case: Case) -> Case:
-
     return attrs.evolve(case, seed=case.seed + 1)
+
+
+THREADS, RUNS = 3, 8
+"How many threads there are, and how many runs each makes: what goes wrong does so by chance."
 
 
 @check(
@@ -108,27 +113,58 @@ def _other(case: Case) -> Case:
     share=0.25,
 )
 def threads(subject: Subject, case: Case) -> None:
-
     guidance = subject.guidance(case)
-    each = [attrs.evolve(case, seed=case.seed + number) for number in range(3)]
+    each = [attrs.evolve(case, seed=case.seed + number) for number in range(THREADS)]
     apart = [played(subject, one, guidance) for one in each]
-    together: list[Any] = [None] * len(each)
+    prepared = [[_Prepared(subject, one, guidance) for _ in range(RUNS)] for one in each]
+    together: list[Any] = [None] * THREADS
+    at_once = threading.Barrier(THREADS)
 
     def work(number: int) -> None:
+        at_once.wait()
         try:
-            together[number] = played(subject, each[number], guidance)
+            together[number] = [run.made() for run in prepared[number]]
+            together[number].append(played(subject, each[number], guidance))
         except Exception as error:
             together[number] = error
 
-    working = [threading.Thread(target=work, args=(number,)) for number in range(len(each))]
-    for thread in working:
-        thread.start()
-    for thread in working:
-        thread.join()
+    working = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that small tensors are interrupted too
+    try:
+        for thread in working:
+            thread.start()
+        for thread in working:
+            thread.join()
+    finally:
+        sys.setswitchinterval(usual)
     for got, expected in zip(together, apart, strict=True):
         if isinstance(got, Exception):
             raise got
-        agree(got, expected, "In a thread beside others, a run gives another result.")
+        for results in got:
+            agree(results, expected, "In a thread beside others, a run gives another result.")
+
+
+class _Prepared:
+    """A run whose tensors are drawn beforehand, so that its thread does little but make its steps."""
+
+    def __init__(self, subject: Subject, case: Case, guidance: Guidance) -> None:
+        self.case = case
+        self.run = subject.start(case, guidance)
+        self.samples = [case.sample(step) for step in range(case.steps)]
+        self.predictions = [
+            {branch.name: case.prediction(branch, step) for branch in branches}
+            for step, branches in enumerate(self.run._bound)
+        ]
+
+    def made(self) -> Results:
+        """Make its steps; a branch that was not planned at the start is drawn when it is asked for."""
+
+        def denoise(branch: BoundBranch) -> Any:
+            known = self.predictions[branch.step]
+            return known[branch.name] if branch.name in known else self.case.prediction(branch, branch.step)
+
+        return [self.case.named(self.run.step(step, sample, denoise)) for step, sample in enumerate(self.samples)]
 
 
 class _Breaks(Host):
