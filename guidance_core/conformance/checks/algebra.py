@@ -254,7 +254,7 @@ def accumulation(subject: Subject, case: Case) -> None:
             if run.layouts[step].outputs[output].held:
                 continue  # an earlier result, which was rounded
             size = max(float(tensor.abs().max()), 8.0)
-            rounding = torch.finfo(dtype).eps * tensor.abs() if dtype is not torch.float32 else 0.0
+            rounding = 0.5 * torch.finfo(dtype).eps * tensor.abs() if dtype is not torch.float32 else 0.0
             _near(mine[step][output], tensor, rounding + 2.0**-14 * size, step, output)
 
 

@@ -102,7 +102,7 @@ def _other(case: Case) -> Case:
     return attrs.evolve(case, seed=case.seed + 1)
 
 
-THREADS, RUNS = 3, 8
+THREADS, RUNS = 3, 16
 "How many threads there are, and how many runs each makes: what goes wrong does so by chance."
 
 
@@ -116,15 +116,14 @@ def threads(subject: Subject, case: Case) -> None:
     guidance = subject.guidance(case)
     each = [attrs.evolve(case, seed=case.seed + number) for number in range(THREADS)]
     apart = [played(subject, one, guidance) for one in each]
-    prepared = [[_Prepared(subject, one, guidance) for _ in range(RUNS)] for one in each]
+    prepared = [_Prepared(subject, one, guidance) for one in each]
     together: list[Any] = [None] * THREADS
     at_once = threading.Barrier(THREADS)
 
     def work(number: int) -> None:
         at_once.wait()
         try:
-            together[number] = [run.made() for run in prepared[number]]
-            together[number].append(played(subject, each[number], guidance))
+            together[number] = [*prepared[number].made(), played(subject, each[number], guidance)]
         except Exception as error:
             together[number] = error
 
@@ -146,25 +145,26 @@ def threads(subject: Subject, case: Case) -> None:
 
 
 class _Prepared:
-    """A run whose tensors are drawn beforehand, so that its thread does little but make its steps."""
+    """Runs whose tensors are drawn beforehand, so that their thread does little but make their steps."""
 
     def __init__(self, subject: Subject, case: Case, guidance: Guidance) -> None:
         self.case = case
-        self.run = subject.start(case, guidance)
+        self.runs = [subject.start(case, guidance) for _ in range(RUNS)]
         self.samples = [case.sample(step) for step in range(case.steps)]
         self.predictions = [
             {branch.name: case.prediction(branch, step) for branch in branches}
-            for step, branches in enumerate(self.run._bound)
+            for step, branches in enumerate(self.runs[0]._bound)
         ]
 
-    def made(self) -> Results:
-        """Make its steps; a branch that was not planned at the start is drawn when it is asked for."""
+    def made(self) -> list[Results]:
+        """Make all steps of each run."""
+        steps = list(enumerate(self.samples))
+        return [[self.case.named(run.step(*step, self._denoise)) for step in steps] for run in self.runs]
 
-        def denoise(branch: BoundBranch) -> Any:
-            known = self.predictions[branch.step]
-            return known[branch.name] if branch.name in known else self.case.prediction(branch, branch.step)
-
-        return [self.case.named(self.run.step(step, sample, denoise)) for step, sample in enumerate(self.samples)]
+    def _denoise(self, branch: BoundBranch) -> Any:
+        known = self.predictions[branch.step]
+        # a branch that was not planned at the start is drawn when it is asked for
+        return known[branch.name] if branch.name in known else self.case.prediction(branch, branch.step)
 
 
 class _Breaks(Host):
