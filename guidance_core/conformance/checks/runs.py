@@ -182,15 +182,16 @@ class _BrokenError(Exception):
 
 @check(
     "failed-step",
-    "A step whose denoiser fails, or that is only planned, leaves nothing behind: repeated, it gives what it would "
-    "have given.",
+    "A step that fails in the denoiser, or on another rank once it is combined here, or that is only planned, leaves "
+    "nothing behind: repeated, it gives what it would have given.",
     draw=cases(steps=(2, 3)),
 )
 def failed_step(subject: Subject, case: Case) -> None:
     run = subject.start(case)
     got: Results = []
     for step in range(case.steps):
-        run.plan(step, case.sample(step))
+        plan, host = run.plan(step, case.sample(step)), Host(case, step)
+        run._combine(plan, {branch.name: host(branch) for branch in plan.branches})  # and never committed
         try:
             run.step(step, case.sample(step), _Breaks(case, step))
         except _BrokenError:
