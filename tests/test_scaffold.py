@@ -349,9 +349,15 @@ def built(source, folder):
 
 
 def check_installed(environment, name):
-    """Run the suite on an installed method, by its name."""
-    quickly = ("--guidance-ranks", "0", "--guidance-max-examples", "5")
-    environment.python("-m", "pytest", "-q", "--guidance-plugin", name, *quickly)
+    """Run the suite on an installed method, by its name: with the command, and as a pytest plugin."""
+    (subject,) = json.loads(environment.command("check", name, "--json", "--ranks", "2", "--max-examples", "5"))[
+        "subjects"
+    ]
+    assert subject["ok"]
+    loads = next(row for row in subject["checks"] if row["check"] == "loads-beside-a-broken-neighbour")
+    assert loads["status"] == "passed"
+    quickly = ("--guidance-ranks", "0", "--guidance-max-examples", "2")
+    assert "passed" in environment.python("-m", "pytest", "-q", "--guidance-plugin", name, *quickly)
 
 
 def test_a_package_lives_from_its_wheel_to_its_removal(tmp_path):
@@ -371,13 +377,30 @@ def test_a_package_lives_from_its_wheel_to_its_removal(tmp_path):
 
     row = environment.plugins()["my-method"]
     assert (row["distribution"], row["version"], row["failure"]) == ("my-method", "0.1.0", None)
-    assert {parameter["name"] for parameter in row["parameters"]} == {"scale", "limit"}
+    assert {parameter["name"] for parameter in row["parameters"]} == {"scale", "parallel"}
 
     assert "passed" in environment.python("-m", "pytest", "-q", "my-method")
     check_installed(environment, "my-method")
 
+    example = ROOT / "docs/examples/guidance-trust-region"
+    environment.install(built(example, tmp_path / "example"))
+    check_installed(environment, "trust-region")
+    some = ("-k", "as_long_as or neutral or batch", "-p", "no:cacheprovider")
+    environment.python("-m", "pytest", "-q", str(example / "tests"), *some)
+    assert environment.plugins()["trust-region"]["distribution"] == "guidance-trust-region"
+
     environment.command(
-        "sample", "-g", "my-method", "-g", "my-method:scale=5", "--steps", "4", "--per-digit", "1", "--out", "x.png"
+        "sample",
+        "-g",
+        "my-method,trust-region:scale=2",
+        "-g",
+        "my-method:scale=5",
+        "--steps",
+        "4",
+        "--per-digit",
+        "1",
+        "--out",
+        "x.png",
     )
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 

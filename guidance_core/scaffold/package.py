@@ -44,8 +44,8 @@ KINDS: Mapping[str, Kind] = {
         "$name",
     ),
     "combine": Kind(
-        "Guidance of bounded length, for guidance-core.",
-        "d = c − u\nguided = c + (s − 1)·d·min(1, r·‖c‖/‖d‖)",
+        "Guidance that turns a prediction more than it lengthens it, for guidance-core.",
+        "d = c − u,   d∥ = ⟨d, c⟩/⟨c, c⟩·c\nguided = c + (s − 1)·(d − d∥ + η·d∥)",
         "$name:scale=3",
         "$name",
     ),
