@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from guidance_core.branch import BASE
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import Results, agree, played, predictions_of, steps_of
+from guidance_core.conformance.playing import Results, agree, kind, played, predictions_of, steps_of
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import NotApplicable, Violation, first_difference, require
-from guidance_core.errors import GuidanceError
+from guidance_core.errors import GuidanceError, PluginError
 from guidance_core.guidance import Guidance
 from guidance_core.spaces import Noise, affine
 
@@ -266,19 +266,28 @@ def _near(got: Tensor, expected: Tensor, allowed: Tensor | float, step: int, out
 
 @check(
     "structure-and-dtype",
-    "The result has the structure, shapes, dtype and device that the denoiser returned.",
-    draw=cases(dtypes=("float32", "bfloat16", "float16", "float64")),
+    "The result has the structure, shapes, dtype and device that the denoiser returned, in float16, bfloat16, float32 "
+    "and float64.",
+    draw=cases(),
+    share=0.5,
 )
 def structure_and_dtype(subject: Subject, case: Case) -> None:
-    run = subject.start(case)
-    for step in range(case.steps):
-        given = case.prediction(BASE, step)
-        result = run.step(step, case.sample(step), Host(case, step))
-        require(type(result) is type(given), f"The denoiser returns a {type(given).__name__}, the step another type.")
-        for output, tensor in case.named(result).items():
-            wanted = case.named(given)[output]
-            same = (tensor.shape, tensor.dtype, tensor.device) == (wanted.shape, wanted.dtype, wanted.device)
-            require(same, f"Output {output!r} is {tensor.dtype} {list(tensor.shape)}, predicted {wanted.dtype}.")
+    for dtype in ("float32", "bfloat16", "float16", "float64"):
+        each = attrs.evolve(case, dtype=dtype)
+        run = subject.start(each)
+        for step in range(case.steps):
+            given = each.prediction(BASE, step)
+            try:
+                result = run.step(step, each.sample(step), Host(each, step))
+            except PluginError as error:
+                raise Violation(f"With {dtype} predictions it fails: {error}") from error
+            require(
+                type(result) is type(given), f"The denoiser returns a {type(given).__name__}, the step another type."
+            )
+            for output, tensor in each.named(result).items():
+                wanted = each.named(given)[output]
+                same = (tensor.shape, tensor.dtype, tensor.device) == (wanted.shape, wanted.dtype, wanted.device)
+                require(same, f"Output {output!r} is {kind(tensor)}, predicted {kind(wanted)}.")
 
 
 @check(
