@@ -13,7 +13,7 @@ help:
 	@echo "make demo    draw digits with several guidance methods; writes out/demo.png"
 	@echo "make test    run the tests"
 	@echo "make soak    make 2,000 steps on three ranks with random faults"
-	@echo "make conformance   check all that ships with 20 seeds, and with ten times the examples"
+	@echo "make conformance  check all that ships with 20 seeds, and with ten times the examples"
 	@echo "make check   run the linter and the type checker"
 	@echo "make bench   measure the cost of a step, and what several ranks gain"
 	@echo "make docs    build the documentation into site/"

@@ -52,7 +52,7 @@ def cases(
             fill=st.sampled_from(list(fills)),
             magnitude=st.sampled_from(list(magnitudes)),
             seed=st.integers(0, 2**16),
-            parameters=st.sampled_from(list(subject.variants) if varied else [{}]),
+            parameters=st.just({}) | st.sampled_from(subject.variants if varied else ({},)),
         ).filter(lambda case: _can_start(subject, case))
 
     return draw
