@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from guidance_core.branch import Branch, Hold, Needs, Request
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.subject import imported
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError
+from guidance_core.errors import ConfigurationError, GuidanceError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.hookspecs import hookimpl
@@ -110,7 +111,11 @@ class ExecutorSubject:
     @property
     def name(self) -> str:
         """Its name among executors."""
-        return getattr(self.cls, "name", self.cls.__name__)
+        name = str(getattr(self.cls, "name", ""))
+        with contextlib.suppress(GuidanceError):
+            if executor_class(name) is self.cls:
+                return name
+        return self.cls.__name__
 
     @property
     def key(self) -> str:

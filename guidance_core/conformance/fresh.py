@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from typing import Any
 
 import torch
 
 from guidance_core.conformance import jobs
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.subject import Subject, raised
 from guidance_core.discovery import ONLY, find_plugins
 
 
@@ -40,8 +39,8 @@ def main() -> None:
     answer = {"changed": changed, **_loading(subject), "error": "", "digests": [], "device": "", "unsupported": ""}
     try:
         answer["digests"] = [jobs.digests(subject, case) for case in cases]
-    except Exception:
-        answer["error"] = traceback.format_exc(limit=-3)
+    except Exception as error:
+        answer["error"] = raised(error)
     if not answer["error"]:
         answer |= _on_a_pretended_gpu(subject, cases)
     print(json.dumps(answer))
@@ -91,8 +90,8 @@ def _on_a_pretended_gpu(subject: Subject, cases: list[Case]) -> dict[str, str]:
                         for branch in plan.branches
                     }
                     run.finish(plan, made)
-    except Exception:
-        return {"device": traceback.format_exc(limit=-2)}
+    except Exception as error:
+        return {"device": raised(error)}
     return {}
 
 

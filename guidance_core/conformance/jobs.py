@@ -28,6 +28,7 @@ from guidance_core.errors import GuidanceError
 from guidance_core.executors.all_gather import AllGatherExecutor
 from guidance_core.executors.all_reduce import AllReduceExecutor
 from guidance_core.fingerprint import digest
+from guidance_core.plan import Plan
 from guidance_core.run import Run
 
 EXECUTORS = {"all_gather": AllGatherExecutor, "all_reduce": AllReduceExecutor}
@@ -48,18 +49,31 @@ def bits(named: dict[str, Tensor]) -> int:
     return digest([named])
 
 
+def planned(plan: Plan) -> list[Any]:
+    """Return what stands for a plan among processes: names of branches, their contents, their strengths."""
+    _, contents, strengths = plan.layout.fingerprint
+    return [[branch.name for branch in plan.branches], str(contents), str(strengths)]
+
+
+def other_plan(mine: list[Any], other: list[Any]) -> str:
+    """Return in which way one plan differs from another; empty where it does not."""
+    if mine[0] != other[0]:
+        return f"the passes {', '.join(mine[0])} instead of {', '.join(other[0])}"
+    if mine[1] != other[1]:
+        return "another content (condition, perturbations, overrides, model) of a branch"
+    return "other strengths, or hooks that ask for something else" if mine[2] != other[2] else ""
+
+
 def digests(subject: Subject, case: Case) -> list[dict[str, Any]]:
-    """Return, for each step, the branches, a digest of the plan, and one of the result's bits."""
+    """Return, for each step, what stands for the plan, and a digest of the result's bits."""
     run = subject.start(case)
     found = []
     for step in range(case.steps):
         sample = case.sample(step)
         plan = run.plan(step, sample)
-        names = [branch.name for branch in plan.branches]
-        planned = [str(part) for part in plan.layout.fingerprint]
         host = Host(case, step)
         result = run.finish(plan, {branch.name: host(branch) for branch in plan.branches})
-        found.append({"branches": names, "plan": planned, "bits": str(bits(case.named(result)))})
+        found.append({"plan": planned(plan), "bits": str(bits(case.named(result)))})
     return found
 
 
@@ -100,7 +114,7 @@ class Made:
 def _serially(made: Made, run: Run, case: Case) -> None:
     for step in range(case.steps):
         plan = run.plan(step, case.sample(step))
-        made.plans.append([[branch.name for branch in plan.branches], *plan.layout.fingerprint])
+        made.plans.append(planned(plan))
         host = Host(case, step)
         result = run.finish(plan, {branch.name: host(branch) for branch in plan.branches})
         made.serial.append(case.named(result))
@@ -130,6 +144,11 @@ class Fault:
     kind: str
     "`raises`, `shape`, `none`, `whole numbers`, or `other strengths` (of rank 1)."
     branch: str = "cond"
+
+    @property
+    def happened(self) -> str:
+        """What its branch did, in words."""
+        return "raised on the rank that ran it" if self.kind == "raises" else f"returned something wrong ({self.kind})"
 
 
 class ForwardError(Exception):

@@ -18,6 +18,13 @@ from guidance_core.run import Run
 Results: TypeAlias = list[dict[str, Tensor]]
 "Guided predictions by step and output."
 
+ROUNDING_ONLY = 2.0**20
+"""Allowance, in units in the last place of float64, where only the order of operations may differ.
+
+Corrections may make much of a difference in the last place, as where they divide by a small spread; what
+really differs does so by far more than 2·10⁻¹⁰ of the largest value.
+"""
+
 
 def played(
     subject: Subject,

@@ -17,9 +17,9 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.registry import Check, all_checks, check_named
-from guidance_core.conformance.subject import short_traceback, subject_of
+from guidance_core.conformance.subject import raised, subject_of
 from guidance_core.conformance.violation import NotApplicable, Place, Violation
-from guidance_core.errors import ConfigurationError, GuidanceError
+from guidance_core.errors import ConfigurationError
 
 PASSED, FAILED, NOT_APPLICABLE, SKIPPED = "passed", "failed", "not applicable", "skipped"
 EXPECTED_FAILURE, UNEXPECTED_PASS = "failed as expected", "passed unexpectedly"
@@ -265,10 +265,7 @@ class _Attempt:
         if isinstance(error, Violation):
             self.found = Failure(error.what, error.place, case, count)
             return
-        kind = type(error).__name__
-        cause = error.__cause__ if isinstance(error, GuidanceError) and error.__cause__ else error
-        trace = short_traceback(cause)
-        self.found = Failure(f"It raises {kind}: {error}", None, case, count, trace)
+        self.found = Failure(f"It raises {type(error).__name__}: {error}", None, case, count, raised(error))
 
     @property
     def hangs(self) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import attrs
+import torch
 
 from guidance_core.branch import Branch
 from guidance_core.conformance.case import Case
@@ -393,13 +394,18 @@ def imported(target: str) -> Any:
     return found
 
 
+def raised(error: BaseException) -> str:
+    """Return where in a plugin an error came from, and the error itself rather than the one it became."""
+    return short_traceback(error.__cause__ if isinstance(error, GuidanceError) and error.__cause__ else error)
+
+
 def short_traceback(error: BaseException, *, limit: int = 3) -> str:
-    """Return the end of an error's traceback: the last places outside this library and importlib, and the error."""
-    here = str(Path(__file__).parents[1])
+    """Return the end of an error's traceback: the last places outside this library, torch and importlib."""
+    others = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), "<frozen importlib")
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((here, "<frozen importlib")) and "importlib/__init__" not in frame.filename
+        if not frame.filename.startswith(others) and "importlib/__init__" not in frame.filename
     ]
     lines = [f"  {frame.filename}:{frame.lineno}, in {frame.name}\n    {frame.line}" for frame in frames[-limit:]]
     return "\n".join([*lines, *(f"  {line}" for line in traceback.format_exception_only(error)[-1].splitlines())])

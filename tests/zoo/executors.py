@@ -58,7 +58,7 @@ class OnlySaysThatItGathers(AllReduceExecutor):
     gathers_predictions = True
 
 
-@broken("failing-forward", "as if nothing had happened")
+@broken("failing-forward", "raised nothing, though")
 class SwallowsErrors(SerialExecutor):
     """Takes zeros for the prediction of a pass that fails."""
 
@@ -83,7 +83,7 @@ class DoesNotSayWhichBranch(SerialExecutor):
             raise RuntimeError("a forward pass failed") from None
 
 
-@broken("failing-forward", "every rank should at once", "different errors", "as if nothing had happened")
+@broken("failing-forward", "every rank should at once", "different errors", "raised nothing, though")
 class TellsNobody(AllGatherExecutor):
     """Raises where a pass fails without telling the other ranks, which wait for it."""
 
@@ -91,7 +91,7 @@ class TellsNobody(AllGatherExecutor):
         raise error
 
 
-@broken("bad-prediction", "as if nothing had happened")
+@broken("bad-prediction", "raised nothing, though")
 class MakesPredictionsFit(AllGatherExecutor):
     """Casts predictions to the dtype of the sample and pads them to its shape instead of refusing them."""
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from guidance_core.branch import BASE
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import Results, agree, kind, played, predictions_of, steps_of
+from guidance_core.conformance.playing import ROUNDING_ONLY, Results, agree, kind, played, predictions_of, steps_of
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
@@ -156,7 +156,7 @@ def shift_equivariance(subject: Subject, case: Case) -> None:
         predicted,
         expected,
         "With one tensor added to every prediction, the result does not move by it.",
-        ulps=256,
+        ulps=ROUNDING_ONLY,
         beside=plain,
     )
 
@@ -203,7 +203,7 @@ def space_invariance(subject: Subject, case: Case) -> None:
         back,
         flow,
         f"A model that predicts {case.prediction_type} gets another result than one that predicts flow.",
-        ulps=2.0**16,
+        ulps=ROUNDING_ONLY,
     )
 
 

@@ -141,7 +141,10 @@ def _failing(subject: ExecutorSubject, case: Case, count: int, fault: Fault) -> 
     made = made_by(subject, case, count, fault=fault)
     size = len(made)
     for rank, each in enumerate(made):
-        require(each.fault_error is not None, f"Rank {rank} of {size} went on as if nothing had happened.")
+        require(
+            each.fault_error is not None,
+            f"Rank {rank} of {size} raised nothing, though the forward of {fault.branch!r} {fault.happened}.",
+        )
         require(
             not each.is_late(SECONDS),
             f"Rank {rank} of {size} heard of it after {each.fault_seconds:.1f} s; every rank should at once.",
@@ -256,9 +259,10 @@ def predictions_unchanged(subject: ExecutorSubject, case: Case, count: int) -> N
     processes=True,
 )
 def describes_itself(subject: ExecutorSubject) -> None:
-    require(isinstance(getattr(subject.cls, "name", None), str) and subject.name, "It has no class attribute `name`.")
+    name: Any = getattr(subject.cls, "name", None)
+    require(isinstance(name, str) and name, "It has no class attribute `name`.")
     made = made_by(subject, Case(), 1)
     _worked(made)
     text = made[0].description
     require(text.strip() and "\n" not in text.strip(), f"describe() is not one line: {text!r}.")
-    require(subject.name in text, f"describe() does not say its name {subject.name!r}: {text!r}.")
+    require(name in text, f"describe() does not say its name {name!r}: {text!r}.")

@@ -13,7 +13,7 @@ import torch
 
 from guidance_core import discovery
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import Results, agree, only, played
+from guidance_core.conformance.playing import ROUNDING_ONLY, Results, agree, only, played
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
@@ -183,7 +183,7 @@ def _tensor_parameters(subject: Subject) -> Iterator[tuple[str, tuple[float, flo
 @check(
     "per-sample-parameters",
     "A parameter given for each sample acts on each as the number alone would.",
-    draw=cases(batch=(2, 2), varied=False),
+    draw=cases(batch=(2, 2), varied=False, dtypes=("float64",)),
     applies=_takes_tensors,
     share=0.5,
 )
@@ -197,7 +197,7 @@ def per_sample_parameters(subject: Subject, case: Case) -> None:
                 only(together, [number]),
                 played(subject, alone),
                 f"With {name}=tensor({list(pair)}) sample {number} gets another result than with {name}={value:g}.",
-                ulps=64.0,
+                ulps=ROUNDING_ONLY,
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from guidance_core.conformance import ranks as shared
 from guidance_core.conformance.across_ranks import compare_ranks, same_bits, sum_bounds
 from guidance_core.conformance.case import Case
-from guidance_core.conformance.jobs import Made, on_rank
+from guidance_core.conformance.jobs import Made, on_rank, other_plan
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject, unreachable
@@ -43,10 +43,8 @@ def same_plan_on_every_rank(subject: Subject, case: Case, count: int) -> None:
     made = on_ranks(subject, case, count, "serial")
     for rank, each in enumerate(made):
         for step, (mine, first) in enumerate(zip(each.plans, made[0].plans, strict=True)):
-            require(
-                mine == first,
-                f"At step {step} rank {rank} of {count} plans {mine[0]}, rank 0 plans {first[0]}, or other strengths.",
-            )
+            different = other_plan(mine, first)
+            require(not different, f"At step {step} rank {rank} of {count} plans {different}, compared with rank 0.")
 
 
 @check(

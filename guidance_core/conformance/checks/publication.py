@@ -141,10 +141,11 @@ def same_in_a_fresh_process(subject: Subject) -> None:
         cases, (jobs.digests(subject, case) for case in cases), answer["digests"], strict=True
     ):
         for step, (mine, other) in enumerate(zip(here, there, strict=True)):
+            different = jobs.other_plan(other["plan"], mine["plan"])
             require(
-                mine["plan"] == other["plan"],
-                f"In a fresh process step {step} of {case!r} plans {other['branches']}, here {mine['branches']}, or "
-                "other strengths: something depends on the order of a set, or on what was imported before.",
+                not different,
+                f"In a fresh process step {step} of {case!r} plans {different}, compared with here: something depends "
+                "on the order of a set, or on what was imported before.",
             )
             require(mine["bits"] == other["bits"], f"In a fresh process step {step} of {case!r} gives other bits.")
 
