@@ -33,7 +33,7 @@ from guidance_core.executors import (
 )
 from guidance_core.guidance import Guidance
 from guidance_core.hookspecs import hookimpl
-from guidance_core.parameters import Scale, choice, number, text, whole
+from guidance_core.parameters import Scale, choice, flag, number, text, whole
 from guidance_core.perturbations import (
     IdentityAttention,
     IsolateOutputs,
@@ -101,6 +101,7 @@ __all__ = [
     "Window",
     "Within",
     "choice",
+    "flag",
     "hookimpl",
     "inner",
     "norm",

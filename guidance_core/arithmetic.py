@@ -90,8 +90,9 @@ def evaluate(
             else:
                 total.add_(prediction, alpha=weight)
     if space is not IDENTITY:
+        if sample is not None and sample.dtype is torch.float64 and working is not torch.float64:
+            sample = sample.to(working)  # as block by block
         total = to_space(total, sample, space, owned=total is not first)
-        working = total.dtype  # that of a sample of more digits
     return total if dtype is working else total.to(dtype)
 
 

@@ -55,6 +55,9 @@ def check(
             help="A shape of one sample to try, such as 3,8,8, for a method that takes no others. Repeatable."
         ),
     ] = None,
+    outputs: Annotated[
+        str, typer.Option(help="Names of the outputs the method is made for, such as video,audio.")
+    ] = "",
     only: Annotated[list[str] | None, typer.Option(help="Run this check only. Repeatable.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave a check out: CHECK=REASON. Repeatable.")] = None,
     expect_failure: Annotated[
@@ -95,8 +98,12 @@ def check(
         raise ConfigurationError(
             f"name a method to check, --all, or --executor NAME ({', '.join(names_of(EXECUTORS))}); see --help."
         )
-    given: dict[str, Any] = {"conditions": {name: {} for name in condition or []}, "shapes": _shapes(shape)}
-    subjects: list[Any] = [_subject(name, _parameters(param), given) for name in wanted]
+    given: dict[str, Any] = {
+        "conditions": {name: {} for name in condition or []},
+        "shapes": _shapes(shape),
+        "outputs": _names(outputs),
+    }
+    subjects, broken = _subjects(wanted, _parameters(param), given, keep_going=everything)
     subjects += [conformance.executor_subject_of(name) for name in executor or []]
     settings: dict[str, Any] = {
         "only": tuple(only or ()),
@@ -108,11 +115,14 @@ def check(
         _Report(subject, list(_shown(conformance.run_checks(subject, **settings), subject))) for subject in subjects
     ]
     if as_json:
-        print(json.dumps({"subjects": [report.to_dict() for report in reports]}, indent=2))
+        found = {"subjects": [report.to_dict() for report in reports], "not_checked": broken}
+        print(json.dumps(found, indent=2))
     else:
         for report in reports:
             report.print(full=full)
-    if any(outcome.is_bad for report in reports for outcome in report.outcomes):
+        for name, why in broken.items():
+            print(f"{name}: not checked: {why}")
+    if broken or any(outcome.is_bad for report in reports for outcome in report.outcomes):
         raise SystemExit(1)
 
 
@@ -193,6 +203,21 @@ def _shown(outcomes: Iterable[Outcome], subject: Any) -> Iterable[Outcome]:
             yield outcome
 
 
+def _subjects(
+    wanted: Iterable[str], parameters: Mapping[str, Any], given: Mapping[str, Any], *, keep_going: bool
+) -> tuple[list[Any], dict[str, str]]:
+    """Return what to check, and why some of it cannot be; raise unless it may `keep_going`."""
+    subjects, broken = [], {}
+    for name in wanted:
+        try:
+            subjects.append(_subject(name, parameters, given))
+        except ConfigurationError as error:
+            if not keep_going:
+                raise
+            broken[name] = str(error)
+    return subjects, broken
+
+
 def _subject(name: str, parameters: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     from guidance_core.conformance import subject_of
 
@@ -233,6 +258,13 @@ def _reasons(option: str, given: list[str] | None) -> dict[str, str]:
             )
         reasons[name] = reason.strip()
     return reasons
+
+
+def _names(given: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in given.split(",")) if given else ()
+    if not all(names):
+        raise ConfigurationError(f"--outputs takes names with commas, such as video,audio; got {given!r}.")
+    return names
 
 
 def _shapes(given: list[str] | None) -> list[tuple[int, ...]] | None:

@@ -60,7 +60,8 @@ class Workspace:
         """Return a float32 buffer of the shape of `like`."""
         held = self._buffers.get(output)
         if held is None or held.shape != like.shape:
-            held = self._buffers[output] = torch.empty(like.shape, dtype=torch.float32)
+            with torch.inference_mode(False):  # it outlives the mode it is made in
+                held = self._buffers[output] = torch.empty(like.shape, dtype=torch.float32)
         return held
 
     def safe(self, value: Any) -> Any:

@@ -55,7 +55,7 @@ def plugin_class(name: str) -> type:
         UnknownNameError: there is none; the nearest name is suggested.
         ConfigurationError: its entry point cannot be loaded.
     """
-    if name in _allowed_plugins():
+    if name in _also.get() or name in _allowed_plugins():
         return _class(_found_plugin(name), "plugin")
     known = [each.name for each in find_plugins() if each.failure is None]
     raise UnknownNameError(f"there is no plugin {name!r}.{_why_no_plugin() or suggest(name, known)}")
@@ -135,17 +135,19 @@ def _stamp() -> Hashable:
 @functools.lru_cache(maxsize=256)
 def _origin(point: EntryPoint, stamp: Hashable) -> tuple[str, str]:
     """Return name and version of the distribution that an entry point belongs to."""
-    return (point.dist.name, point.dist.version) if point.dist else ("", "")
+    assert point.dist is not None
+    return point.dist.name, point.dist.version
 
 
 def _load(name: str, points: list[EntryPoint]) -> Found:
     point = points[0]
-    distribution, version = _origin(point, _stamp())
+    distribution, version = _origin(point, _stamp()) if point.dist else ("", "")
     if len(points) > 1:
         owners = " and ".join(sorted(other.dist.name if other.dist else other.value for other in points))
         return Found(name, point.value, owners, "", failure=f"several distributions provide it: {owners}")
     try:
-        loaded = _also.get()[name][1] if name in _also.get() else point.load()
+        beside = _also.get().get(name) if point.group == PLUGINS else None
+        loaded = point.load() if beside is None else beside[1]
     except Exception as error:
         return Found(name, point.value, distribution, version, failure=f"{type(error).__name__}: {error}")
     if not isinstance(loaded, type):

@@ -111,6 +111,16 @@ def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: 
     return attrs.field(default=default, converter=convert, validator=check, metadata=metadata)
 
 
+def flag(default: bool, *, help: str = "") -> Any:
+    """An attrs field for a switch: true or false."""
+
+    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be true or false; got {value!r}.")
+
+    return attrs.field(default=default, validator=check, metadata={"help": help, "options": (True, False)})
+
+
 def text(default: Any, *, help: str = "") -> Any:
     """An attrs field for a name of the author's or user's own choosing, which may not be empty."""
 

@@ -179,6 +179,9 @@ class Step:
         """
         value = self.value(parameter)
         each = value if isinstance(value, PerOutput) else dict.fromkeys(self.outputs, value)
+        missing = set(self.outputs) - set(each)
+        if missing:
+            raise self._lacks(value, sorted(missing))
         return tuple(output for output in self.outputs if not is_neutral(each[output], neutral))
 
     def inside(self, window: Window) -> tuple[str, ...]:

@@ -362,3 +362,16 @@ def test_a_delta_in_another_space_is_the_written_out_formula():
     parallel = (d * x0_c).sum(**dims) / (x0_c * x0_c).sum(**dims) * x0_c
     guided = x0_c + (scale - 1) * (d - parallel + 0.25 * parallel)
     torch.testing.assert_close(result, (x - guided) / sigma)
+
+
+@pytest.mark.parametrize("correction", [Rescale(0.7, space="x0"), None])
+def test_a_sample_of_more_digits_is_rounded_alike_for_small_and_large_predictions(correction):
+    plugins = [CFG(3.0), correction] if correction else [APG(4.0)]
+    x = draw(0, 2, 100_000, dtype=torch.float64, count=1)[0]
+    c, u = draw(1, 2, 100_000, count=2)
+
+    def guided(rows):
+        predictions = {"cond": c[rows], "uncond": u[rows]}
+        return one_step(plugins, x[rows], predictions, sigma=0.6)
+
+    assert torch.equal(guided(slice(0, 2))[:1], guided(slice(0, 1)))

@@ -368,6 +368,8 @@ def test_batched_never_exceeds_its_rows():
 
 
 class _Point:
+    group = discovery.PLUGINS
+
     def __init__(self, name, value, distribution):
         self.name, self.value = name, value
         self.dist = type("Distribution", (), {"name": distribution, "version": "1.0"})

@@ -24,12 +24,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from guidance_core.errors import RankFailedError, RankLostError
+from guidance_core.errors import ConfigurationError, RankFailedError, RankLostError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 "Parameters of glibc's `mallopt`."
-
-_context = multiprocessing.get_context("forkserver")
 
 
 class Ranks:
@@ -48,12 +46,15 @@ class Ranks:
         store = Path(self._folder.name, "store").as_uri()
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
+        if "forkserver" not in multiprocessing.get_all_start_methods():
+            raise ConfigurationError("several processes are started by a fork server, which this system does not have.")
+        context = multiprocessing.get_context("forkserver")
         # What every rank needs is imported once, in the process that they are forked from.
-        _context.set_forkserver_preload(["torch.distributed", "guidance_core", "guidance_plugins", *imports])
+        context.set_forkserver_preload(["torch.distributed", "guidance_core", "guidance_plugins", *imports])
         try:
             for rank in range(size):
-                here, there = _context.Pipe()
-                process = _context.Process(target=_serve, args=(there, rank, size, store, seconds), daemon=True)
+                here, there = context.Pipe()
+                process = context.Process(target=_serve, args=(there, rank, size, store, seconds), daemon=True)
                 process.start()
                 there.close()
                 self._pipes.append(here)

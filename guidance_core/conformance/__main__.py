@@ -13,7 +13,7 @@ def main() -> None:
     """Rewrite the part of the page between its two markers."""
     for name in sys.argv[1:]:
         page = Path(name)
-        page.write_text(with_checks(page.read_text(), all_checks()))
+        page.write_text(with_checks(page.read_text(encoding="utf-8"), all_checks()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ class Case:
 
     @property
     def sigmas(self) -> list[float]:
-        """Noise levels: from 1, where the prediction type allows it, down to 0.1, and the final 0."""
-        first = 1.0 if self.prediction_type in ("flow", "x0") else 0.95
+        """Noise levels: from 0.95, where every space can be reached, down to 0.1, and the final 0."""
+        first = 0.95
         return [first - (first - 0.1) * step / max(self.steps - 1, 1) for step in range(self.steps)] + [0.0]
 
     @property

@@ -91,6 +91,8 @@ def _on_a_pretended_gpu(subject: Subject, cases: list[Case]) -> dict[str, str]:
                     }
                     run.finish(plan, made)
     except Exception as error:
+        if "not linked with support for cuda" in f"{error}{error.__cause__}":
+            return {"unsupported": "this torch, built without CUDA, cannot pretend to index tensors on a GPU"}
         return {"device": raised(error)}
     return {}
 

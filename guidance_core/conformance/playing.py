@@ -89,6 +89,6 @@ def kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def predictions_of(case: Case, run: Run) -> Results:
+def predictions_of(case: Case) -> Results:
     """Return what the base branch predicts at each step."""
     return [case.named(case.prediction("cond", step)) for step in range(case.steps)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -45,6 +46,10 @@ def example_code(outcome: Outcome) -> str:
     failure, subject = outcome.failure, outcome.subject
     names = ["check_one"] if failure is None or failure.case is None else ["Case", "check_one"]
     arguments = [repr(outcome.check.name), subject.code]
+    if subject.kind == "plugin" and subject.settings:
+        names.append("subject_of")
+        settings = ", ".join(f"{name}={value!r}" for name, value in subject.settings.items())
+        arguments[1] = f"subject_of({subject.code}, {settings})"
     lines = [f"from guidance_core.conformance import {', '.join(names)}", *subject.imports]
     if failure is not None and failure.case is not None:
         arguments.append(repr(failure.case))
@@ -102,13 +107,21 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
     if failure is not None:
         data["failure"] = {
             "what": failure.what,
-            "where": None if failure.place is None else attrs.asdict(failure.place),
+            "where": None if failure.place is None else _plain(attrs.asdict(failure.place)),
             "case": None if failure.case is None else repr(failure.case),
             "ranks": failure.ranks,
             "traceback": failure.trace,
             "code": example_code(outcome),
         }
     return data
+
+
+def _plain(data: dict[str, Any]) -> dict[str, Any]:
+    """Return data that JSON can hold: it has no NaN and no infinity."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in data.items()
+    }
 
 
 BEGIN, END = "<!-- checks: written by", "<!-- end of checks -->"

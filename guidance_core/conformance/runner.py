@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -160,7 +161,8 @@ def run_check(check: Check, subject: Any, options: Options | None = None) -> Out
     except NotApplicable as error:
         return outcome(NOT_APPLICABLE, str(error))
     except hypothesis.errors.Unsatisfiable:
-        return outcome(NOT_APPLICABLE, "it cannot be started with any of the examples of this check")
+        why = attempt.inapplicable or "it cannot be started with any of the examples of this check"
+        return outcome(NOT_APPLICABLE, why)
     except TooLate:
         if attempt.found is None and attempt.hangs:
             return outcome(FAILED, failure=attempt.hanging())
@@ -173,6 +175,8 @@ def run_check(check: Check, subject: Any, options: Options | None = None) -> Out
             attempt.note(error, attempt.last)
     if attempt.found is not None:
         return outcome(FAILED, failure=attempt.found)
+    if attempt.examples == 0 and attempt.inapplicable:
+        return outcome(NOT_APPLICABLE, attempt.inapplicable)
     return outcome(PASSED)
 
 
@@ -209,6 +213,8 @@ def _no_processes(check: Check, options: Options) -> str | None:
     if check.several_ranks:
         import torch.distributed
 
+        if "forkserver" not in multiprocessing.get_all_start_methods():
+            return "this system has no fork server to start ranks with"
         if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
             return "this torch has no torch.distributed with Gloo"
     return None
@@ -224,6 +230,8 @@ class _Attempt:
         self.examples = 0
         self.found: Failure | None = None
         self.failing_since: float | None = None
+        self.inapplicable = ""
+        "Why the check says nothing about an example."
         self.last_begun = time.monotonic()
         self.last: tuple[Any, ...] = ()
         "The case, and the number of ranks, tried last."
@@ -251,7 +259,13 @@ class _Attempt:
         self.last, self.last_begun = drawn, time.monotonic()
         try:
             self.check.function(self.subject, *drawn)
-        except (NotApplicable, TooLate, hypothesis.errors.HypothesisException):
+        except NotApplicable as error:
+            if not drawn:
+                raise
+            self.examples -= 1  # another example may be one that it applies to
+            self.inapplicable = str(error)
+            hypothesis.reject()
+        except (TooLate, hypothesis.errors.HypothesisException):
             raise
         except Exception as error:
             self.note(error, drawn)
@@ -312,7 +326,7 @@ def _positional(function: Any, count: int) -> Callable[..., None]:
 
 
 class TooLate(BaseException):
-    """The time limit of a check has passed; no `except Exception` of a plugin stops it."""
+    """The time limit of a check has passed. No error of the kind that a plugin catches with `except Exception`."""
 
 
 @contextlib.contextmanager
@@ -325,10 +339,12 @@ def time_limit(seconds: float) -> Iterator[None]:
     def late(*_: object) -> None:
         raise TooLate
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before, started = signal.signal(signal.SIGALRM, late), time.monotonic()
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if left:  # somebody else's clock, such as that of a test runner, goes on
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - started)), interval)

@@ -71,8 +71,8 @@ def _layouts(subject: Subject) -> list[tuple[str, tuple[str, ...]]]:
 
 def _can_start(subject: Subject, case: Case) -> bool:
     """Whether the plugin takes these parameters for these outputs and this prediction type."""
-    if not case.parameters and case.prediction_type == "flow":
-        return True
+    if not case.parameters and case.prediction_type == "flow" and case.structure == _layouts(subject)[0][0]:
+        return True  # what is wrong with the simplest is for the check to say
     try:
         subject.start(case)
     except ConfigurationError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import itertools
 import math
 import pickle
 import traceback
@@ -63,6 +64,8 @@ class Subject:
     "Conditions beyond `positive`, `negative` and those that its branches name."
     shapes: tuple[tuple[int, ...], ...] = _OUTPUT_SHAPES
     "Shapes of one sample to try, the simplest first."
+    named: tuple[str, ...] = ()
+    "The outputs it is made for, where its parameters do not name them."
 
     _condition_names: dict[Any, frozenset[str]] = attrs.field(factory=dict, init=False, repr=False)
 
@@ -70,7 +73,7 @@ class Subject:
 
     def __reduce__(self) -> Any:
         """Travel to other processes without what was found out here."""
-        return type(self), (self.plugin, self.conditions, self.shapes)
+        return type(self), (self.plugin, self.conditions, self.shapes, self.named)
 
     @property
     def key(self) -> str:
@@ -89,8 +92,8 @@ class Subject:
 
     @functools.cached_property
     def outputs(self) -> tuple[str, ...]:
-        """The outputs that its parameters name."""
-        return Stack.of([self.plugin]).named_outputs()
+        """The outputs that it is made for: those that its author or its parameters name."""
+        return self.named or Stack.of([self.plugin]).named_outputs()
 
     @property
     def fields(self) -> tuple[attrs.Attribute[Any], ...]:
@@ -99,13 +102,26 @@ class Subject:
 
     def changed(self, parameters: Mapping[str, Any]) -> Any:
         """Return the plugin with some parameters changed."""
-        return attrs.evolve(self.plugin, **parameters) if parameters else self.plugin
+        given = {field.alias or field.name: parameters[field.name] for field in self.fields if field.name in parameters}
+        return attrs.evolve(self.plugin, **given) if given else self.plugin
 
     @property
     def code(self) -> str:
         """The call that makes the plugin."""
         given = {name: settled.value for name, settled in settle(self.plugin).items() if settled.origin == "given"}
         return f"{self.cls.__name__}({', '.join(f'{name}={_code(value)}' for name, value in given.items())})"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `subject_of` was given besides the plugin."""
+        given: dict[str, Any] = {}
+        if self.conditions:
+            given["conditions"] = dict(self.conditions)
+        if self.shapes is not _OUTPUT_SHAPES:
+            given["shapes"] = self.shapes
+        if self.named:
+            given["outputs"] = self.named
+        return given
 
     @property
     def imports(self) -> list[str]:
@@ -120,10 +136,10 @@ class Subject:
         """Return the layouts of a stack over eight steps, whatever conditions it asks for."""
         settings = RunSettings(
             conditions=_Any({"positive": {}, "negative": {}, **{name: {} for name in self.conditions}}),
-            sigmas={None: tuple(1 - step / 8 for step in range(9))},
+            sigmas={None: tuple(0.95 * (1 - step / 8) for step in range(9))},
             alphas=None,
             prediction_type="flow",
-            outputs=outputs,
+            outputs=outputs or self.named or None,
             check_finite=False,
         )
         return Run(Stack.of(plugins), SerialExecutor(), settings).layouts
@@ -196,9 +212,8 @@ class Subject:
 
         Taken from the class attribute `neutral` if it has one; else every number is tried at 0 and at 1.
         """
-        declared = getattr(self.cls, "neutral", None)
-        if declared is not None:
-            return dict(declared)
+        if hasattr(self.cls, "neutral"):
+            return None if self.cls.neutral is None else dict(self.cls.neutral)
         chosen: dict[str, Any] = {}
         least = self._cost(chosen)
         for name in (*self.alternatives, *self.alternatives):  # twice: one may matter only after another
@@ -206,7 +221,14 @@ class Subject:
                 cost = self._cost({**chosen, name: value}) if value in (0, 1) else least
                 if cost < least:
                     chosen, least = {**chosen, name: value}, cost
-        return chosen if least == 0 else None
+        if least == 0:
+            return chosen
+        numbers = {name: [value for value in values if value in (0, 1)] for name, values in self.alternatives.items()}
+        singles = [{name: value} for name, values in numbers.items() for value in values]
+        together = [one | other for one, other in itertools.combinations(singles, 2) if one.keys() != other.keys()]
+        for value in (0, 1):
+            together.append({name: value for name, values in numbers.items() if value in values})
+        return next((each for each in together if self._cost(each) == 0), None)
 
     def _cost(self, parameters: Mapping[str, Any]) -> float:
         """Return how many passes it adds and how many hooks act over eight steps, alone."""
@@ -329,6 +351,7 @@ def subject_of(
     parameters: Mapping[str, Any] | None = None,
     conditions: Mapping[str, Inputs] | None = None,
     shapes: Sequence[Sequence[int]] | None = None,
+    outputs: Sequence[str] = (),
 ) -> Subject:
     """Return the subject for a plugin given by name, as `module:Class`, as a class or as an instance.
 
@@ -338,6 +361,7 @@ def subject_of(
         conditions: model inputs, or what makes them for a case, of conditions that it looks for but
             does not name in its branches.
         shapes: shapes of one sample to try, where it does not take any.
+        outputs: names of the outputs it is made for, where it does not take any.
 
     Raises:
         UnknownNameError: no plugin of that name is installed.
@@ -352,7 +376,7 @@ def subject_of(
         raise ConfigurationError("parameters are for a class; this is an instance: give it the values it should have.")
     Guidance([plugin])  # says what is wrong with it
     settings = {} if shapes is None else {"shapes": tuple(tuple(shape) for shape in shapes)}
-    return Subject(plugin, dict(conditions or {}), **settings)
+    return Subject(plugin, dict(conditions or {}), named=tuple(outputs), **settings)
 
 
 def _made(cls: type, parameters: Mapping[str, Any]) -> Any:

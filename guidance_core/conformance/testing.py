@@ -65,12 +65,13 @@ def bound_checks(
     skip: Mapping[str, str] | None = None,
     conditions: Mapping[str, Inputs] | None = None,
     shapes: Sequence[Sequence[int]] | None = None,
+    outputs: Sequence[str] = (),
     options: Options | None = None,
     executors: Iterable[Any] = (),
 ) -> list[BoundCheck]:
     """Return every check of every plugin (and executor), bound to it."""
     expected, skipped = dict(expected_failures or {}), dict(skip or {})
-    subjects: list[Any] = [subject_of(plugin, conditions=conditions, shapes=shapes) for plugin in plugins]
+    subjects: list[Any] = [subject_of(plugin, None, conditions, shapes, outputs) for plugin in plugins]
     subjects += [executor_subject_of(executor) for executor in executors]
     kinds = {subject.kind for subject in subjects}
     for name in (*expected, *skipped):
@@ -95,7 +96,8 @@ def parametrize_with_checks(plugins: Iterable[Any] = (), **settings: Any) -> Cal
         settings: `expected_failures` and `skip`, each `{check: reason}`; a check that passes although it is
             expected to fail is reported. `conditions`: model inputs by condition, or functions of the case
             that make them, for conditions that a plugin looks for without naming them in a branch. `shapes`:
-            shapes of one sample to try. `options`: an `Options`. `executors`: executors to check, likewise.
+            shapes of one sample to try. `outputs`: names of the outputs it is made for. `options`: an
+            `Options`. `executors`: executors to check, likewise.
 
     Raises:
         UnknownNameError: no such check or plugin.
@@ -121,6 +123,7 @@ class ConformanceTests:
     skip: ClassVar[Mapping[str, str]] = {}
     conditions: ClassVar[Mapping[str, Inputs]] = {}
     shapes: ClassVar[Sequence[Sequence[int]] | None] = None
+    outputs: ClassVar[Sequence[str]] = ()
     options: ClassVar[Options] = Options()
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
@@ -132,6 +135,7 @@ class ConformanceTests:
                 skip=self.skip,
                 conditions=self.conditions,
                 shapes=self.shapes,
+                outputs=self.outputs,
                 options=self.options,
             )
             metafunc.parametrize("conformance_check", bound, ids=[each.check.name for each in bound])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -22,6 +23,7 @@ from guidance_core.guidance import Guidance
 from guidance_core.spaces import Noise, affine
 
 NEXT_TO_ONE = 1.0000000000000002
+NEAR = 1e-6
 
 
 def _asks_for_branches(subject: Subject) -> str | None:
@@ -55,13 +57,15 @@ def _is(one: Any, other: Any) -> bool:
 )
 def neutral(subject: Subject, case: Case) -> None:
     changed = subject.neutral
+    if changed is None and hasattr(subject.cls, "neutral"):
+        raise NotApplicable("it says that it has no neutral parameters")
     if changed is None:
         if not any(values for values in subject.alternatives.values()):
             raise NotApplicable("it has no parameter that could be neutral")
         raise Violation(
             "No parameter value of 0 or 1 makes it run `cond` alone: a user cannot switch it off without paying for "
             "its passes. Leave the branch out (or at strength 0, not required) where the scale is neutral; if neutral "
-            "is another value, declare it as a class attribute, `neutral = {'scale': ...}`."
+            "is another value, declare it as a class attribute, `neutral = {'scale': ...}`, or None if there is none."
         )
     for one in (changed, {name: NEXT_TO_ONE if value == 1.0 else value for name, value in changed.items()}):
         plugin = subject.changed(one)
@@ -73,7 +77,7 @@ def neutral(subject: Subject, case: Case) -> None:
             run.finish(plan, {BASE: case.prediction(BASE, step)})
         agree(
             played(subject, case, Guidance([plugin])),
-            predictions_of(case, run),
+            predictions_of(case),
             f"With {one} the result is not the base prediction.",
         )
 
@@ -87,18 +91,28 @@ def neutral(subject: Subject, case: Case) -> None:
 def zero_is_a_value(subject: Subject, case: Case) -> None:
     default = _seen(subject, case, {})
     for name, values in subject.alternatives.items():
-        for zero, near in ((0.0, 1e-6),):
-            if not any(_is(zero, value) for value in values):
-                continue
-            try:
-                at_zero, at_near = _seen(subject, case, {name: zero}), _seen(subject, case, {name: near})
-            except GuidanceError:
-                continue
-            require(
-                not _equal(at_zero, default) or _equal(at_near, default),
-                f"{name}=0 gives what leaving {name} out gives, but {name}={near:g} gives something else: a test such "
-                f"as `self.{name} or default` takes 0 for `not given`.",
-            )
+        own = getattr(subject.plugin, name)
+        if not any(_is(0.0, value) for value in values):
+            continue
+        try:
+            at_zero, at_near = _seen(subject, case, {name: 0.0}), _seen(subject, case, {name: NEAR})
+        except GuidanceError:
+            continue
+        if isinstance(own, float) and not _acts(subject, case, name, own, default):
+            continue  # its own value does nothing here, like a limit that is not reached
+        require(
+            not _equal(at_zero, default) or _equal(at_near, default),
+            f"{name}=0 gives what leaving {name} out gives, but {name}={NEAR:g} gives something else: a test such as "
+            f"`self.{name} or default` takes 0 for `not given`.",
+        )
+
+
+def _acts(subject: Subject, case: Case, name: str, own: float, default: tuple[list[list[str]], Results]) -> bool:
+    """Whether a value of twice the size, or half where that is not allowed, gives another result."""
+    for factor in (2.0, 0.5):
+        with contextlib.suppress(GuidanceError):
+            return not _equal(_seen(subject, case, {name: factor * own}), default)
+    return True
 
 
 def _seen(subject: Subject, case: Case, changed: dict[str, Any]) -> tuple[list[list[str]], Results]:

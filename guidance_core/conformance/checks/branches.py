@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from guidance_core.conformance.case import Case, Host
+from guidance_core.conformance.case import Case, Host, key_of
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
@@ -19,13 +19,14 @@ from guidance_core.conformance.violation import require
 )
 def stable_branches(subject: Subject, case: Case) -> None:
     run = subject.start(case)
-    first: dict[str, tuple[int, str]] = {}
+    first: dict[str, tuple[int, str, str]] = {}
     for step in range(case.steps):
         for branch in run.plan(step, case.sample(step)).branches:
-            content = f"inputs {dict(branch.inputs)}, {', '.join(map(str, branch.perturbations)) or 'no perturbation'}"
-            earlier, held = first.setdefault(branch.name, (step, content))
+            perturbations = ", ".join(map(str, branch.perturbations)) or "no perturbation"
+            content = f"inputs {dict(branch.inputs)}, {perturbations}, model {branch.model}"
+            earlier, held, key = first.setdefault(branch.name, (step, content, key_of(branch)))
             require(
-                held == content,
+                key == key_of(branch),
                 f"Branch {branch.name!r} is {held} at step {earlier} and {content} at step {step}; give another pass "
                 "another name.",
             )

@@ -109,9 +109,10 @@ def interval_switches_off(subject: Subject, case: Case) -> None:
         raise NotApplicable("interval is not installed") from None
     guidance = subject.guidance(case, after=[outside])
     run = subject.start(case, guidance)
-    expected = predictions_of(case, run)
-    plans = [[branch.name for branch in run.plan(step, case.sample(step)).branches] for step in range(1)]
-    require(plans[0] in ([], ["cond"]), f"Outside the interval step 0 runs {', '.join(plans[0])}.")
+    expected = predictions_of(case)
+    for step, layout in enumerate(run.layouts):
+        names = [branch.name for branch in layout.branches]
+        require(names in ([], ["cond"]), f"Outside the interval step {step} runs {', '.join(names)}.")
     agree(played(subject, case, guidance), expected, "Outside the interval the result is not the base prediction.")
 
 

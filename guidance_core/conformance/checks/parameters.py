@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,9 @@ from guidance_core.errors import ConfigurationError, GuidanceError
 from guidance_core.guidance import Guidance
 from guidance_core.schedules import Linear, Within
 from guidance_core.values import PerOutput
+
+PATIENCE = 10.0
+"Seconds to look for an effect of a parameter, of many."
 
 
 def _has_parameters(subject: Subject) -> str | None:
@@ -92,7 +96,7 @@ def bad_parameters(subject: Subject) -> None:
 
 
 def _refused(subject: Subject, name: str, value: Any) -> None:
-    shown = f"{name}={value!r}" if not type(value) is object else f"{name}=object()"  # noqa: E714
+    shown = f"{name}={value!r}" if type(value) is not object else f"{name}=object()"
     try:
         plugin = subject.changed({name: value})
         subject.described(subject.stacked(plugin))
@@ -119,7 +123,10 @@ def _refused(subject: Subject, name: str, value: Any) -> None:
 )
 def parameters_count(subject: Subject, case: Case) -> None:
     left = {name: values for name, values in subject.alternatives.items() if values}
+    until = time.monotonic() + PATIENCE
     for base in _bases(subject):
+        if time.monotonic() > until:
+            raise NotApplicable(f"in {PATIENCE:g} s no effect of {', '.join(left)} was found, nor that there is none")
         seen = _outcome(subject, case, base)
         for name in list(left):
             if name in base:
@@ -164,7 +171,10 @@ def _outcome(subject: Subject, case: Case, parameters: dict[str, Any]) -> Any:
 
 
 def _takes_tensors(subject: Subject) -> str | None:
-    return None if list(_tensor_parameters(subject)) else "it takes no parameter per sample"
+    try:
+        return None if list(_tensor_parameters(subject)) else "it takes no parameter per sample"
+    except Violation:
+        return None
 
 
 def _tensor_parameters(subject: Subject) -> Iterator[tuple[str, tuple[float, float]]]:
@@ -174,8 +184,10 @@ def _tensor_parameters(subject: Subject) -> Iterator[tuple[str, tuple[float, flo
         pair = (values[0], values[-1])
         try:
             subject.described(subject.stacked(subject.changed({name: torch.tensor(pair)})))
-        except Exception:
+        except ConfigurationError:
             continue
+        except Exception as error:
+            raise Violation(f"{name}=tensor({list(pair)}) is neither taken nor refused: {error}") from error
         if values[0] != values[-1]:
             yield name, pair
 
@@ -188,6 +200,8 @@ def _tensor_parameters(subject: Subject) -> Iterator[tuple[str, tuple[float, flo
     share=0.5,
 )
 def per_sample_parameters(subject: Subject, case: Case) -> None:
+    if subject.mixes_samples(case):
+        raise NotApplicable("it mixes samples, as it says")
     for name, pair in _tensor_parameters(subject):
         given = attrs.evolve(case, parameters={name: torch.tensor(pair)})
         together = played(subject, given)

@@ -60,8 +60,8 @@ def documented(subject: Subject) -> None:
 )
 def public_names(subject: Subject) -> None:
     try:
-        tree = ast.parse(Path(inspect.getfile(subject.cls)).read_text())
-    except (OSError, TypeError, SyntaxError):
+        tree = ast.parse(Path(inspect.getfile(subject.cls)).read_text(encoding="utf-8"))
+    except (OSError, TypeError, SyntaxError, UnicodeError):
         raise NotApplicable("its source is not at hand") from None
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and not node.level:
@@ -196,7 +196,9 @@ def _fresh_answer(request: str) -> dict[str, Any]:
             "[guidance_core.plugins]\nbroken-neighbour = no_such_module_of_a_neighbour:Nothing\n"
         )
         path = os.pathsep.join([folder, *(each for each in sys.path if each)])
-        environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
+        limits = (discovery.DISABLE, discovery.ONLY)  # what this process may load is no matter here
+        kept = {name: value for name, value in os.environ.items() if name not in limits}
+        environment = {**kept, "PYTHONPATH": path, "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, "-m", "guidance_core.conformance.fresh"],
             input=request,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import attrs
 import torch
@@ -127,7 +131,7 @@ def threads(subject: Subject, case: Case) -> None:
         except Exception as error:
             together[number] = error
 
-    working = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
+    working = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(THREADS)]
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # so that small tensors are interrupted too
     try:
@@ -273,19 +277,48 @@ def plugin_unchanged(subject: Subject, case: Case) -> None:
 def _held(plugin: Any) -> int:
     """Return a digest of everything an instance and its class hold that could be changed in place."""
     held = [getattr(plugin, field.name) for field in attrs.fields(type(plugin))]
-    own = [value for name, value in vars(type(plugin)).items() if isinstance(value, list | dict | set | Tensor)]
+    own = [
+        value
+        for base in type(plugin).__mro__
+        for value in vars(base).values()
+        if isinstance(value, list | dict | set | deque | Tensor)
+    ]
     return fingerprint.digest([*held, *own])
 
 
 class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Raises where a value is read off a tensor, which on a GPU waits for the device."""
 
-    READS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal)
+    READS = frozenset(
+        ("_local_scalar_dense", "allclose", "equal", "is_nonzero", "masked_select", "nonzero", "_unique2", "unique_dim")
+    )
+    MASKED = frozenset(("index", "index_put", "index_put_"))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in self.READS:
-            raise _ReadError(func.overloadpacket.__name__)
+        name = func.overloadpacket.__name__
+        masked = name in self.MASKED and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if name in self.READS or masked:
+            raise _ReadError(f"{name} with a mask" if masked else name)
         return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _watching() -> Iterator[None]:
+    """Have whatever reads values off a tensor, or copies it to the host, raise inside the block."""
+
+    def reading(name: str) -> Any:
+        def read(*_: Any, **__: Any) -> Any:
+            raise _ReadError(f".{name}()")
+
+        return read
+
+    with contextlib.ExitStack() as stack:
+        for name in ("cpu", "item", "numpy", "tolist"):
+            stack.enter_context(mock.patch.object(Tensor, name, reading(name)))
+        stack.enter_context(_Watching())  # type: ignore[no-untyped-call]
+        yield
 
 
 class _ReadError(Exception):
@@ -294,7 +327,8 @@ class _ReadError(Exception):
 
 @check(
     "no-waiting",
-    "A step reads no value off a tensor (`.item()`, `float(t)`, `if t > 0`): on a GPU each read waits for the device.",
+    "A step reads no value off a tensor (`.item()`, `if t > 0`, `t[mask]`, `.cpu()`): on a GPU each read waits for the "
+    "device.",
     draw=cases(),
     share=0.5,
 )
@@ -305,8 +339,7 @@ def no_waiting(subject: Subject, case: Case) -> None:
         try:
             plan = run.plan(step, sample)
             made = {branch.name: host(branch) for branch in plan.branches}
-            with _Watching():  # type: ignore[no-untyped-call]
-                run.plan(step, sample)
+            with _watching():
                 run.finish(plan, made)
         except Exception as error:
             read = _cause(error, _ReadError)
@@ -350,8 +383,10 @@ def no_graph_break(subject: Subject, case: Case) -> None:
 
 
 def _compiles(plan: Plan, output: str, acting: Acting, given: dict[str, Tensor]) -> None:
+    state = {name: {key: dict(kept) for key, kept in states.items()} for name, states in plan.state.items()}
+
     def combine(sample: Tensor, predictions: dict[str, Tensor]) -> Any:
-        step = Step(plan.layout.moment, acting.implementation.plugin, acting.plugin, {}, output, sample)
+        step = Step(plan.layout.moment, acting.implementation.plugin, acting.plugin, state, output, sample)
         return acting.implementation.function(step, predictions)
 
     torch._dynamo.reset()
