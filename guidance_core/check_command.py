@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,6 +92,7 @@ def check(
         _list(conformance.all_checks(), as_json=as_json)
         return
     sys.path.insert(0, os.getcwd())  # as python itself would, for module:Class
+    seed = random.randrange(2**32) if seed is None else seed
     options = conformance.Options(max_examples=max_examples, seed=seed, ranks=ranks, time_limit=time_limit)
     wanted = list(plugins or [])
     if everything:
@@ -111,15 +114,17 @@ def check(
         "expected_failures": _reasons("--expect-failure", expect_failure),
         "options": options,
     }
-    reports = [
-        _Report(subject, list(_shown(conformance.run_checks(subject, **settings), subject))) for subject in subjects
-    ]
+    with contextlib.redirect_stdout(sys.stderr):  # what a hook prints is not this command's answer
+        reports = [
+            _Report(subject, list(_shown(conformance.run_checks(subject, **settings), subject))) for subject in subjects
+        ]
     if as_json:
-        found = {"subjects": [report.to_dict() for report in reports], "not_checked": broken}
+        found = {"seed": seed, "subjects": [report.to_dict() for report in reports], "not_checked": broken}
         print(json.dumps(found, indent=2))
     else:
         for report in reports:
             report.print(full=full)
+        print(f"seed {seed}")
         for name, why in broken.items():
             print(f"{name}: not checked: {why}")
     if broken or any(outcome.is_bad for report in reports for outcome in report.outcomes):
@@ -156,6 +161,11 @@ class _Report:
             "checks": [to_dict(outcome) for outcome in self.outcomes],
         }
 
+    def _assumed(self) -> tuple[str, ...]:
+        with contextlib.suppress(Exception):  # what its hooks raise is in the outcomes
+            return tuple(self.subject.assumed)
+        return ()
+
     def print(self, *, full: bool) -> None:
         from guidance_core.conformance import report_of
         from guidance_core.conformance.registry import FUNDAMENTAL
@@ -189,6 +199,8 @@ class _Report:
         for outcome in rest:
             what = outcome.failure.what.splitlines()[0] if outcome.failure is not None else outcome.reason
             console.print(f"  {outcome.check.name}: {what}", markup=False, highlight=False, soft_wrap=True)
+        if self.subject.kind == "plugin" and (assumed := self._assumed()):
+            console.print(f"\nGiven to it because its branches name them: the conditions {', '.join(assumed)}.")
         counts = ", ".join(f"{count} {status}" for status, count in self.counts().items())
         console.print(f"\n{self.subject.name}: {counts} in {self.seconds:.1f} s\n", highlight=False)
 
@@ -221,18 +233,7 @@ def _subjects(
 def _subject(name: str, parameters: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     from guidance_core.conformance import subject_of
 
-    if "=" in name:
-        table = _one(name)
-        own = {key: decode(value) for key, value in table.items() if key != "plugin"}
-        return subject_of(table["plugin"], {**own, **parameters}, **given)
     return subject_of(name, parameters, **given)
-
-
-def _one(spec: str) -> dict[str, Any]:
-    tables = parse_spec(spec)["guidance"]
-    if len(tables) != 1:
-        raise ConfigurationError(f"one method is checked at a time; {spec!r} is a stack of {len(tables)}.")
-    return tables[0]
 
 
 def _parameters(given: list[str] | None) -> dict[str, Any]:

@@ -197,9 +197,18 @@ def to_json(data: Any) -> str:
     return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
+def _without_null(data: Any) -> Any:
+    """Write None as the word that specs have for it: TOML has no null."""
+    if isinstance(data, Mapping):
+        return {key: _without_null(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_null(value) for value in data]
+    return "none" if data is None else data
+
+
 def to_toml(data: Any) -> str:
     """Write plain data as TOML text."""
     try:
-        return tomli_w.dumps(data)
+        return tomli_w.dumps(_without_null(data))
     except TypeError as error:
         raise SpecError(f"TOML cannot hold this ({error}); use JSON.") from None

@@ -132,7 +132,12 @@ def collect(plugins: Sequence[tuple[str, object]]) -> dict[str, Hook]:
         try:
             manager.register(member, name)
         except pluggy.PluginValidationError as error:
-            raise ConfigurationError(f"plugin {name!r} has a hook that cannot be called: {error}") from None
+            taken = "; ".join(
+                f"{hook}({', '.join(inspect.signature(getattr(hookspecs, hook)).parameters)})" for hook in HOOKS
+            )
+            raise ConfigurationError(
+                f"plugin {name!r} has a hook that cannot be called: {error} Hooks may take: {taken}."
+            ) from None
         if not manager.get_hookcallers(member):
             raise ConfigurationError(
                 f"plugin {name!r} ({type(plugin).__name__}) has no hooks; mark build_branches, combine or "

@@ -94,10 +94,13 @@ def number(default: Any = attrs.NOTHING, *, ge: float | None = None, le: float |
 def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: bool = False) -> Any:
     """An attrs field for one of a few names; `optional` also allows `None`.
 
-    A number stands for the name it is written like, so that `preset=2.3` means `"2.3"`.
+    A number stands for the name it is written like, so that `preset=2.3` means `"2.3"`; where it is
+    `optional`, so does the word `none` for None, which TOML cannot hold.
     """
 
     def convert(given: Any) -> Any:
+        if optional and given == "none":
+            return None
         return str(given) if isinstance(given, int | float) else given
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:

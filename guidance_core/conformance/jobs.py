@@ -154,6 +154,8 @@ class Fault:
 class ForwardError(Exception):
     """What a broken forward raises."""
 
+    TEXT = "out of imaginary memory"
+
 
 class _Faulty(Host):
     """A host one of whose branches goes wrong."""
@@ -168,7 +170,7 @@ class _Faulty(Host):
             return whole
         kind = self.fault.kind
         if kind == "raises":
-            raise ForwardError(f"no forward for {branch.name}")
+            raise ForwardError(ForwardError.TEXT)
         if kind == "none":
             return None
         named = self.case.named(whole)

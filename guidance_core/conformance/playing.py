@@ -25,6 +25,9 @@ Corrections may make much of a difference in the last place, as where they divid
 really differs does so by far more than 2·10⁻¹⁰ of the largest value.
 """
 
+PARAMETER_ROUNDING = 2.0**34
+"The same where a parameter is a tensor, which is held in float32: 4·10⁻⁶ of the largest value."
+
 
 def played(
     subject: Subject,

@@ -32,6 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--guidance-ranks", type=int, default=4, metavar="N", help="most ranks to use; 0 uses none")
     group.addoption("--guidance-max-examples", type=int, default=20, metavar="N", help="examples for each check")
+    group.addoption(
+        "--guidance-time-limit", type=float, default=60.0, metavar="S", help="seconds that one check may take"
+    )
     group.addoption("--guidance-seed", type=int, default=None, metavar="N", help="seed of the choice of examples")
 
 
@@ -57,6 +60,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
             max_examples=config.getoption("--guidance-max-examples"),
             ranks=config.getoption("--guidance-ranks"),
             seed=config.getoption("--guidance-seed"),
+            time_limit=config.getoption("--guidance-time-limit"),
         )
         bound = bound_checks(
             config.getoption("--guidance-plugin"),

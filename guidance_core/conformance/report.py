@@ -11,7 +11,7 @@ import attrs
 from torch import Tensor
 
 from guidance_core.conformance.registry import Check
-from guidance_core.conformance.runner import Failure, Outcome
+from guidance_core.conformance.runner import UNEXPECTED_PASS, Failure, Outcome
 from guidance_core.errors import ConfigurationError
 
 WIDTH = 110
@@ -22,6 +22,8 @@ SMALL = 12
 def report_of(outcome: Outcome) -> str:
     """Return what an author reads about a failed check."""
     failure = outcome.failure
+    if outcome.status == UNEXPECTED_PASS:
+        return f"{outcome.check.name}: {outcome.subject.name}: {outcome.reason}"
     lines = [f"{outcome.check.name}: {outcome.subject.name} does not keep this promise:"]
     lines += _wrapped(outcome.check.sentence, "    ")
     if failure is None:
@@ -34,7 +36,7 @@ def report_of(outcome: Outcome) -> str:
     if failure.trace:
         lines += ["", "  Where it was raised:", textwrap.indent(failure.trace, "  ")]
     lines += ["", f"  Smallest example found (of {outcome.examples} tried), to paste and run:"]
-    lines.append(textwrap.indent(example_code(outcome), "    "))
+    lines += ["", example_code(outcome)]
     values = _values(outcome, failure)
     if values:
         lines += ["", "  In it:", *(f"    {line}" for line in values)]

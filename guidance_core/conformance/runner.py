@@ -25,6 +25,9 @@ from guidance_core.errors import ConfigurationError
 PASSED, FAILED, NOT_APPLICABLE, SKIPPED = "passed", "failed", "not applicable", "skipped"
 EXPECTED_FAILURE, UNEXPECTED_PASS = "failed as expected", "passed unexpectedly"
 
+STARTING = 30.0
+"Seconds more for a check that has to start processes."
+
 SIMPLIFYING = 8.0
 "Seconds that a failing example is made simpler for."
 
@@ -151,10 +154,10 @@ def run_check(check: Check, subject: Any, options: Options | None = None) -> Out
         return Outcome(check, subject, status, reason, attempt.examples, time.monotonic() - started, failure)
 
     try:
-        with time_limit(options.time_limit):
+        with time_limit(options.time_limit + (STARTING if check.processes else 0.0)):
             reason = check.applies(subject)
             if reason is None and check.processes:
-                reason = _no_processes(check, options)
+                reason = _no_processes(check, subject, options)
             if reason is not None:
                 return outcome(NOT_APPLICABLE, reason)
             attempt.make()
@@ -207,7 +210,9 @@ def check_one(name: str, plugin: Any, case: Case | None = None, *, ranks: int | 
         check.function(subject, case)
 
 
-def _no_processes(check: Check, options: Options) -> str | None:
+def _no_processes(check: Check, subject: Any, options: Options) -> str | None:
+    if subject.kind == "executor" and not subject.takes_group:
+        return None
     if options.ranks == 0:
         return "it needs several processes (ranks=0)"
     if check.several_ranks:
@@ -242,7 +247,7 @@ class _Attempt:
             return
         arguments: list[Any] = [self.check.draw(self.subject)]
         if self.check.several_ranks:
-            arguments.append(hypothesis.strategies.integers(1, self.options.ranks))
+            arguments.append(hypothesis.strategies.integers(1, max(1, self.options.ranks)))
         given: Any = hypothesis.given
         test: Any = self._settings()(given(*arguments)(_positional(self.one, len(arguments))))
         if self.options.seed is not None:

@@ -17,6 +17,7 @@ import attrs
 import torch
 
 from guidance_core.branch import Branch
+from guidance_core.config import decode
 from guidance_core.conformance.case import Case
 from guidance_core.discovery import plugin_class
 from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, suggest
@@ -28,6 +29,7 @@ from guidance_core.layout import Layout
 from guidance_core.presets import settle
 from guidance_core.run import Run
 from guidance_core.settings import RunSettings
+from guidance_core.spec import parse_spec
 from guidance_core.stack import Stack, plugin_name
 from guidance_core.values import UNSET, PerOutput
 
@@ -177,6 +179,12 @@ class Subject:
         return tuple(dict.fromkeys(names))
 
     @functools.cached_property
+    def assumed(self) -> tuple[str, ...]:
+        """The conditions besides `positive` and `negative` that its branches name, and that are given to it."""
+        names = {branch.condition for layout in self.layouts for branch in layout.branches}
+        return tuple(sorted(names - {"positive", "negative"} - self.conditions.keys()))
+
+    @functools.cached_property
     def spaces(self) -> frozenset[str | None]:
         """The spaces its hooks ask for; None stands for the model's own."""
         return frozenset(
@@ -229,6 +237,26 @@ class Subject:
         for value in (0, 1):
             together.append({name: value for name, values in numbers.items() if value in values})
         return next((each for each in together if self._cost(each) == 0), None)
+
+    @property
+    def acting_hooks(self) -> list[str]:
+        """Its hooks that are called with predictions."""
+        return [name for name in self.hooks if name != "build_branches"]
+
+    @functools.cached_property
+    def still_acting(self) -> dict[str, Any] | None:
+        """A number to change to 0 or 1 so that it asks for no pass, while its hooks are still called; or None."""
+        for name, values in self.alternatives.items():
+            for value in values:
+                if value not in (0, 1):
+                    continue
+                with contextlib.suppress(Exception):
+                    layouts = self.described([self.changed({name: value})])
+                    passes = {len(layout.branches) for layout in layouts}
+                    acts = any(each.all_acting for layout in layouts for each in layout.outputs.values())
+                    if passes == {1} and acts:
+                        return {name: value}
+        return None
 
     def _cost(self, parameters: Mapping[str, Any]) -> float:
         """Return how many passes it adds and how many hooks act over eight steps, alone."""
@@ -356,7 +384,7 @@ def subject_of(
     """Return the subject for a plugin given by name, as `module:Class`, as a class or as an instance.
 
     Args:
-        given: which plugin.
+        given: which plugin; a name may come with parameters, as in a spec: `cfg:scale=4`.
         parameters: of the class, where it is not given as an instance.
         conditions: model inputs, or what makes them for a case, of conditions that it looks for but
             does not name in its branches.
@@ -368,7 +396,13 @@ def subject_of(
         ConfigurationError: it cannot be imported or made, or is no plugin.
     """
     plugin = given
-    if isinstance(given, str):
+    if isinstance(given, str) and "=" in given:
+        tables = parse_spec(given)["guidance"]
+        if len(tables) != 1:
+            raise ConfigurationError(f"one method is checked at a time; {given!r} is a stack of {len(tables)}.")
+        own = {name: decode(value) for name, value in tables[0].items() if name != "plugin"}
+        plugin, parameters = plugin_class(tables[0]["plugin"]), {**own, **(parameters or {})}
+    elif isinstance(given, str):
         plugin = imported(given) if ":" in given else plugin_class(given)
     if isinstance(plugin, type):
         plugin = _made(plugin, parameters or {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -20,6 +21,9 @@ from guidance_core.conformance.runner import (
     run_check,
 )
 from guidance_core.conformance.subject import Inputs, subject_of
+
+_hung: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+"The check in which a subject hung: the others would too."
 
 
 @attrs.frozen(eq=False)
@@ -47,7 +51,11 @@ class BoundCheck:
         __tracebackhide__ = True
         if self.check.name in self.skip:
             pytest.skip(self.skip[self.check.name])
+        if self.subject in _hung:
+            pytest.skip(f"{_hung[self.subject]} hangs")
         outcome = judged(run_check(self.check, self.subject, self.options), self.expected)
+        if outcome.failure is not None and outcome.failure.hangs:
+            _hung[self.subject] = self.check.name
         if outcome.status in (NOT_APPLICABLE, SKIPPED):
             pytest.skip(f"not applicable: {outcome.reason}")
         if outcome.status == EXPECTED_FAILURE:
@@ -70,6 +78,8 @@ def bound_checks(
     executors: Iterable[Any] = (),
 ) -> list[BoundCheck]:
     """Return every check of every plugin (and executor), bound to it."""
+    if isinstance(plugins, str | type) or not isinstance(plugins, Iterable):
+        plugins = [plugins]
     expected, skipped = dict(expected_failures or {}), dict(skip or {})
     subjects: list[Any] = [subject_of(plugin, None, conditions, shapes, outputs) for plugin in plugins]
     subjects += [executor_subject_of(executor) for executor in executors]

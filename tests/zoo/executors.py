@@ -72,7 +72,7 @@ class SwallowsErrors(SerialExecutor):
         return super().execute(plan, guarded)
 
 
-@broken("failing-forward", "does not name the branch")
+@broken("failing-forward", "does not name the branch", "lacks what the forward raised")
 class DoesNotSayWhichBranch(SerialExecutor):
     """Raises an error of its own for a pass that fails, and drops the cause."""
 

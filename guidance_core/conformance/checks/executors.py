@@ -13,7 +13,7 @@ from guidance_core.conformance import ranks as shared
 from guidance_core.conformance.across_ranks import compare_ranks, same_bits, sum_bounds
 from guidance_core.conformance.case import STRUCTURES, Case
 from guidance_core.conformance.executor_subject import EXTRAS, ExecutorSubject, Looks
-from guidance_core.conformance.jobs import Fault, Made, executor_on_rank
+from guidance_core.conformance.jobs import Fault, ForwardError, Made, executor_on_rank
 from guidance_core.conformance.registry import Function, check
 from guidance_core.conformance.violation import Violation, require
 from guidance_core.errors import RankError
@@ -167,6 +167,10 @@ def _failing(subject: ExecutorSubject, case: Case, count: int, fault: Fault) -> 
 def failing_forward(subject: ExecutorSubject, case: Case, count: int) -> None:
     branch = ("cond", "b0")[case.seed % 2]
     for rank, each in enumerate(_failing(subject, case, count, Fault("raises", branch))):
+        require(
+            ForwardError.TEXT in (each.fault_error or ""),
+            f"The error on rank {rank} lacks what the forward raised, {ForwardError.TEXT!r}: {each.fault_error}",
+        )
         require(
             branch in (each.fault_error or ""),
             f"The error on rank {rank} does not name the branch {branch!r}: {each.fault_error}",

@@ -14,16 +14,17 @@ import torch
 
 from guidance_core import discovery
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import ROUNDING_ONLY, Results, agree, only, played
+from guidance_core.conformance.playing import PARAMETER_ROUNDING, Results, agree, only, played
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import NotApplicable, Violation, require
-from guidance_core.errors import ConfigurationError, GuidanceError
+from guidance_core.errors import ConfigurationError, GuidanceError, PluginError
 from guidance_core.guidance import Guidance
 from guidance_core.schedules import Linear, Within
 from guidance_core.values import PerOutput
 
+USE_VALUE = "Use step.value(self.{}) in hooks, not the parameter itself."
 PATIENCE = 10.0
 "Seconds to look for an effect of a parameter, of many."
 
@@ -211,7 +212,7 @@ def per_sample_parameters(subject: Subject, case: Case) -> None:
                 only(together, [number]),
                 played(subject, alone),
                 f"With {name}=tensor({list(pair)}) sample {number} gets another result than with {name}={value:g}.",
-                ulps=ROUNDING_ONLY,
+                ulps=PARAMETER_ROUNDING,
             )
 
 
@@ -233,6 +234,8 @@ def per_output_parameters(subject: Subject, case: Case) -> None:
             together, passes = _with_passes(subject, attrs.evolve(case, parameters={name: PerOutput(pair)}))
         except ConfigurationError:
             continue
+        except PluginError as error:
+            raise Violation(f"{name}={pair} is neither refused nor used: {error} {USE_VALUE.format(name)}") from error
         for output, value in pair.items():
             apart, others = _with_passes(subject, attrs.evolve(case, parameters={name: value}))
             if not all(mine.items() >= other.items() for mine, other in zip(passes, others, strict=True)):
@@ -272,6 +275,9 @@ def scheduled_parameters(subject: Subject, case: Case) -> None:
                 scheduled = played(subject, attrs.evolve(case, parameters={name: schedule}))
             except ConfigurationError:
                 continue
+            except PluginError as error:
+                what = f"{name}={schedule} is neither refused nor used: {error}"
+                raise Violation(f"{what} {USE_VALUE.format(name)}") from error
             taken += 1
             constant = played(subject, attrs.evolve(case, parameters={name: first}))
             agree(scheduled, constant, f"{name}={schedule} is {first:g} at every step, but acts otherwise.")

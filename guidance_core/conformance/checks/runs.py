@@ -21,7 +21,7 @@ from guidance_core.conformance.case import Case, Host
 from guidance_core.conformance.playing import Results, agree, played
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
-from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.subject import Subject, short_traceback
 from guidance_core.conformance.violation import NotApplicable, Violation, require
 from guidance_core.guidance import Guidance
 from guidance_core.layout import Acting
@@ -345,10 +345,9 @@ def no_waiting(subject: Subject, case: Case) -> None:
             read = _cause(error, _ReadError)
             if read is None:
                 raise
-            raise Violation(
-                f"Step {step} reads a value off a tensor ({read}). Use torch.where, clamp or masks instead of `if`, "
-                "and keep numbers in tensors."
-            ) from error
+            where = short_traceback(read, limit=1)
+            advice = "Use torch.where and clamp instead of `if` and masks, and keep numbers in tensors."
+            raise Violation(f"Step {step} reads a value off a tensor ({read}):\n{where}\n{advice}") from error
 
 
 def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
