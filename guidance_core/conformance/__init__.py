@@ -22,10 +22,12 @@ except ImportError as error:  # pragma: no cover
 
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.executor_subject import ExecutorSubject, executor_subject_of
+from guidance_core.conformance.lookup import subject_of
+from guidance_core.conformance.outcome import Options, Outcome
 from guidance_core.conformance.registry import Check, all_checks
 from guidance_core.conformance.report import report_of
-from guidance_core.conformance.runner import Options, Outcome, check_one, run_checks
-from guidance_core.conformance.subject import Subject, subject_of
+from guidance_core.conformance.runner import check_one, run_checks
+from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.testing import ConformanceTests, parametrize_with_checks
 from guidance_core.conformance.violation import NotApplicable, Violation
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guidance_core.branch import Branch, Hold, Needs, Request
 from guidance_core.conformance.case import Case
-from guidance_core.conformance.subject import imported
+from guidance_core.conformance.lookup import imported
 from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError, GuidanceError
 from guidance_core.executors.base import Executor

@@ -11,7 +11,8 @@ import torch
 
 from guidance_core.conformance import jobs
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.subject import Subject, raised
+from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.traces import raised
 from guidance_core.discovery import ONLY, find_plugins
 
 

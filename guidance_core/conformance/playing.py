@@ -45,6 +45,18 @@ def steps_of(run: Run, case: Case, host: Callable[[Case, int], Any] = Host) -> R
     return [case.named(run.step(step, case.sample(step), host(case, step))) for step in range(case.steps)]
 
 
+Passes: TypeAlias = list[list[tuple[str, str]]]
+"The passes of each step: the branch, and what stands for its content."
+
+
+def recorded(subject: Subject, case: Case, guidance: Guidance | None = None) -> tuple[Results, Passes]:
+    """Run all steps of a case and return the results, and what was run for them."""
+    run = subject.start(case, guidance)
+    hosts = [Host(case, step) for step in range(case.steps)]
+    results = steps_of(run, case, lambda _, step: hosts[step])
+    return results, [[(name, key) for name, key, _ in host.returned] for host in hosts]
+
+
 def agree(
     got: Results,
     expected: Results,

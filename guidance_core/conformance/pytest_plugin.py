@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if not _is_asked(config):
         return
     try:
-        from guidance_core.conformance.runner import Options
+        from guidance_core.conformance.outcome import Options
         from guidance_core.conformance.testing import bound_checks
 
         options = Options(

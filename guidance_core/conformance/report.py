@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 from torch import Tensor
 
+from guidance_core.conformance.outcome import UNEXPECTED_PASS, Failure, Outcome
 from guidance_core.conformance.registry import Check
-from guidance_core.conformance.runner import UNEXPECTED_PASS, Failure, Outcome
 from guidance_core.errors import ConfigurationError
 
 WIDTH = 110

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,76 +14,28 @@ import hypothesis
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from guidance_core.conformance.case import Case
+from guidance_core.conformance.limits import TooLate, time_limit
+from guidance_core.conformance.lookup import subject_of
+from guidance_core.conformance.outcome import (
+    EXPECTED_FAILURE,
+    FAILED,
+    NOT_APPLICABLE,
+    PASSED,
+    SKIPPED,
+    UNEXPECTED_PASS,
+    Failure,
+    Options,
+    Outcome,
+)
 from guidance_core.conformance.registry import Check, all_checks, check_named
-from guidance_core.conformance.subject import raised, subject_of
-from guidance_core.conformance.violation import NotApplicable, Place, Violation
-from guidance_core.errors import ConfigurationError
-
-PASSED, FAILED, NOT_APPLICABLE, SKIPPED = "passed", "failed", "not applicable", "skipped"
-EXPECTED_FAILURE, UNEXPECTED_PASS = "failed as expected", "passed unexpectedly"
+from guidance_core.conformance.traces import raised
+from guidance_core.conformance.violation import NotApplicable, Violation
 
 STARTING = 30.0
 "Seconds more for a check that has to start processes."
 
 SIMPLIFYING = 8.0
 "Seconds that a failing example is made simpler for."
-
-
-@attrs.frozen
-class Options:
-    """How thoroughly to check."""
-
-    max_examples: int = 20
-    "For a check of average cost; costly ones make fewer."
-    seed: int | None = None
-    "Of the random choice of examples; None for another choice each time."
-    ranks: int = 4
-    "The most ranks that checks of several processes use; 0 leaves those checks out."
-    time_limit: float = 60.0
-    "Seconds that one check may take."
-    replay: bool = True
-    "Whether failing examples are kept in `.hypothesis` and tried first the next time."
-
-    def __attrs_post_init__(self) -> None:
-        if self.max_examples < 1:
-            raise ConfigurationError(f"max_examples must be at least 1; got {self.max_examples}.")
-        if self.ranks < 0 or self.ranks > 8:
-            raise ConfigurationError(f"ranks must be 0 (none) to 8; got {self.ranks}.")
-        if not self.time_limit > 0:
-            raise ConfigurationError(f"time_limit must be positive; got {self.time_limit}.")
-
-
-@attrs.frozen
-class Failure:
-    """The smallest example found for which a promise does not hold."""
-
-    what: str
-    "What happened, in a sentence or two."
-    place: Place | None = None
-    case: Case | None = None
-    ranks: int | None = None
-    trace: str = ""
-    "The end of the traceback, where the plugin raised."
-    hangs: bool = False
-    "Whether the time limit passed."
-
-
-@attrs.frozen
-class Outcome:
-    """What became of one check."""
-
-    check: Check
-    subject: Any = attrs.field(repr=False)
-    status: str
-    reason: str = ""
-    examples: int = 0
-    seconds: float = 0.0
-    failure: Failure | None = None
-
-    @property
-    def is_bad(self) -> bool:
-        """Whether it counts as a failure of the whole."""
-        return self.status in (FAILED, UNEXPECTED_PASS)
 
 
 def run_checks(
@@ -328,28 +277,3 @@ def _positional(function: Any, count: int) -> Callable[..., None]:
         function(case, count)
 
     return of_case if count == 1 else of_ranks
-
-
-class TooLate(BaseException):
-    """The time limit of a check has passed. No error of the kind that a plugin catches with `except Exception`."""
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `TooLate` inside the block once `seconds` have passed; in the main thread only."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def late(*_: object) -> None:
-        raise TooLate
-
-    before, started = signal.signal(signal.SIGALRM, late), time.monotonic()
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        if left:  # somebody else's clock, such as that of a test runner, goes on
-            signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - started)), interval)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import itertools
 import math
 import pickle
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import attrs
-import torch
 
 from guidance_core.branch import Branch
-from guidance_core.config import decode
+from guidance_core.conformance.candidates import candidates
 from guidance_core.conformance.case import Case
-from guidance_core.discovery import plugin_class
-from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, suggest
+from guidance_core.errors import GuidanceError
 from guidance_core.executors.base import Executor
 from guidance_core.executors.serial import SerialExecutor
 from guidance_core.guidance import Guidance
@@ -29,16 +24,12 @@ from guidance_core.layout import Layout
 from guidance_core.presets import settle
 from guidance_core.run import Run
 from guidance_core.settings import RunSettings
-from guidance_core.spec import parse_spec
 from guidance_core.stack import Stack, plugin_name
-from guidance_core.values import UNSET, PerOutput
+from guidance_core.values import PerOutput
 
 Inputs: TypeAlias = Mapping[str, Any] | Callable[[Case], Mapping[str, Any]]
 "Model inputs of a condition, or what makes them for a case."
 
-_NUMBERS = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 7.5, -1.0)
-_WHOLES = (0, 1, 2, 3)
-_BLOCKS = ((0,), (1, 2))
 _OUTPUT_SHAPES: tuple[tuple[int, ...], ...] = ((2,), (3, 4), (1,), (5,), (2, 3, 4), (2, 3, 2, 2))
 
 
@@ -340,130 +331,7 @@ class _Any(dict[str, dict[str, Any]]):
         return super().get(name, {})
 
 
-def candidates(field: attrs.Attribute[Any], value: Any) -> list[Any]:
-    """Return values to try for a parameter, other than its own."""
-    kind = str(field.type)
-    options = field.metadata.get("options")
-    found: list[Any]
-    if options is not None:
-        found = list(options)
-    elif isinstance(value, bool):
-        found = [not value]
-    elif isinstance(value, str):
-        found = ["other"]
-    elif isinstance(value, int):
-        found = list(_WHOLES)
-    elif isinstance(value, PerOutput):
-        found = [*_NUMBERS]
-    elif isinstance(value, float) or (value is not UNSET and value is not None and "float" in kind):
-        found = list(_NUMBERS)
-    elif isinstance(value, tuple) or value is None:
-        found = [*_BLOCKS, *(_NUMBERS if value is None else ())]
-    else:
-        found = [*_NUMBERS, *_WHOLES, *_BLOCKS]
-    return [each for each in found if not _same(each, value)]
-
-
 def _code(value: Any) -> str:
     if isinstance(value, PerOutput):
         return "{" + ", ".join(f"{output!r}: {_code(inner)}" for output, inner in value.items()) + "}"
     return repr(value)
-
-
-def _same(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and bool(one == other)
-
-
-def subject_of(
-    given: Any,
-    parameters: Mapping[str, Any] | None = None,
-    conditions: Mapping[str, Inputs] | None = None,
-    shapes: Sequence[Sequence[int]] | None = None,
-    outputs: Sequence[str] = (),
-) -> Subject:
-    """Return the subject for a plugin given by name, as `module:Class`, as a class or as an instance.
-
-    Args:
-        given: which plugin; a name may come with parameters, as in a spec: `cfg:scale=4`.
-        parameters: of the class, where it is not given as an instance.
-        conditions: model inputs, or what makes them for a case, of conditions that it looks for but
-            does not name in its branches.
-        shapes: shapes of one sample to try, where it does not take any.
-        outputs: names of the outputs it is made for, where it does not take any.
-
-    Raises:
-        UnknownNameError: no plugin of that name is installed.
-        ConfigurationError: it cannot be imported or made, or is no plugin.
-    """
-    plugin = given
-    if isinstance(given, str) and "=" in given:
-        tables = parse_spec(given)["guidance"]
-        if len(tables) != 1:
-            raise ConfigurationError(f"one method is checked at a time; {given!r} is a stack of {len(tables)}.")
-        own = {name: decode(value) for name, value in tables[0].items() if name != "plugin"}
-        plugin, parameters = plugin_class(tables[0]["plugin"]), {**own, **(parameters or {})}
-    elif isinstance(given, str):
-        plugin = imported(given) if ":" in given else plugin_class(given)
-    if isinstance(plugin, type):
-        plugin = _made(plugin, parameters or {})
-    elif parameters:
-        raise ConfigurationError("parameters are for a class; this is an instance: give it the values it should have.")
-    Guidance([plugin])  # says what is wrong with it
-    settings = {} if shapes is None else {"shapes": tuple(tuple(shape) for shape in shapes)}
-    return Subject(plugin, dict(conditions or {}), named=tuple(outputs), **settings)
-
-
-def _made(cls: type, parameters: Mapping[str, Any]) -> Any:
-    if not attrs.has(cls):
-        raise ConfigurationError(
-            f"{cls.__module__}:{cls.__qualname__} is no attrs class; a plugin is one marked @attrs.frozen."
-        )
-    known = [field.alias or field.name for field in attrs.fields(cls) if field.init]
-    for name in parameters:
-        if name not in known:
-            raise UnknownNameError(f"{cls.__name__} has no parameter {name!r}.{suggest(name, known)}")
-    try:
-        return cls(**parameters)
-    except GuidanceError:
-        raise
-    except Exception as error:
-        shown = f" with {dict(parameters)}" if parameters else " without parameters; give them with --param"
-        raise ConfigurationError(f"{cls.__name__} cannot be made{shown}: {type(error).__name__}: {error}") from error
-
-
-def imported(target: str) -> Any:
-    """Return what `module:attribute` names.
-
-    Raises:
-        ConfigurationError: the module does not import, with the end of its traceback, or has no such
-            attribute.
-    """
-    module_name, _, attribute = target.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        raise ConfigurationError(f"the module {module_name!r} cannot be imported:\n{short_traceback(error)}") from None
-    for part in attribute.split("."):
-        names = [name for name in vars(found) if not name.startswith("_")]
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise UnknownNameError(f"{module_name!r} has no {attribute!r}.{suggest(attribute, names)}") from None
-    return found
-
-
-def raised(error: BaseException) -> str:
-    """Return where in a plugin an error came from, and the error itself rather than the one it became."""
-    return short_traceback(error.__cause__ if isinstance(error, GuidanceError) and error.__cause__ else error)
-
-
-def short_traceback(error: BaseException, *, limit: int = 3) -> str:
-    """Return the end of an error's traceback: the last places outside this library, torch and importlib."""
-    others = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), "<frozen importlib")
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(others) and "importlib/__init__" not in frame.filename
-    ]
-    lines = [f"  {frame.filename}:{frame.lineno}, in {frame.name}\n    {frame.line}" for frame in frames[-limit:]]
-    return "\n".join([*lines, *(f"  {line}" for line in traceback.format_exception_only(error)[-1].splitlines())])

@@ -9,18 +9,12 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from guidance_core.conformance.executor_subject import executor_subject_of
+from guidance_core.conformance.lookup import subject_of
+from guidance_core.conformance.outcome import EXPECTED_FAILURE, NOT_APPLICABLE, SKIPPED, UNEXPECTED_PASS, Options
 from guidance_core.conformance.registry import Check, all_checks, check_named
 from guidance_core.conformance.report import report_of
-from guidance_core.conformance.runner import (
-    EXPECTED_FAILURE,
-    NOT_APPLICABLE,
-    SKIPPED,
-    UNEXPECTED_PASS,
-    Options,
-    judged,
-    run_check,
-)
-from guidance_core.conformance.subject import Inputs, subject_of
+from guidance_core.conformance.runner import judged, run_check
+from guidance_core.conformance.subject import Inputs
 
 _hung: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 "The check in which a subject hung: the others would too."

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from guidance_core.conformance import Options, all_checks, runner
 from guidance_core.conformance import ranks as shared
-from guidance_core.conformance.runner import FAILED, run_check
+from guidance_core.conformance.outcome import FAILED
+from guidance_core.conformance.runner import run_check
 from zoo.everything import ZOO
 
 PAGE = Path(__file__).parents[2] / "docs" / "conformance-matrix.md"

@@ -13,7 +13,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from guidance_core.branch import BASE
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import ROUNDING_ONLY, Results, agree, kind, played, predictions_of, steps_of
+from guidance_core.conformance.playing import (
+    ROUNDING_ONLY,
+    Passes,
+    Results,
+    agree,
+    kind,
+    played,
+    predictions_of,
+    recorded,
+    steps_of,
+)
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
@@ -113,7 +123,7 @@ def zero_is_a_value(subject: Subject, case: Case) -> None:
         )
 
 
-def _acts(subject: Subject, case: Case, name: str, own: float, default: tuple[list[list[str]], Results]) -> bool:
+def _acts(subject: Subject, case: Case, name: str, own: float, default: tuple[Results, Passes]) -> bool:
     """Whether a value of twice the size, or half where that is not allowed, gives another result."""
     for factor in (2.0, 0.5):
         with contextlib.suppress(GuidanceError):
@@ -121,19 +131,15 @@ def _acts(subject: Subject, case: Case, name: str, own: float, default: tuple[li
     return True
 
 
-def _seen(subject: Subject, case: Case, changed: dict[str, Any]) -> tuple[list[list[str]], Results]:
-    """Return the branches and results of a run with changed parameters."""
-    guidance = Guidance(subject.stacked(subject.changed(changed)))
-    run = subject.start(case, guidance)
-    hosts = [Host(case, step) for step in range(case.steps)]
-    results = [case.named(run.step(step, case.sample(step), hosts[step])) for step in range(case.steps)]
-    return [host.calls for host in hosts], results
+def _seen(subject: Subject, case: Case, changed: dict[str, Any]) -> tuple[Results, Passes]:
+    """Return the results and passes of a run with changed parameters."""
+    return recorded(subject, case, Guidance(subject.stacked(subject.changed(changed))))
 
 
-def _equal(one: tuple[list[list[str]], Results], other: tuple[list[list[str]], Results]) -> bool:
-    return one[0] == other[0] and all(
+def _equal(one: tuple[Results, Passes], other: tuple[Results, Passes]) -> bool:
+    return one[1] == other[1] and all(
         torch.equal(mine[output], theirs[output])
-        for mine, theirs in zip(one[1], other[1], strict=True)
+        for mine, theirs in zip(one[0], other[0], strict=True)
         for output in mine
     )
 

@@ -13,8 +13,8 @@ import attrs
 import torch
 
 from guidance_core import discovery
-from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import PARAMETER_ROUNDING, Results, agree, only, played
+from guidance_core.conformance.case import Case
+from guidance_core.conformance.playing import PARAMETER_ROUNDING, agree, only, played, recorded
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
@@ -159,16 +159,10 @@ def _bases(subject: Subject) -> Iterator[dict[str, Any]]:
 def _outcome(subject: Subject, case: Case, parameters: dict[str, Any]) -> Any:
     """Return what a run did, comparable; None where the parameters cannot be had together."""
     try:
-        run = subject.start(case, Guidance(subject.stacked(subject.changed(parameters))))
-        seen = []
-        for step in range(case.steps):
-            host = Host(case, step)
-            result = run.step(step, case.sample(step), host)
-            passes = [(name, key) for name, key, _ in host.returned]
-            seen.append((passes, [tensor.flatten().tolist() for tensor in case.named(result).values()]))
+        results, passes = recorded(subject, case, Guidance(subject.stacked(subject.changed(parameters))))
     except GuidanceError:
         return None
-    return seen
+    return passes, [[tensor.tolist() for tensor in named.values()] for named in results]
 
 
 def _takes_tensors(subject: Subject) -> str | None:
@@ -231,14 +225,14 @@ def per_output_parameters(subject: Subject, case: Case) -> None:
         values = [value for value in subject.alternatives[name] if type(value) is float]
         pair = dict(zip(names, itertools.cycle((values[0], values[-1]))))
         try:
-            together, passes = _with_passes(subject, attrs.evolve(case, parameters={name: PerOutput(pair)}))
+            together, passes = recorded(subject, attrs.evolve(case, parameters={name: PerOutput(pair)}))
         except ConfigurationError:
             continue
         except PluginError as error:
             raise Violation(f"{name}={pair} is neither refused nor used: {error} {USE_VALUE.format(name)}") from error
         for output, value in pair.items():
-            apart, others = _with_passes(subject, attrs.evolve(case, parameters={name: value}))
-            if not all(mine.items() >= other.items() for mine, other in zip(passes, others, strict=True)):
+            apart, others = recorded(subject, attrs.evolve(case, parameters={name: value}))
+            if not all(set(mine) >= set(other) for mine, other in zip(passes, others, strict=True)):
                 continue  # the value decides what is run, for all outputs together
             taken += 1
             agree(
@@ -248,14 +242,6 @@ def per_output_parameters(subject: Subject, case: Case) -> None:
             )
     if not taken:
         raise NotApplicable("it takes no parameter per output")
-
-
-def _with_passes(subject: Subject, case: Case) -> tuple[Results, list[dict[str, str]]]:
-    """Return the results, and the passes of each step: what stands for their content, by branch."""
-    run = subject.start(case)
-    hosts = [Host(case, step) for step in range(case.steps)]
-    results = [case.named(run.step(step, case.sample(step), hosts[step])) for step in range(case.steps)]
-    return results, [{name: key for name, key, _ in host.returned} for host in hosts]
 
 
 @check(

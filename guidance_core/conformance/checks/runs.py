@@ -21,7 +21,8 @@ from guidance_core.conformance.case import Case, Host
 from guidance_core.conformance.playing import Results, agree, played
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
-from guidance_core.conformance.subject import Subject, short_traceback
+from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.traces import short_traceback
 from guidance_core.conformance.violation import NotApplicable, Violation, require
 from guidance_core.guidance import Guidance
 from guidance_core.layout import Acting

@@ -1,0 +1,95 @@
+"""From what an author gives (a name, a spec, `module:Class`, a class, an instance) to what is checked."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from guidance_core.config import decode
+from guidance_core.conformance.subject import Inputs, Subject
+from guidance_core.conformance.traces import short_traceback
+from guidance_core.discovery import plugin_class
+from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, suggest
+from guidance_core.guidance import Guidance
+from guidance_core.spec import parse_spec
+
+
+def subject_of(
+    given: Any,
+    parameters: Mapping[str, Any] | None = None,
+    conditions: Mapping[str, Inputs] | None = None,
+    shapes: Sequence[Sequence[int]] | None = None,
+    outputs: Sequence[str] = (),
+) -> Subject:
+    """Return the subject for a plugin given by name, as `module:Class`, as a class or as an instance.
+
+    Args:
+        given: which plugin; a name may come with parameters, as in a spec: `cfg:scale=4`.
+        parameters: of the class, where it is not given as an instance.
+        conditions: model inputs, or what makes them for a case, of conditions that it looks for but
+            does not name in its branches.
+        shapes: shapes of one sample to try, where it does not take any.
+        outputs: names of the outputs it is made for, where it does not take any.
+
+    Raises:
+        UnknownNameError: no plugin of that name is installed.
+        ConfigurationError: it cannot be imported or made, or is no plugin.
+    """
+    plugin = given
+    if isinstance(given, str) and "=" in given:
+        tables = parse_spec(given)["guidance"]
+        if len(tables) != 1:
+            raise ConfigurationError(f"one method is checked at a time; {given!r} is a stack of {len(tables)}.")
+        own = {name: decode(value) for name, value in tables[0].items() if name != "plugin"}
+        plugin, parameters = plugin_class(tables[0]["plugin"]), {**own, **(parameters or {})}
+    elif isinstance(given, str):
+        plugin = imported(given) if ":" in given else plugin_class(given)
+    if isinstance(plugin, type):
+        plugin = _made(plugin, parameters or {})
+    elif parameters:
+        raise ConfigurationError("parameters are for a class; this is an instance: give it the values it should have.")
+    Guidance([plugin])  # says what is wrong with it
+    settings = {} if shapes is None else {"shapes": tuple(tuple(shape) for shape in shapes)}
+    return Subject(plugin, dict(conditions or {}), named=tuple(outputs), **settings)
+
+
+def _made(cls: type, parameters: Mapping[str, Any]) -> Any:
+    if not attrs.has(cls):
+        raise ConfigurationError(
+            f"{cls.__module__}:{cls.__qualname__} is no attrs class; a plugin is one marked @attrs.frozen."
+        )
+    known = [field.alias or field.name for field in attrs.fields(cls) if field.init]
+    for name in parameters:
+        if name not in known:
+            raise UnknownNameError(f"{cls.__name__} has no parameter {name!r}.{suggest(name, known)}")
+    try:
+        return cls(**parameters)
+    except GuidanceError:
+        raise
+    except Exception as error:
+        shown = f" with {dict(parameters)}" if parameters else " without parameters; give them with --param"
+        raise ConfigurationError(f"{cls.__name__} cannot be made{shown}: {type(error).__name__}: {error}") from error
+
+
+def imported(target: str) -> Any:
+    """Return what `module:attribute` names.
+
+    Raises:
+        ConfigurationError: the module does not import, with the end of its traceback, or has no such
+            attribute.
+    """
+    module_name, _, attribute = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigurationError(f"the module {module_name!r} cannot be imported:\n{short_traceback(error)}") from None
+    for part in attribute.split("."):
+        names = [name for name in vars(found) if not name.startswith("_")]
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise UnknownNameError(f"{module_name!r} has no {attribute!r}.{suggest(attribute, names)}") from None
+    return found
