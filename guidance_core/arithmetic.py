@@ -29,9 +29,16 @@ Term: TypeAlias = tuple[Tensor, Weight]
 Span: TypeAlias = tuple[slice, slice]
 
 
-@functools.lru_cache(maxsize=4096)
 def _scalar(number: float, dtype: torch.dtype) -> Tensor:
     """Return a number as a scalar tensor, which torch multiplies by faster than by a number."""
+    scalar = _kept_scalar(number, dtype)
+    if type(scalar) is not Tensor:  # made under a mode such as FakeTensorMode, whose tensors are of no use outside
+        _kept_scalar.cache_clear()
+    return scalar
+
+
+@functools.lru_cache(maxsize=4096)
+def _kept_scalar(number: float, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # it outlives the mode it is made in
         return torch.tensor(number, dtype=dtype, device="cpu")
 

@@ -7,9 +7,10 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -22,7 +23,7 @@ from guidance_core.errors import ConfigurationError, SpecError
 from guidance_core.spec import parse_spec
 
 if TYPE_CHECKING:
-    from guidance_core.conformance import Outcome
+    from guidance_core.conformance import Options, Outcome
 
 _COLOURS = {
     "passed": "green",
@@ -41,11 +42,18 @@ def check(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Check every installed method.")] = False,
     executor: Annotated[
-        list[str] | None, typer.Option(help="Check an executor: an installed name, or module:Class. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Check an executor, by itself: an installed name, module:Class, or a spec such as "
+            "all_gather:split_rows=true. Repeatable."
+        ),
     ] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option(help="A parameter of the method, as in a spec: --param scale=4. Repeatable."),
+        typer.Option(
+            help="A parameter of the method, or of the executor where no method is named, as in a spec: --param "
+            "scale=4. Repeatable."
+        ),
     ] = None,
     condition: Annotated[
         list[str] | None,
@@ -59,6 +67,9 @@ def check(
     ] = None,
     outputs: Annotated[
         str, typer.Option(help="Names of the outputs the method is made for, such as video,audio.")
+    ] = "",
+    prediction_types: Annotated[
+        str, typer.Option(help="What a model may predict for the method, such as flow,x0, where not anything.")
     ] = "",
     only: Annotated[list[str] | None, typer.Option(help="Run this check only. Repeatable.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave a check out: CHECK=REASON. Repeatable.")] = None,
@@ -104,20 +115,18 @@ def check(
     given: dict[str, Any] = {
         "conditions": {name: {} for name in condition or []},
         "shapes": _shapes(shape),
-        "outputs": _names(outputs),
+        "outputs": _names("--outputs", outputs),
+        "prediction_types": _names("--prediction-types", prediction_types),
     }
-    subjects, broken = _subjects(wanted, _parameters(param), given, keep_going=everything)
-    subjects += [conformance.executor_subject_of(name) for name in executor or []]
-    settings: dict[str, Any] = {
-        "only": tuple(only or ()),
-        "skip": _reasons("--skip", skip),
-        "expected_failures": _reasons("--expect-failure", expect_failure),
-        "options": options,
-    }
+    subjects, broken = _subjects(wanted, _parameters(param), given, time_limit, keep_going=everything)
+    for name in executor or []:
+        with conformance.loading(name, time_limit):
+            subjects.append(conformance.executor_subject_of(name, None if wanted else _parameters(param)))
+    chosen = _Chosen(only or [], _reasons("--skip", skip), _reasons("--expect-failure", expect_failure))
+    chosen.check({subject.kind for subject in subjects})
     with contextlib.redirect_stdout(sys.stderr):  # what a hook prints is not this command's answer
-        reports = [
-            _Report(subject, list(_shown(conformance.run_checks(subject, **settings), subject))) for subject in subjects
-        ]
+        reports = [_Report(subject, list(_shown(chosen.run(subject, options), subject))) for subject in subjects]
+    reports = [report for report in reports if report.outcomes]
     if as_json:
         found = {"seed": seed, "subjects": [report.to_dict() for report in reports], "not_checked": broken}
         print(json.dumps(found, indent=2))
@@ -129,6 +138,34 @@ def check(
             print(f"{name}: not checked: {why}")
     if broken or any(outcome.is_bad for report in reports for outcome in report.outcomes):
         raise SystemExit(1)
+
+
+@attrs.frozen
+class _Chosen:
+    """Which checks to run, skip, and expect to fail, of methods and executors together."""
+
+    only: Sequence[str]
+    skip: Mapping[str, str]
+    expected_failures: Mapping[str, str]
+
+    def check(self, kinds: set[str]) -> None:
+        """Raise `UnknownNameError` unless each name is a check of one of these kinds."""
+        from guidance_core.conformance.registry import check_named
+
+        for name in (*self.only, *self.skip, *self.expected_failures):
+            check_named(name, *kinds)
+
+    def run(self, subject: Any, options: Options) -> Iterator[Outcome]:
+        """Run the checks that are chosen for a subject."""
+        from guidance_core.conformance import all_checks, run_checks
+
+        own = {check.name for check in all_checks(subject.kind)}
+        only = [name for name in self.only if name in own]
+        if self.only and not only:
+            return iter(())
+        skip = {name: why for name, why in self.skip.items() if name in own}
+        expected = {name: why for name, why in self.expected_failures.items() if name in own}
+        return run_checks(subject, only=only, skip=skip, expected_failures=expected, options=options)
 
 
 class _Report:
@@ -216,13 +253,18 @@ def _shown(outcomes: Iterable[Outcome], subject: Any) -> Iterable[Outcome]:
 
 
 def _subjects(
-    wanted: Iterable[str], parameters: Mapping[str, Any], given: Mapping[str, Any], *, keep_going: bool
+    wanted: Iterable[str],
+    parameters: Mapping[str, Any],
+    given: Mapping[str, Any],
+    time_limit: float,
+    *,
+    keep_going: bool,
 ) -> tuple[list[Any], dict[str, str]]:
     """Return what to check, and why some of it cannot be; raise unless it may `keep_going`."""
     subjects, broken = [], {}
     for name in wanted:
         try:
-            subjects.append(_subject(name, parameters, given))
+            subjects.append(_subject(name, parameters, given, time_limit))
         except ConfigurationError as error:
             if not keep_going:
                 raise
@@ -230,10 +272,11 @@ def _subjects(
     return subjects, broken
 
 
-def _subject(name: str, parameters: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    from guidance_core.conformance import subject_of
+def _subject(name: str, parameters: Mapping[str, Any], given: Mapping[str, Any], time_limit: float) -> Any:
+    from guidance_core.conformance import loading, subject_of
 
-    return subject_of(name, parameters, **given)
+    with loading(name, time_limit):
+        return subject_of(name, parameters, **given)
 
 
 def _parameters(given: list[str] | None) -> dict[str, Any]:
@@ -261,10 +304,10 @@ def _reasons(option: str, given: list[str] | None) -> dict[str, str]:
     return reasons
 
 
-def _names(given: str) -> tuple[str, ...]:
+def _names(option: str, given: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in given.split(",")) if given else ()
     if not all(names):
-        raise ConfigurationError(f"--outputs takes names with commas, such as video,audio; got {given!r}.")
+        raise ConfigurationError(f"{option} takes names with commas between them; got {given!r}.")
     return names
 
 

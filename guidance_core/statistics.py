@@ -79,6 +79,8 @@ def ratio(numerator: Tensor, denominator: Tensor, share: float | Tensor = 1.0) -
         quotient = numerator / denominator
     else:
         rest = _rest(share, numerator.dtype, numerator.device)
+        if type(rest) is not Tensor:  # made under a mode such as FakeTensorMode: of no use outside
+            _rest.cache_clear()
         quotient = rest.addcdiv(numerator, denominator, value=share)
     return quotient.nan_to_num_(1.0, 1.0)
 

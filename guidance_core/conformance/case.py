@@ -18,6 +18,7 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.outputs import SINGLE, Structure
 
 FILLS = ("normal", "constant", "zero", "zero others", "equal", "twice")
+PREDICTION_TYPES = ("flow", "x0", "epsilon", "v")
 STRUCTURES = ("tensor", "tuple", "dict")
 
 
@@ -42,7 +43,7 @@ class Case:
     shape: tuple[int, ...] = attrs.field(default=(2,), converter=_as_tuple)
     "Shape of one sample of the first output, without the batch."
     steps: int = 1
-    prediction_type: str = "flow"
+    prediction_type: str = attrs.field(default="flow", validator=_one_of(PREDICTION_TYPES))
     dtype: str = attrs.field(default="float32", validator=_one_of(("float16", "bfloat16", "float32", "float64")))
     structure: str = attrs.field(default="tensor", validator=_one_of(STRUCTURES))
     "How the host returns its outputs."
@@ -150,6 +151,23 @@ def key_of(branch: BoundBranch) -> str:
     return f"{condition} {fingerprint.digest([inputs, perturbations, branch.model])}"
 
 
+@attrs.frozen(eq=False)
+class Pass:
+    """One forward of a host."""
+
+    branch: str
+    key: str
+    "What stands for its content."
+    prediction: Any
+    rows: slice | None = None
+    "The rows of the batch that were run, where not all."
+
+    def again(self, case: Case, step: int) -> dict[str, Tensor]:
+        """Return the prediction by output as it was made."""
+        named = case.named(case.prediction(self.key, step))
+        return named if self.rows is None else {output: tensor[self.rows] for output, tensor in named.items()}
+
+
 class Host:
     """The denoiser of a case at one step; it notes what it was asked for and what it returned."""
 
@@ -158,21 +176,17 @@ class Host:
     def __init__(self, case: Case, step: int) -> None:
         self.case = case
         self.step = step
-        self.calls: list[str] = []
-        self.returned: list[tuple[str, str, Any]] = []
-        "Branch, key and prediction of each pass."
+        self.passes: list[Pass] = []
 
     def __call__(self, branch: BoundBranch) -> Any:
         """Run one pass."""
-        self.calls.append(branch.name)
         key = key_of(branch)
-        whole = self.case.prediction(key, self.step)
+        prediction = self.case.prediction(key, self.step)
         if branch.rows is not None:
-            rows = branch.rows
-            named = {output: tensor[rows] for output, tensor in self.case.named(whole).items()}
-            whole = Structure(self.case.structure, self.case.names).restore(named)
-        self.returned.append((branch.name, key, whole))
-        return whole
+            named = {output: tensor[branch.rows] for output, tensor in self.case.named(prediction).items()}
+            prediction = self.case.structured(named)
+        self.passes.append(Pass(branch.name, key, prediction, branch.rows))
+        return prediction
 
     def batch(self, branches: Sequence[BoundBranch]) -> list[Any]:
         """Run several."""

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from guidance_core.branch import Branch, Hold, Needs, Request
 from guidance_core.conformance.case import Case
-from guidance_core.conformance.lookup import imported
+from guidance_core.conformance.lookup import imported, with_parameters
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, GuidanceError
+from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, suggest
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.hookspecs import hookimpl
@@ -106,7 +106,8 @@ class ExecutorSubject:
     kind: ClassVar[str] = "executor"
 
     cls: type[Executor]
-    given: str = ""
+    parameters: Mapping[str, Any] = attrs.field(factory=dict)
+    "What it is made with besides the group."
 
     @property
     def name(self) -> str:
@@ -120,12 +121,13 @@ class ExecutorSubject:
     @property
     def key(self) -> str:
         """What distinguishes it from other subjects."""
-        return f"{self.cls.__module__}:{self.cls.__qualname__}"
+        return f"{self.cls.__module__}:{self.cls.__qualname__} {dict(self.parameters)}"
 
     @property
     def code(self) -> str:
         """The call that makes the subject."""
-        return f"executor_subject_of({self.cls.__name__})"
+        given = f", {dict(self.parameters)!r}" if self.parameters else ""
+        return f"executor_subject_of({self.cls.__name__}{given})"
 
     @property
     def imports(self) -> list[str]:
@@ -147,7 +149,8 @@ class ExecutorSubject:
 
     def make(self, group: Any) -> Executor:
         """Return one, for a process group where it takes one."""
-        return self.cls(group) if self.takes_group else self.cls()  # type: ignore[call-arg]
+        make: Any = self.cls
+        return make(group, **self.parameters) if self.takes_group else make(**self.parameters)  # type: ignore[no-any-return]
 
     def start(self, case: Case, executor: Executor | str = "serial", *, extra: Any = None) -> Run:
         """Start a run of a case."""
@@ -165,16 +168,27 @@ class ExecutorSubject:
         )
 
 
-def executor_subject_of(given: Any) -> ExecutorSubject:
+def executor_subject_of(given: Any, parameters: Mapping[str, Any] | None = None) -> ExecutorSubject:
     """Return the subject for an executor given by name, as `module:Class`, or as a class.
 
+    Args:
+        given: which executor; a name may come with parameters, as in a spec: `batched:max_rows=2`.
+        parameters: it is made with besides the process group.
+
     Raises:
-        UnknownNameError: no executor of that name is installed.
+        UnknownNameError: no executor of that name is installed, or it takes no such parameter.
         ConfigurationError: it cannot be imported, or is no executor.
     """
     cls = given
+    parameters = dict(parameters or {})
     if isinstance(given, str):
-        cls = imported(given) if ":" in given else executor_class(given)
+        name, own = with_parameters(given)
+        parameters = own | parameters
+        cls = imported(name) if ":" in name else executor_class(name)
     if not isinstance(cls, type) or not issubclass(cls, Executor):
         raise ConfigurationError(f"{given!r} is no executor: a subclass of guidance_core.Executor.")
-    return ExecutorSubject(cls)
+    known = [name for name in inspect.signature(cls).parameters if name not in ("group", "mesh_dim")]
+    for name in parameters:
+        if name not in known:
+            raise UnknownNameError(f"{cls.__name__} has no parameter {name!r}.{suggest(name, known)}")
+    return ExecutorSubject(cls, parameters)

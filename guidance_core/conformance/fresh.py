@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 from typing import Any
 
@@ -23,7 +24,8 @@ def _settings() -> dict[str, Any]:
         "gradient mode": torch.is_grad_enabled(),
         "deterministic mode": torch.are_deterministic_algorithms_enabled(),
         "float32 matmul precision": torch.get_float32_matmul_precision(),
-        "torch's random state": torch.initial_seed(),
+        "torch's random state": torch.get_rng_state().tolist(),
+        "Python's random state": random.getstate(),
         "the environment": sorted(os.environ.items()),
         "the working folder": os.getcwd(),
     }
@@ -35,8 +37,15 @@ def main() -> None:
     torch.manual_seed(0)
     request = sys.stdin.read()
     before = _settings()
+    written: set[str] = set()
+
+    def noting(event: str, _: tuple[Any, ...]) -> None:
+        if event in ("os.putenv", "os.unsetenv"):  # also where the variable came to this process with that value
+            written.add("the environment")
+
+    sys.addaudithook(noting)
     subject, cases = jobs.unpacked(request)
-    changed = [name for name, value in _settings().items() if before[name] != value]
+    changed = [name for name, value in _settings().items() if before[name] != value or name in written]
     answer = {"changed": changed, **_loading(subject), "error": "", "digests": [], "device": "", "unsupported": ""}
     try:
         answer["digests"] = [jobs.digests(subject, case) for case in cases]

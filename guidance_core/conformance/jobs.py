@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from guidance_core.branch import BoundBranch
-from guidance_core.conformance.case import Case, Host
+from guidance_core.conformance.case import Case, Host, Pass
 from guidance_core.conformance.executor_subject import ExecutorSubject
 from guidance_core.conformance.playing import Results
 from guidance_core.conformance.subject import Subject
@@ -85,8 +85,8 @@ class Made:
     serial: Results = attrs.field(factory=list)
     "The same, run on this rank alone."
     plans: list[Any] = attrs.field(factory=list)
-    calls: list[list[str]] = attrs.field(factory=list)
-    "The branches that this rank ran, by step."
+    forwards: list[list[tuple[str, int]]] = attrs.field(factory=list)
+    "The branches that this rank ran, each with the number of its rows, by step."
     error: str | None = None
     error_type: str | None = None
     trace: str = ""
@@ -129,9 +129,7 @@ def on_rank(group: Any, subject: Subject, case: Case, executor: str) -> Made:
             return made
         run = subject.start(case, executor=EXECUTORS[executor](group))
         for step in range(case.steps):
-            host = Host(case, step)
-            made.results.append(case.named(run.step(step, case.sample(step), host)))
-            made.calls.append(host.calls)
+            made.results.append(case.named(run.step(step, case.sample(step), Host(case, step))))
     except Exception as error:
         made.failed(error, time.monotonic() - started)
     return made
@@ -214,7 +212,7 @@ def executor_on_rank(
             with _watching(case, made) if watched else contextlib.nullcontext():
                 result = run.step(step, sample, host)
             made.results.append({output: tensor.clone() for output, tensor in case.named(result).items()})
-            made.calls.append(host.calls)
+            made.forwards.append([(each.branch, _row_count(each, case)) for each in host.passes])
             _note_changes(made, case, step, sample, host)
     except Exception as error:
         made.failed(error, time.monotonic() - started)
@@ -235,9 +233,13 @@ def _failing(made: Made, call: Callable[[], Any]) -> None:
 def _note_changes(made: Made, case: Case, step: int, sample: Any, host: Host) -> None:
     if bits(case.named(sample)) != bits(case.named(case.sample(step))):
         made.changed = made.changed or f"the sample of step {step}"
-    for branch, key, returned in host.returned:
-        if bits(case.named(returned)) != bits(case.named(case.prediction(key, step))):
-            made.changed = made.changed or f"the prediction of branch {branch!r} at step {step}"
+    for each in host.passes:
+        if bits(case.named(each.prediction)) != bits(each.again(case, step)):
+            made.changed = made.changed or f"the prediction of branch {each.branch!r} at step {step}"
+
+
+def _row_count(made: Pass, case: Case) -> int:
+    return len(case.named(made.prediction)[case.names[0]])
 
 
 _COLLECTIVE = re.compile(r"gather|reduce|scatter|all_?to_?all|broadcast")

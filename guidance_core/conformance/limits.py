@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from guidance_core.errors import ConfigurationError
+
 
 class TooLate(BaseException):
     """The time limit of a check has passed. No error of the kind that a plugin catches with `except Exception`."""
@@ -15,7 +17,10 @@ class TooLate(BaseException):
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `TooLate` inside the block once `seconds` have passed; in the main thread only."""
+    """Raise `TooLate` inside the block once `seconds` have passed, and again each second: a bare `except` may eat it.
+
+    In the main thread only.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -24,7 +29,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TooLate
 
     before, started = signal.signal(signal.SIGALRM, late), time.monotonic()
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:
@@ -32,3 +37,18 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
         if left:  # somebody else's clock, such as that of a test runner, goes on
             signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - started)), interval)
+
+
+@contextlib.contextmanager
+def loading(what: str, seconds: float) -> Iterator[None]:
+    """Raise `ConfigurationError` if what is imported inside the block does not come to an end.
+
+    Args:
+        what: it is called in the error.
+        seconds: that it may take.
+    """
+    try:
+        with time_limit(seconds):
+            yield
+    except TooLate:
+        raise ConfigurationError(f"{what} cannot be imported within the time limit of {seconds:g} s.") from None

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 from guidance_core.config import decode
+from guidance_core.conformance.case import PREDICTION_TYPES
 from guidance_core.conformance.subject import Inputs, Subject
 from guidance_core.conformance.traces import short_traceback
 from guidance_core.discovery import plugin_class
 from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, suggest
 from guidance_core.guidance import Guidance
 from guidance_core.spec import parse_spec
+
+_PLACE = re.compile(r"([\w.]+:[A-Za-z_][\w.]*):")
+"`module:Class:`, with parameters to follow."
 
 
 def subject_of(
@@ -23,6 +29,7 @@ def subject_of(
     conditions: Mapping[str, Inputs] | None = None,
     shapes: Sequence[Sequence[int]] | None = None,
     outputs: Sequence[str] = (),
+    prediction_types: Sequence[str] = (),
 ) -> Subject:
     """Return the subject for a plugin given by name, as `module:Class`, as a class or as an instance.
 
@@ -33,27 +40,49 @@ def subject_of(
             does not name in its branches.
         shapes: shapes of one sample to try, where it does not take any.
         outputs: names of the outputs it is made for, where it does not take any.
+        prediction_types: what a model may predict for it (`flow`, `x0`, `epsilon`, `v`), where not any.
 
     Raises:
         UnknownNameError: no plugin of that name is installed.
         ConfigurationError: it cannot be imported or made, or is no plugin.
     """
     plugin = given
-    if isinstance(given, str) and "=" in given:
-        tables = parse_spec(given)["guidance"]
-        if len(tables) != 1:
-            raise ConfigurationError(f"one method is checked at a time; {given!r} is a stack of {len(tables)}.")
-        own = {name: decode(value) for name, value in tables[0].items() if name != "plugin"}
-        plugin, parameters = plugin_class(tables[0]["plugin"]), {**own, **(parameters or {})}
-    elif isinstance(given, str):
-        plugin = imported(given) if ":" in given else plugin_class(given)
+    if isinstance(given, str):
+        name, own = with_parameters(given)
+        parameters = {**own, **(parameters or {})}
+        plugin = imported(name) if ":" in name else plugin_class(name)
     if isinstance(plugin, type):
         plugin = _made(plugin, parameters or {})
     elif parameters:
         raise ConfigurationError("parameters are for a class; this is an instance: give it the values it should have.")
     Guidance([plugin])  # says what is wrong with it
-    settings = {} if shapes is None else {"shapes": tuple(tuple(shape) for shape in shapes)}
+    settings: dict[str, Any] = {}
+    if shapes is not None:
+        settings["shapes"] = tuple(tuple(shape) for shape in shapes)
+    if prediction_types:
+        unknown = [each for each in prediction_types if each not in PREDICTION_TYPES]
+        if unknown:
+            raise ConfigurationError(f"prediction types are {', '.join(PREDICTION_TYPES)}; got {', '.join(unknown)}.")
+        settings["prediction_types"] = tuple(each for each in PREDICTION_TYPES if each in prediction_types)
     return Subject(plugin, dict(conditions or {}), named=tuple(outputs), **settings)
+
+
+def with_parameters(given: str) -> tuple[str, dict[str, Any]]:
+    """Return the name, or `module:Class`, of something given with its parameters behind a colon, and these.
+
+    Raises:
+        SpecError: the parameters cannot be read.
+        ConfigurationError: it is a stack of several.
+    """
+    if "=" not in given:
+        return given, {}
+    place = _PLACE.match(given)
+    text = f"plugin:{given[place.end() :]}" if place else given
+    tables = parse_spec(text)["guidance"]
+    if len(tables) != 1:
+        raise ConfigurationError(f"one thing is checked at a time; {given!r} is a stack of {len(tables)}.")
+    own = {name: decode(value) for name, value in tables[0].items() if name != "plugin"}
+    return place[1] if place else tables[0]["plugin"], own
 
 
 def _made(cls: type, parameters: Mapping[str, Any]) -> Any:
@@ -82,6 +111,9 @@ def imported(target: str) -> Any:
             attribute.
     """
     module_name, _, attribute = target.partition(":")
+    if module_name.endswith(".py"):
+        dotted = ".".join(part for part in Path(module_name).with_suffix("").parts if part not in ("/", "."))
+        raise ConfigurationError(f"{module_name!r} is a file; give the module, as in an import: {dotted}:{attribute}")
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:

@@ -54,7 +54,7 @@ def recorded(subject: Subject, case: Case, guidance: Guidance | None = None) -> 
     run = subject.start(case, guidance)
     hosts = [Host(case, step) for step in range(case.steps)]
     results = steps_of(run, case, lambda _, step: hosts[step])
-    return results, [[(name, key) for name, key, _ in host.returned] for host in hosts]
+    return results, [[(made.branch, made.key) for made in host.passes] for host in hosts]
 
 
 def agree(

@@ -53,6 +53,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if not _is_asked(config):
         return
     try:
+        from guidance_core.conformance.limits import loading
         from guidance_core.conformance.outcome import Options
         from guidance_core.conformance.testing import bound_checks
 
@@ -62,11 +63,9 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
             seed=config.getoption("--guidance-seed"),
             time_limit=config.getoption("--guidance-time-limit"),
         )
-        bound = bound_checks(
-            config.getoption("--guidance-plugin"),
-            executors=config.getoption("--guidance-executor"),
-            options=options,
-        )
+        plugins, executors = config.getoption("--guidance-plugin"), config.getoption("--guidance-executor")
+        with loading(", ".join([*plugins, *executors]), options.time_limit):
+            bound = bound_checks(plugins, executors=executors, options=options)
     except (GuidanceError, ImportError) as error:
         raise pytest.UsageError(str(error)) from None
     items += [ConformanceItem.from_parent(session, name=f"guidance::{each.id}", bound=each) for each in bound]

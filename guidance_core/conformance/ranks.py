@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ TIMEOUT = 20.0
 "Seconds that a collective waits for a rank."
 
 _pool: Ranks | None = None
+_path: tuple[str, ...] = ()
+"Where the ranks look for modules: what `sys.path` was when they were started."
 
 
 def run(function: Callable[..., Any], *arguments: Any, ranks: int, **named: Any) -> list[Any]:
@@ -22,10 +25,10 @@ def run(function: Callable[..., Any], *arguments: Any, ranks: int, **named: Any)
     Raises:
         RankError: a rank died, or the function raised there.
     """
-    global _pool
-    if _pool is None or _pool.size < ranks:
+    global _pool, _path
+    if _pool is None or _pool.size < ranks or _path != tuple(sys.path):
         close()
-        _pool = Ranks(max(ranks, MOST), seconds=TIMEOUT)
+        _pool, _path = Ranks(max(ranks, MOST), seconds=TIMEOUT), tuple(sys.path)
         atexit.register(close)
     try:
         return _pool.run(functools.partial(function, **named), *arguments, ranks=ranks)

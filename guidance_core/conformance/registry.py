@@ -87,9 +87,13 @@ def all_checks(subject: str | None = None) -> tuple[Check, ...]:
     return tuple(each for each in ordered if subject in (None, each.subject))
 
 
-def check_named(name: str, subject: str | None = None) -> Check:
-    """Return the check of that name, or raise `UnknownNameError` with the nearest."""
-    known = {each.name: each for each in all_checks(subject)}
+def check_named(name: str, *subjects: str) -> Check:
+    """Return the check of that name, of these kinds of subject if any are given.
+
+    Raises:
+        UnknownNameError: there is none; the nearest is suggested.
+    """
+    known = {each.name: each for each in all_checks() if not subjects or each.subject in subjects}
     if name not in known:
         raise UnknownNameError(f"there is no check {name!r}.{suggest(name, known)}")
     return known[name]

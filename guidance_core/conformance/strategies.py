@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from guidance_core.conformance.case import Case
+from guidance_core.conformance.case import PREDICTION_TYPES, Case
 from guidance_core.conformance.subject import Subject
 from guidance_core.errors import ConfigurationError
 
@@ -17,7 +17,7 @@ def cases(
     *,
     batch: tuple[int, int] = (1, 3),
     steps: tuple[int, int] = (1, 3),
-    types: Sequence[str] = ("flow", "x0", "epsilon", "v"),
+    types: Sequence[str] = PREDICTION_TYPES,
     dtypes: Sequence[str] = ("float32",),
     fills: Sequence[str] = ("normal",),
     magnitudes: Sequence[float] = (1.0,),
@@ -30,7 +30,7 @@ def cases(
     Args:
         batch: fewest and most samples.
         steps: fewest and most steps.
-        types: prediction types.
+        types: prediction types, of those that the subject is made for.
         dtypes: of sample and predictions.
         fills: what predictions look like.
         magnitudes: their size.
@@ -47,7 +47,7 @@ def cases(
             samples=st.integers(*batch).map(lambda count: tuple(range(count))),
             shape=st.sampled_from(shapes),
             steps=st.integers(*steps),
-            prediction_type=st.sampled_from(list(types)),
+            prediction_type=st.sampled_from(_fitting(types, subject)),
             dtype=st.sampled_from(list(dtypes)),
             fill=st.sampled_from(list(fills)),
             magnitude=st.sampled_from(list(magnitudes)),
@@ -56,6 +56,11 @@ def cases(
         ).filter(lambda case: _can_start(subject, case))
 
     return draw
+
+
+def _fitting(types: Sequence[str], subject: Subject) -> list[str]:
+    """Return the prediction types of a check that a subject is made for; its simplest if there is none."""
+    return [each for each in types if each in subject.prediction_types] or [subject.prediction_types[0]]
 
 
 def _case(layout: tuple[str, tuple[str, ...]], **given: Any) -> Case:
@@ -71,7 +76,8 @@ def _layouts(subject: Subject) -> list[tuple[str, tuple[str, ...]]]:
 
 def _can_start(subject: Subject, case: Case) -> bool:
     """Whether the plugin takes these parameters for these outputs and this prediction type."""
-    if not case.parameters and case.prediction_type == "flow" and case.structure == _layouts(subject)[0][0]:
+    simplest = subject.prediction_types[0], _layouts(subject)[0][0]
+    if not case.parameters and (case.prediction_type, case.structure) == simplest:
         return True  # what is wrong with the simplest is for the check to say
     try:
         subject.start(case)

@@ -14,7 +14,7 @@ import attrs
 
 from guidance_core.branch import Branch
 from guidance_core.conformance.candidates import candidates
-from guidance_core.conformance.case import Case
+from guidance_core.conformance.case import PREDICTION_TYPES, Case
 from guidance_core.errors import GuidanceError
 from guidance_core.executors.base import Executor
 from guidance_core.executors.serial import SerialExecutor
@@ -59,6 +59,8 @@ class Subject:
     "Shapes of one sample to try, the simplest first."
     named: tuple[str, ...] = ()
     "The outputs it is made for, where its parameters do not name them."
+    prediction_types: tuple[str, ...] = PREDICTION_TYPES
+    "What the model may predict."
 
     _condition_names: dict[Any, frozenset[str]] = attrs.field(factory=dict, init=False, repr=False)
 
@@ -66,7 +68,7 @@ class Subject:
 
     def __reduce__(self) -> Any:
         """Travel to other processes without what was found out here."""
-        return type(self), (self.plugin, self.conditions, self.shapes, self.named)
+        return type(self), (self.plugin, self.conditions, self.shapes, self.named, self.prediction_types)
 
     @property
     def key(self) -> str:
@@ -114,6 +116,8 @@ class Subject:
             given["shapes"] = self.shapes
         if self.named:
             given["outputs"] = self.named
+        if self.prediction_types != PREDICTION_TYPES:
+            given["prediction_types"] = self.prediction_types
         return given
 
     @property
@@ -127,11 +131,12 @@ class Subject:
 
     def described(self, plugins: Sequence[Any], outputs: tuple[str, ...] | None = None) -> list[Layout]:
         """Return the layouts of a stack over eight steps, whatever conditions it asks for."""
+        sigmas = tuple(0.95 * (1 - step / 8) for step in range(9))
         settings = RunSettings(
             conditions=_Any({"positive": {}, "negative": {}, **{name: {} for name in self.conditions}}),
-            sigmas={None: tuple(0.95 * (1 - step / 8) for step in range(9))},
-            alphas=None,
-            prediction_type="flow",
+            sigmas={None: sigmas},
+            alphas=tuple(1 - sigma for sigma in sigmas),
+            prediction_type=self.prediction_types[0],
             outputs=outputs or self.named or None,
             check_finite=False,
         )

@@ -15,6 +15,7 @@ from guidance_core.conformance.registry import Check, all_checks, check_named
 from guidance_core.conformance.report import report_of
 from guidance_core.conformance.runner import judged, run_check
 from guidance_core.conformance.subject import Inputs
+from guidance_core.errors import ConfigurationError
 
 _hung: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 "The check in which a subject hung: the others would too."
@@ -68,24 +69,35 @@ def bound_checks(
     conditions: Mapping[str, Inputs] | None = None,
     shapes: Sequence[Sequence[int]] | None = None,
     outputs: Sequence[str] = (),
+    prediction_types: Sequence[str] = (),
     options: Options | None = None,
     executors: Iterable[Any] = (),
 ) -> list[BoundCheck]:
     """Return every check of every plugin (and executor), bound to it."""
     if isinstance(plugins, str | type) or not isinstance(plugins, Iterable):
         plugins = [plugins]
-    expected, skipped = dict(expected_failures or {}), dict(skip or {})
-    subjects: list[Any] = [subject_of(plugin, None, conditions, shapes, outputs) for plugin in plugins]
+    expected, skipped = _reasons("expected_failures", expected_failures), _reasons("skip", skip)
+    if options is not None and not isinstance(options, Options):
+        raise ConfigurationError(f"options is an Options(...); got {options!r}.")
+    subjects: list[Any] = [
+        subject_of(plugin, None, conditions, shapes, outputs, prediction_types) for plugin in plugins
+    ]
     subjects += [executor_subject_of(executor) for executor in executors]
     kinds = {subject.kind for subject in subjects}
     for name in (*expected, *skipped):
-        check_named(name, kinds.pop() if len(kinds) == 1 else None)
-        kinds = {subject.kind for subject in subjects}
+        check_named(name, *kinds)
     return [
         BoundCheck(check, subject, expected, skipped, options or Options())
         for subject in subjects
         for check in all_checks(subject.kind)
     ]
+
+
+def _reasons(name: str, given: Any) -> dict[str, str]:
+    given = {} if given is None else given
+    if not isinstance(given, Mapping) or not all(isinstance(reason, str) and reason for reason in given.values()):
+        raise ConfigurationError(f"{name} says why for each check: {{'check': 'reason'}}; got {given!r}.")
+    return dict(given)
 
 
 def parametrize_with_checks(plugins: Iterable[Any] = (), **settings: Any) -> Callable[[Any], Any]:
@@ -100,8 +112,9 @@ def parametrize_with_checks(plugins: Iterable[Any] = (), **settings: Any) -> Cal
         settings: `expected_failures` and `skip`, each `{check: reason}`; a check that passes although it is
             expected to fail is reported. `conditions`: model inputs by condition, or functions of the case
             that make them, for conditions that a plugin looks for without naming them in a branch. `shapes`:
-            shapes of one sample to try. `outputs`: names of the outputs it is made for. `options`: an
-            `Options`. `executors`: executors to check, likewise.
+            shapes of one sample to try. `outputs`: names of the outputs it is made for. `prediction_types`: what a
+            model may predict for it, where not anything. `options`: an `Options`. `executors`:
+            executors to check, likewise.
 
     Raises:
         UnknownNameError: no such check or plugin.
@@ -128,11 +141,14 @@ class ConformanceTests:
     conditions: ClassVar[Mapping[str, Inputs]] = {}
     shapes: ClassVar[Sequence[Sequence[int]] | None] = None
     outputs: ClassVar[Sequence[str]] = ()
+    prediction_types: ClassVar[Sequence[str]] = ()
     options: ClassVar[Options] = Options()
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """Give `test_promise` one call for each check."""
         if "conformance_check" in metafunc.fixturenames:
+            if not hasattr(self, "plugin"):
+                raise ConfigurationError(f"{type(self).__name__} says what to check: plugin = MyMethod(scale=4.0).")
             bound = bound_checks(
                 [self.plugin],
                 expected_failures=self.expected_failures,
@@ -140,6 +156,7 @@ class ConformanceTests:
                 conditions=self.conditions,
                 shapes=self.shapes,
                 outputs=self.outputs,
+                prediction_types=self.prediction_types,
                 options=self.options,
             )
             metafunc.parametrize("conformance_check", bound, ids=[each.check.name for each in bound])

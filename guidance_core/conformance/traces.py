@@ -24,4 +24,5 @@ def short_traceback(error: BaseException, *, limit: int = 3) -> str:
         if not frame.filename.startswith(others) and "importlib/__init__" not in frame.filename
     ]
     lines = [f"  {frame.filename}:{frame.lineno}, in {frame.name}\n    {frame.line}" for frame in frames[-limit:]]
-    return "\n".join([*lines, *(f"  {line}" for line in traceback.format_exception_only(error)[-1].splitlines())])
+    what = "".join(traceback.format_exception_only(error)).splitlines()
+    return "\n".join([*lines, *(f"  {line}" for line in what)])

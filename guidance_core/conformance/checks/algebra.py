@@ -188,6 +188,8 @@ def shift_equivariance(subject: Subject, case: Case) -> None:
 
 
 def _space_is_clear(subject: Subject) -> str | None:
+    if "flow" not in subject.prediction_types:
+        return f"it is made for {', '.join(subject.prediction_types)}, and flow is what others are compared with"
     return "it works in the model's own space, whatever that is" if None in subject.spaces else None
 
 

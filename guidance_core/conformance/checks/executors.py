@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -105,17 +106,25 @@ def same_bits_on_every_rank(subject: ExecutorSubject, case: Case, count: int) ->
 
 @_of_executors(
     "each-branch-once",
-    "Every branch of a step is run once, by one rank, and nothing else is run: a rank without a branch runs no "
-    "forward.",
+    "Every branch of a step is run once, by one rank (or each of its rows is, where rows are shared out), and nothing "
+    "else is run: a rank without a branch runs no forward.",
     draw=_cases(),
 )
 def each_branch_once(subject: ExecutorSubject, case: Case, count: int) -> None:
     made = made_by(subject, case, count)
     _worked(made)
     for step in range(case.steps):
-        wanted = sorted(made[0].plans[step][0])
-        ran = sorted(name for each in made for name in each.calls[step])
-        require(ran == wanted, f"Step {step} on {len(made)} ranks plans {wanted} and runs {ran}.")
+        wanted = dict.fromkeys(made[0].plans[step][0], len(case.samples))
+        ran: Counter[str] = Counter()
+        for each in made:
+            for name, rows in each.forwards[step]:
+                ran[name] += rows
+        shown = ", ".join(f"{name} for {rows}" for name, rows in sorted(ran.items())) or "nothing"
+        require(
+            ran == wanted,
+            f"Step {step} on {len(made)} ranks plans {', '.join(wanted) or 'nothing'}, for {len(case.samples)} samples "
+            f"each, and runs {shown}.",
+        )
 
 
 @_of_executors(

@@ -167,9 +167,14 @@ def any_device(subject: Subject) -> None:
 def _for(subject: Subject, case: Case) -> Case:
     if subject.outputs:
         case = attrs.evolve(case, outputs=subject.outputs, structure="tuple")
+    if case.prediction_type not in subject.prediction_types:
+        case = attrs.evolve(case, prediction_type=subject.prediction_types[0])
     fitting = [shape for shape in subject.shapes if len(shape) == len(case.shape)]
     return attrs.evolve(case, shape=case.shape if case.shape in subject.shapes else (fitting or subject.shapes)[0])
 
+
+PATIENCE = 120.0
+"Seconds that a fresh process may take, where no time limit of the check ends it before."
 
 _answers: dict[str, dict[str, Any]] = {}
 
@@ -199,14 +204,18 @@ def _fresh_answer(request: str) -> dict[str, Any]:
         limits = (discovery.DISABLE, discovery.ONLY)  # what this process may load is no matter here
         kept = {name: value for name, value in os.environ.items() if name not in limits}
         environment = {**kept, "PYTHONPATH": path, "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", "guidance_core.conformance.fresh"],
-            input=request,
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "guidance_core.conformance.fresh"],
+                input=request,
+                capture_output=True,
+                text=True,
+                env=environment,
+                check=False,
+                timeout=PATIENCE,
+            )
+        except subprocess.TimeoutExpired:
+            raise Violation(f"A fresh process does not import and run it within {PATIENCE:g} s.") from None
     if done.returncode != 0:
         raise Violation(f"A fresh process cannot import or run it:\n{done.stderr.strip()[-1500:]}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -41,11 +41,11 @@ def inputs_unchanged(subject: Subject, case: Case) -> None:
         sample, host = case.sample(step), Host(case, step)
         run.step(step, sample, host)
         agree([case.named(sample)], [case.named(case.sample(step))], f"Step {step} changes the sample in place.")
-        for branch, key, returned in host.returned:
+        for made in host.passes:
             agree(
-                [case.named(returned)],
-                [case.named(case.prediction(key, step))],
-                f"Step {step} changes the prediction of branch {branch!r} in place; use out-of-place operations.",
+                [case.named(made.prediction)],
+                [made.again(case, step)],
+                f"Step {step} changes the prediction of branch {made.branch!r} in place; use out-of-place operations.",
             )
 
 
@@ -176,7 +176,7 @@ class _Breaks(Host):
     """Fails after the first pass."""
 
     def __call__(self, branch: Any) -> Any:
-        if self.calls:
+        if self.passes:
             raise _BrokenError
         return super().__call__(branch)
 
