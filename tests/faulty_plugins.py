@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import ClassVar
 
 import attrs
 
-from guidance_core import Branch, hookimpl
+from guidance_core import Branch, ConfigurationError, hookimpl
 
 
 @attrs.frozen
@@ -44,6 +45,19 @@ class Hangs:
     def build_branches(self, step):
         while True:
             time.sleep(0.01)
+
+
+@attrs.frozen
+class EpsilonOnly:
+    """Is for one kind of model."""
+
+    neutral: ClassVar = None
+
+    @hookimpl
+    def build_branches(self, step):
+        if step.prediction_type != "epsilon":
+            raise ConfigurationError("EpsilonOnly is for models that predict noise.")
+        return [Branch("uncond", condition="negative", strength=1.0)]
 
 
 @attrs.frozen

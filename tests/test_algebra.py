@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from guidance_core import (
     Branch,
@@ -324,6 +325,18 @@ def test_gradients_flow_through_the_result():
     predictions["cond"].requires_grad_()
     one_step([CFG(3.0), Rescale(0.5)], x, predictions).square().sum().backward()
     assert predictions["cond"].grad is not None
+
+
+def test_a_step_of_pretended_tensors_leaves_nothing_to_real_ones():
+    plugins = [CFG(3.2171), Rescale(0.4173)]  # numbers that no other test has made a tensor of
+    given = {"prediction_type": "epsilon", "alphas": [0.8, 1.0]}
+    with FakeTensorMode():
+        x, predictions = torch.empty(2, 6, 4), {name: torch.empty(2, 6, 4) for name in NAMES}
+        assert one_step(plugins, x, predictions, **given).shape == x.shape
+    x, predictions = predict(3, 2, 6, 4)
+    again = one_step(plugins, x, predictions, **given)
+    assert type(again) is torch.Tensor
+    assert torch.isfinite(again).all()
 
 
 @pytest.mark.parametrize("scale", [1, 1.0, 1.0000000000000002, torch.ones(2)])

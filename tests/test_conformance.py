@@ -12,8 +12,9 @@ from typing import ClassVar
 import attrs
 import pytest
 import torch.distributed
+from torch.utils._pytree import tree_map
 
-from guidance_core import ConfigurationError, UnknownNameError
+from guidance_core import Branch, ConfigurationError, SerialExecutor, UnknownNameError, hookimpl
 from guidance_core.conformance import (
     Case,
     ConformanceTests,
@@ -46,6 +47,17 @@ def command(*arguments, folder=TESTS):
 # What is checked, and wrong use.
 
 
+def test_names_inside_the_library_are_found_through_the_module_too(tmp_path, monkeypatch):
+    lines = ["import attrs", "import guidance_core as gc", "", "@attrs.frozen", "class Method:", "    @gc.hookimpl"]
+    lines += ["    def build_branches(self, step):", "        return [gc.{}('uncond', condition='negative')]"]
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, whole in {"reaches_inside": "branch.Branch", "stays_outside": "Branch"}.items():
+        (tmp_path / f"{name}.py").write_text("\n".join(lines).format(whole))
+    check_one("public-names", "stays_outside:Method")
+    with pytest.raises(Violation, match="Line 8 takes branch from guidance_core"):
+        check_one("public-names", "reaches_inside:Method")
+
+
 @pytest.mark.parametrize(
     ("given", "error", "says"),
     [
@@ -57,6 +69,9 @@ def command(*arguments, folder=TESTS):
         ("faulty_plugins:UnknownArgument", ConfigurationError, "sigma"),
         ("faulty_plugins:Needy", ConfigurationError, "--param"),
         ("faulty_plugins:time", ConfigurationError, "module"),
+        ("some/folder/my_module.py:Method", ConfigurationError, "some.folder.my_module:Method"),
+        ("cfg:scale=2,rescale:phi=0.5", ConfigurationError, "a stack of 2"),
+        ("guidance_plugins:CFG:scal=2", UnknownNameError, "Did you mean 'scale'"),
     ],
 )
 def test_what_cannot_be_checked_is_said(given, error, says):
@@ -74,6 +89,26 @@ def test_an_import_error_comes_with_its_own_traceback(tmp_path, monkeypatch):
     assert "no_such_function" in text
     assert "importlib" not in text
     assert len(text.splitlines()) < 10
+
+
+def test_a_syntax_error_is_shown_where_it_is(tmp_path, monkeypatch):
+    (tmp_path / "cannot_be_read.py").write_text("import math\ndef method(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"cannot_be_read.py\", line 2"):
+        subject_of("cannot_be_read:Method")
+
+
+def test_an_import_that_does_not_end_is_said(tmp_path):
+    # One that goes on, moreover, after it was interrupted for the first time.
+    lines = ["import time", "try:", "    time.sleep(60)", "except:", "    pass", "time.sleep(60)"]
+    (tmp_path / "never_ends.py").write_text("\n".join(lines))
+    done = command("never_ends:Method", "--time-limit", "1", folder=tmp_path)
+    assert done.returncode == 2
+    assert "never_ends:Method cannot be imported within the time limit of 1 s" in done.stderr
+
+
+def test_parameters_stand_behind_a_place_too():
+    assert subject_of("guidance_plugins:CFG:scale=2").plugin == CFG(2.0)
 
 
 def test_parameters_are_given_to_the_class():
@@ -103,6 +138,62 @@ def test_an_executor_is_a_class_of_executors():
         executor_subject_of("all_gathr")
     with pytest.raises(ConfigurationError, match="no executor"):
         executor_subject_of("faulty_plugins:NoHooks")
+
+
+def test_an_executor_is_checked_with_its_parameters():
+    subject = executor_subject_of("all_gather:split_rows=true")
+    assert subject.parameters == {"split_rows": True}
+    options = Options(max_examples=10, ranks=2, seed=0, replay=False)
+    for outcome in run_checks(subject, only=("each-branch-once", "predictions-unchanged"), options=options):
+        assert outcome.status == "passed", report_of(outcome)
+    assert executor_subject_of("batched", {"max_rows": 3}).make(None).max_rows == 3
+    with pytest.raises(UnknownNameError, match="Did you mean 'max_rows'"):
+        executor_subject_of("batched:max_row=3")
+
+
+def test_rows_that_an_executor_leaves_out_are_noticed():
+    outcome = run_check(check_named("each-branch-once"), executor_subject_of(DropsRows), QUICK)
+    assert outcome.failure is not None
+    assert "cond for 1" in outcome.failure.what
+
+
+class DropsRows(SerialExecutor):
+    """Runs the first row alone, and takes it for all."""
+
+    def execute(self, plan, denoise):
+        made = {branch.name: denoise(branch.for_rows(slice(0, 1))) for branch in plan.branches}
+        count = len(next(iter(plan.samples.values())))
+        return tree_map(lambda tensor: tensor.expand(count, *tensor.shape[1:]), made)
+
+
+def test_a_method_is_checked_with_the_prediction_types_it_is_made_for():
+    alone = [outcome.status for outcome in run_checks(subject_of("faulty_plugins:EpsilonOnly"), options=QUICK)]
+    assert "failed" in alone
+    subject = subject_of("faulty_plugins:EpsilonOnly", prediction_types=("epsilon",))
+    left_out = {"documented": "it is not", "bad-parameters": "it has none"}
+    outcomes = list(run_checks(subject, skip=left_out, options=QUICK))
+    for outcome in outcomes:
+        assert not outcome.is_bad, report_of(outcome)
+    assert {"batch-mates", "all-gather-equals-serial"} <= {outcome.check.name for outcome in outcomes}
+    with pytest.raises(ConfigurationError, match="prediction types are flow, x0, epsilon, v; got noise"):
+        subject_of("cfg", prediction_types=("noise",))
+
+
+def test_a_decomposition_that_refuses_nan_spreads_none():
+    with pytest.raises(NotApplicable, match="refuses to decompose"):
+        check_one("nan-stays-in-its-sample", Decomposes(), Case(samples=(0, 1), shape=(2, 3), dtype="float64"))
+
+
+@attrs.frozen
+class Decomposes:
+    @hookimpl
+    def build_branches(self, step):
+        return [Branch("uncond", condition="negative", required=True)]
+
+    @hookimpl
+    def combine(self, step, predictions):
+        left, values, right = torch.linalg.svd(predictions["cond"] - predictions["uncond"], full_matrices=False)
+        return left @ torch.diag_embed(values.clamp(max=1.0)) @ right
 
 
 def test_a_hook_that_hangs_is_reported_and_the_rest_left_out():
@@ -217,6 +308,33 @@ class TestInherited(ConformanceTests):
     skip: ClassVar = {"threads": "to show that one can"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"skip": ["threads"]}, "skip says why"),
+        ({"expected_failures": {"threads": ""}}, "expected_failures says why"),
+        ({"options": {"ranks": 0}}, "options is an Options"),
+        ({"skip": {"thread": "slow"}}, "Did you mean 'threads'"),
+    ],
+)
+def test_wrong_settings_in_a_test_file_are_said(settings, says):
+    with pytest.raises(ConfigurationError, match=says):
+        parametrize_with_checks([CFG()], **settings)
+
+
+def test_a_class_without_a_plugin_is_said(pytester):
+    pytester.makepyfile(
+        """
+        from guidance_core.conformance import ConformanceTests
+
+        class TestNothing(ConformanceTests):
+            pass
+        """
+    )
+    found = pytester.runpytest_inprocess("-q")
+    found.stdout.fnmatch_lines(["*TestNothing says what to check: plugin = *"])
+
+
 def test_expected_failures_in_pytest(pytester):
     pytester.makepyfile(
         """
@@ -308,6 +426,19 @@ def test_wrong_use_of_the_command_is_status_2(arguments, says):
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_command_takes_checks_of_methods_and_executors_together():
+    chosen = ["--only", "neutral", "--only", "equals-serial", "--ranks", "0", "--max-examples", "3"]
+    done = command("cfg", "--executor", "batched:max_rows=3", *chosen, "--json")
+    assert done.returncode == 0, done.stderr
+    method, executor = json.loads(done.stdout)["subjects"]
+    assert [each["check"] for each in method["checks"]] == ["neutral"]
+    assert [each["check"] for each in executor["checks"]] == ["equals-serial"]
+    assert "max_rows" in executor["code"]
+    done = command("cfg", "--only", "equals-serial")
+    assert done.returncode == 2
+    assert "no check 'equals-serial'" in done.stderr
 
 
 def test_the_command_lists_the_checks():

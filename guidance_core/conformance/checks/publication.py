@@ -26,6 +26,9 @@ _REFERENCE = re.compile(
     r"arxiv|doi\.|https?://|^\s*source\b|\bsource:|\bet al\b|\breference", re.IGNORECASE | re.MULTILINE
 )
 
+_PUBLIC = ("conformance", "hosts", "models", "samplers")
+"Modules inside `guidance_core` that are for everybody."
+
 
 @check(
     "documented",
@@ -63,6 +66,13 @@ def public_names(subject: Subject) -> None:
         tree = ast.parse(Path(inspect.getfile(subject.cls)).read_text(encoding="utf-8"))
     except (OSError, TypeError, SyntaxError, UnicodeError):
         raise NotApplicable("its source is not at hand") from None
+    inside = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name == "guidance_core"
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and not node.level:
             _check_import(node.module or "", [alias.name for alias in node.names], node.lineno)
@@ -70,6 +80,8 @@ def public_names(subject: Subject) -> None:
             for alias in node.names:
                 _check_import(alias.name, [], node.lineno)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id in inside:
+                _check_import("guidance_core", [node.attr], node.lineno)
             is_private = node.attr.startswith("_") and not node.attr.startswith("__")
             require(
                 not (is_private and node.value.id in ("step", "plan", "reference", "predictions", "run")),
@@ -85,11 +97,12 @@ def _check_import(module: str, names: list[str], line: int) -> None:
 
     part = inside.partition(".")[0]
     require(
-        part in ("", "conformance", "hosts", "models", "samplers"),
+        not part or part in _PUBLIC,
         f"Line {line} imports from {module}, a module inside guidance_core; import from guidance_core itself.",
     )
-    unknown = [name for name in names if not inside and name != "*" and name not in guidance_core.__all__]
-    require(not unknown, f"Line {line} imports {', '.join(unknown)}, which guidance_core does not export.")
+    exported = ("*", *_PUBLIC, *guidance_core.__all__)
+    unknown = [name for name in names if not inside and name not in exported]
+    require(not unknown, f"Line {line} takes {', '.join(unknown)} from guidance_core, which does not export it.")
 
 
 @check(
