@@ -132,10 +132,7 @@ class ExecutorSubject:
     @property
     def imports(self) -> list[str]:
         """The lines that import what `code` uses."""
-        return [
-            "from guidance_core.conformance import executor_subject_of",
-            f"from {self.cls.__module__} import {self.cls.__qualname__.partition('.')[0]}",
-        ]
+        return [f"from {self.cls.__module__} import {self.cls.__qualname__.partition('.')[0]}"]
 
     @functools.cached_property
     def takes_group(self) -> bool:

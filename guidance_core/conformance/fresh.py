@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from guidance_core.conformance import jobs
 from guidance_core.conformance.case import Case, Host
@@ -72,39 +75,59 @@ def _loading(subject: Subject) -> dict[str, Any]:
     return {"neighbour": neighbour is not None and neighbour.failure is not None, "loaded": first}
 
 
+_NOT_PRETENDED = re.compile(
+    "not linked with support for|PrivateUse1|with arguments from the '|backend has not registered"
+)
+"In errors that come from pretending to have a device, not from a method."
+
+
 def _on_a_pretended_gpu(subject: Subject, cases: list[Case]) -> dict[str, str]:
-    """Run with fake tensors that claim to be on a GPU; operations on mixed devices fail there."""
+    """Run with fake tensors that claim to be on a GPU; operations on mixed devices fail there.
+
+    A torch built without CUDA can pretend most of it, but not to index; then a device of another name takes its place.
+    """
+    failure = "there is no device to pretend"
+    for device in _pretended_devices():
+        try:
+            _run_on(device, subject, cases)
+        except Exception as error:
+            if not _NOT_PRETENDED.search(f"{error}{error.__cause__}"):
+                return {"device": raised(error)}
+            failure = str(error.__cause__ or error).partition("\n")[0]
+        else:
+            return {}
+    return {"unsupported": f"this torch cannot pretend to have a GPU ({failure})"}
+
+
+def _pretended_devices() -> Iterator[str]:
+    yield "cuda"
     try:
-        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+    except ImportError:  # torch before 2.9
+        return
+    _setup_privateuseone_for_python_backend("gpu")
+    torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(..., device=...) works there
+    yield "gpu"
 
-        with FakeTensorMode():
-            torch.empty(2, device="cuda") + torch.empty(2, device="cuda")
-    except Exception as error:
-        return {"unsupported": f"this torch cannot pretend to have a GPU ({type(error).__name__})"}
 
+def _run_on(device: str, subject: Subject, cases: list[Case]) -> None:
     def moved(named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {
-            output: torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda") for output, tensor in named.items()
+            output: torch.empty(tensor.shape, dtype=tensor.dtype, device=device) for output, tensor in named.items()
         }
 
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    try:
-        for case in cases:
-            run = subject.start(case)
-            for step in range(case.steps):
-                with mode:
-                    sample = case.structured(moved(case.named(case.sample(step))))
-                    plan = run.plan(step, sample)
-                    made = {
-                        branch.name: case.structured(moved(case.named(Host(case, step)(branch))))
-                        for branch in plan.branches
-                    }
-                    run.finish(plan, made)
-    except Exception as error:
-        if "not linked with support for cuda" in f"{error}{error.__cause__}":
-            return {"unsupported": "this torch, built without CUDA, cannot pretend to index tensors on a GPU"}
-        return {"device": raised(error)}
-    return {}
+    mode = FakeTensorMode(allow_non_fake_inputs=True)  # one for all steps: what a run keeps belongs to it
+    for case in cases:
+        run = subject.start(case)
+        for step in range(case.steps):
+            with mode:
+                sample = case.structured(moved(case.named(case.sample(step))))
+                plan = run.plan(step, sample)
+                made = {
+                    branch.name: case.structured(moved(case.named(Host(case, step)(branch))))
+                    for branch in plan.branches
+                }
+                run.finish(plan, made)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ def example_code(outcome: Outcome) -> str:
     failure, subject = outcome.failure, outcome.subject
     names = ["check_one"] if failure is None or failure.case is None else ["Case", "check_one"]
     arguments = [repr(outcome.check.name), subject.code]
-    if subject.kind == "plugin" and subject.settings:
+    if subject.kind == "executor":
+        names.append("executor_subject_of")
+    elif subject.settings:
         names.append("subject_of")
         settings = ", ".join(f"{name}={value!r}" for name, value in subject.settings.items())
         arguments[1] = f"subject_of({subject.code}, {settings})"

@@ -138,3 +138,13 @@ class MakesItsConstantOnTheCPU(Looking):
 
     def direction(self, step, c, u):
         return (c - u) * torch.linspace(0.5, 1.0, c.shape[-1], dtype=c.dtype)
+
+
+@broken("any-device", "same device")
+@attrs.frozen
+class GoesThroughTheSamples(Looking):
+    """Weighs one sample after the other with a tensor that it makes on the CPU."""
+
+    def direction(self, step, c, u):
+        d = c - u
+        return torch.stack([d[number] * torch.ones(d.shape[1:]) for number in range(len(d))])

@@ -182,7 +182,10 @@ def _tensor_parameters(subject: Subject) -> Iterator[tuple[str, tuple[float, flo
         except ConfigurationError:
             continue
         except Exception as error:
-            raise Violation(f"{name}=tensor({list(pair)}) is neither taken nor refused: {error}") from error
+            raise Violation(
+                f"{name}=tensor({list(pair)}) is neither taken nor refused: {error}\nWhether a parameter is neutral, "
+                f"step.active(self.{name}, neutral) says for tensors too."
+            ) from error
         if values[0] != values[-1]:
             yield name, pair
 
