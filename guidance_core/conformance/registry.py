@@ -59,6 +59,7 @@ THEMES = (
     "parameters",
     "composition",
     "publication",
+    "devices",
     "processes",
     "executors",
 )

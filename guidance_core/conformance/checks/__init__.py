@@ -4,6 +4,7 @@ from guidance_core.conformance.checks import (  # noqa: F401
     algebra,
     branches,
     composition,
+    devices,
     executors,
     finite,
     parameters,

@@ -1,11 +1,12 @@
-"""On several ranks: real processes, real collectives."""
+"""In a process started anew, and on several ranks: real processes, real collectives."""
 
 from __future__ import annotations
 
 from guidance_core.conformance import ranks as shared
 from guidance_core.conformance.across_ranks import compare_ranks, same_bits, sum_bounds
+from guidance_core.conformance.asking import asked, cases_for
 from guidance_core.conformance.case import Case
-from guidance_core.conformance.jobs import Made, on_rank, other_plan
+from guidance_core.conformance.jobs import Made, digests, on_rank, other_plan
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject, unreachable
@@ -95,3 +96,24 @@ def all_reduce_refused(subject: Subject, case: Case, count: int) -> None:
             each.error is not None and subject.name in each.error,
             f"On rank {rank} of {count} all_reduce does not refuse it by name: {each.error}",
         )
+
+
+@check(
+    "same-in-a-fresh-process",
+    "A process started anew, with another order of hashes, plans the same passes and computes the same bits.",
+    processes=True,
+    applies=unreachable,
+)
+def same_in_a_fresh_process(subject: Subject) -> None:
+    answer = asked(subject)
+    if answer["error"]:
+        raise Violation(f"In a fresh process it fails:\n{answer['error']}")
+    for case, there in zip(cases_for(subject), answer["digests"], strict=True):
+        for step, (mine, other) in enumerate(zip(digests(subject, case), there, strict=True)):
+            different = other_plan(other["plan"], mine["plan"])
+            require(
+                not different,
+                f"In a fresh process step {step} of {case!r} plans {different}, compared with here: something depends "
+                "on the order of a set, or on what was imported before.",
+            )
+            require(mine["bits"] == other["bits"], f"In a fresh process step {step} of {case!r} gives other bits.")
