@@ -143,9 +143,6 @@ def test_an_executor_is_a_class_of_executors():
 def test_an_executor_is_checked_with_its_parameters():
     subject = executor_subject_of("all_gather:split_rows=true")
     assert subject.parameters == {"split_rows": True}
-    options = Options(max_examples=10, ranks=2, seed=0, replay=False)
-    for outcome in run_checks(subject, only=("each-branch-once", "predictions-unchanged"), options=options):
-        assert outcome.status == "passed", report_of(outcome)
     assert executor_subject_of("batched", {"max_rows": 3}).make(None).max_rows == 3
     with pytest.raises(UnknownNameError, match="Did you mean 'max_rows'"):
         executor_subject_of("batched:max_row=3")
@@ -450,7 +447,11 @@ def test_the_command_lists_the_checks():
 # What ships keeps its promises.
 
 
-@pytest.mark.parametrize("name", ["serial", "batched", "all_gather", "all_reduce", "auto"])
+EXECUTORS = ["serial", "batched", "all_gather", "all_reduce", "auto"]
+WITH_PARAMETERS = ["all_gather:split_rows=true", "batched:max_rows=3"]
+
+
+@pytest.mark.parametrize("name", [*EXECUTORS, *WITH_PARAMETERS])
 def test_executors_that_ship_keep_their_promises(name):
     for outcome in run_checks(executor_subject_of(name), options=Options(max_examples=40, replay=False)):
         assert not outcome.is_bad, report_of(outcome)

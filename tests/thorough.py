@@ -17,6 +17,10 @@ from guidance_core.conformance import Options, executor_subject_of, report_of, r
 from guidance_core.discovery import EXECUTORS, find_plugins, names_of
 
 
+VARIANTS = ("all_gather:split_rows=true", "all_gather:batched=true", "all_reduce:batched=true", "batched:max_rows=3")
+"Executors with parameters of their own."
+
+
 def checked(subjects: list[Any], options: Options) -> tuple[int, list[str]]:
     """Run all checks of all subjects; return how many examples were tried, and the reports of failures."""
     examples, reports = 0, []
@@ -37,7 +41,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     subjects: list[Any] = [subject_of(found.name) for found in find_plugins() if found.failure is None]
-    subjects += [executor_subject_of(name) for name in names_of(EXECUTORS)]
+    subjects += [executor_subject_of(name) for name in (*names_of(EXECUTORS), *VARIANTS)]
     rounds = [(f"seed {seed}", Options(seed=seed, ranks=given.ranks, replay=False)) for seed in range(given.seeds)]
     if given.times:
         options = Options(max_examples=20 * given.times, ranks=given.ranks, seed=0, replay=False, time_limit=600)

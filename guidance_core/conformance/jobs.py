@@ -248,15 +248,15 @@ _COLLECTIVE = re.compile(r"gather|reduce|scatter|all_?to_?all|broadcast")
 
 @contextlib.contextmanager
 def _watching(case: Case, made: Made) -> Iterator[None]:
-    """Count the collectives that carry as much as a prediction, and note what is pickled."""
-    whole = len(case.samples) * math.prod(case.shape)
+    """Count the collectives that carry predictions, or a good part of one, and note what is pickled."""
+    part = len(case.samples) * math.prod(case.shape) * case.torch_dtype.itemsize // 16
     count, pickled = 0, ""
 
     def counting(real: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
             nonlocal count
             leaves = tree_leaves((arguments, named))
-            count += any(isinstance(each, Tensor) and each.numel() >= whole for each in leaves)
+            count += any(isinstance(each, Tensor) and each.nbytes >= part for each in leaves)
             return real(*arguments, **named)
 
         return call

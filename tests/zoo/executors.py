@@ -142,6 +142,15 @@ class SendsInTwoParts(AllGatherExecutor):
         return [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
 
 
+@broken("one-collective", "collectives of predictions")
+class SendsInSmallParts(AllGatherExecutor):
+    """Sends its buffer in sixteen parts, so that no message is large."""
+
+    def _gathered(self, buffer, placement):
+        parts = [AllGatherExecutor._gathered(self, part.clone(), placement) for part in buffer.chunk(16)]
+        return [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+
+
 @broken("one-collective", "pickles objects")
 class PicklesPredictions(AllGatherExecutor):
     """Gathers Python objects, which are pickled and loaded."""
