@@ -19,6 +19,8 @@ from torch import Tensor
 
 from guidance_core.spaces import IDENTITY, SHIFT, Affine
 
+CPU = torch.device("cpu")
+
 BLOCK = 131072
 "Elements worked on at a time: the float32 temporaries of a block stay in cache."
 
@@ -29,18 +31,24 @@ Term: TypeAlias = tuple[Tensor, Weight]
 Span: TypeAlias = tuple[slice, slice]
 
 
-def _scalar(number: float, dtype: torch.dtype) -> Tensor:
-    """Return a number as a scalar tensor, which torch multiplies by faster than by a number."""
-    scalar = _kept_scalar(number, dtype)
-    if type(scalar) is not Tensor:  # made under a mode such as FakeTensorMode, whose tensors are of no use outside
+def scalar(number: float, beside: Tensor, dtype: torch.dtype, device: torch.device = CPU) -> Tensor:
+    """Return a number as a scalar tensor, which torch multiplies `beside` by faster than by a number.
+
+    Scalars are kept, but not where `beside` is of another kind, such as a fake tensor, whose modes make other
+    scalars too.
+    """
+    if type(beside) is not Tensor:
+        return torch.tensor(number, dtype=dtype, device=device)
+    kept = _kept_scalar(number, dtype, device)
+    if type(kept) is not Tensor:  # a mode is on all the same
         _kept_scalar.cache_clear()
-    return scalar
+    return kept
 
 
 @functools.lru_cache(maxsize=4096)
-def _kept_scalar(number: float, dtype: torch.dtype) -> Tensor:
+def _kept_scalar(number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # it outlives the mode it is made in
-        return torch.tensor(number, dtype=dtype, device="cpu")
+        return torch.tensor(number, dtype=dtype, device=device)
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
@@ -85,7 +93,7 @@ def evaluate(
     if type(weight) is not float:
         total = total * weight
     elif weight != 1.0:
-        total = total * _scalar(weight, working)
+        total = total * scalar(weight, total, working)
     if is_sum:
         for prediction, weight in terms[1:]:
             if type(weight) is not float:
@@ -121,8 +129,8 @@ def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool
     if space.a == 1.0:
         return sample.add(total, alpha=space.b)
     if space.a == -space.b:
-        return (total.sub_(sample) if owned else total - sample).mul_(_scalar(space.b, total.dtype))
-    factor = _scalar(space.b, total.dtype)
+        return (total.sub_(sample) if owned else total - sample).mul_(scalar(space.b, sample, total.dtype))
+    factor = scalar(space.b, total, total.dtype)
     scaled = total.mul_(factor) if owned else total * factor
     return scaled.add_(sample, alpha=space.a)
 
@@ -167,7 +175,7 @@ def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:
 
 
 def _multiply(prediction: Tensor, weight: Weight, out: Tensor) -> None:
-    factor = weight if isinstance(weight, Tensor) else _scalar(weight, out.dtype)
+    factor = weight if isinstance(weight, Tensor) else scalar(weight, out, out.dtype)
     if prediction.dtype == out.dtype:
         torch.mul(prediction, factor, out=out)
     else:

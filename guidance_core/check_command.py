@@ -18,7 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from guidance_core.config import decode
-from guidance_core.discovery import EXECUTORS, find_plugins, names_of
+from guidance_core.discovery import EXECUTORS, names_of, plugin_names
 from guidance_core.errors import ConfigurationError, SpecError
 from guidance_core.spec import parse_spec
 
@@ -96,6 +96,7 @@ def check(
     """
     try:
         from guidance_core import conformance
+        from guidance_core.conformance.limits import imported_within
     except ImportError as error:
         raise ConfigurationError(str(error)) from None
 
@@ -107,7 +108,7 @@ def check(
     options = conformance.Options(max_examples=max_examples, seed=seed, ranks=ranks, time_limit=time_limit)
     wanted = list(plugins or [])
     if everything:
-        wanted += [found.name for found in find_plugins() if found.name not in wanted]
+        wanted += [name for name in plugin_names() if name not in wanted]
     if not wanted and not executor:
         raise ConfigurationError(
             f"name a method to check, --all, or --executor NAME ({', '.join(names_of(EXECUTORS))}); see --help."
@@ -118,13 +119,13 @@ def check(
         "outputs": _names("--outputs", outputs),
         "prediction_types": _names("--prediction-types", prediction_types),
     }
-    subjects, broken = _subjects(wanted, _parameters(param), given, time_limit, keep_going=everything)
-    for name in executor or []:
-        with conformance.loading(name, time_limit):
-            subjects.append(conformance.executor_subject_of(name, None if wanted else _parameters(param)))
-    chosen = _Chosen(only or [], _reasons("--skip", skip), _reasons("--expect-failure", expect_failure))
-    chosen.check({subject.kind for subject in subjects})
-    with contextlib.redirect_stdout(sys.stderr):  # what a hook prints is not this command's answer
+    with contextlib.redirect_stdout(sys.stderr):  # what modules and hooks print is not this command's answer
+        subjects, broken = _subjects(wanted, _parameters(param), given, time_limit, keep_going=everything)
+        for name in executor or []:
+            with imported_within(time_limit, name):
+                subjects.append(conformance.executor_subject_of(name, None if wanted else _parameters(param)))
+        chosen = _Chosen(only or [], _reasons("--skip", skip), _reasons("--expect-failure", expect_failure))
+        chosen.check({subject.kind for subject in subjects})
         reports = [_Report(subject, list(_shown(chosen.run(subject, options), subject))) for subject in subjects]
     reports = [report for report in reports if report.outcomes]
     if as_json:
@@ -273,9 +274,10 @@ def _subjects(
 
 
 def _subject(name: str, parameters: Mapping[str, Any], given: Mapping[str, Any], time_limit: float) -> Any:
-    from guidance_core.conformance import loading, subject_of
+    from guidance_core.conformance import subject_of
+    from guidance_core.conformance.limits import imported_within
 
-    with loading(name, time_limit):
+    with imported_within(time_limit, name):
         return subject_of(name, parameters, **given)
 
 

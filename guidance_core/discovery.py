@@ -45,7 +45,7 @@ class Found:
 
 def find_plugins() -> list[Found]:
     """Load every plugin the environment allows; failures are listed, never raised."""
-    return [_found_plugin(name) for name in _allowed_plugins()]
+    return [_found_plugin(name) for name in plugin_names()]
 
 
 def plugin_class(name: str) -> type:
@@ -55,9 +55,9 @@ def plugin_class(name: str) -> type:
         UnknownNameError: there is none; the nearest name is suggested.
         ConfigurationError: its entry point cannot be loaded.
     """
-    if name in _also.get() or name in _allowed_plugins():
+    if name in _also.get() or name in plugin_names():
         return _class(_found_plugin(name), "plugin")
-    known = [each.name for each in find_plugins() if each.failure is None]
+    known = [each for each in plugin_names() if each in _points(PLUGINS)]
     raise UnknownNameError(f"there is no plugin {name!r}.{_why_no_plugin() or suggest(name, known)}")
 
 
@@ -148,15 +148,15 @@ def _load(name: str, points: list[EntryPoint]) -> Found:
     try:
         beside = _also.get().get(name) if point.group == PLUGINS else None
         loaded = point.load() if beside is None else beside[1]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Found(name, point.value, distribution, version, failure=f"{type(error).__name__}: {error}")
     if not isinstance(loaded, type):
         return Found(name, point.value, distribution, version, failure=f"{point.value} is no class")
     return Found(name, point.value, distribution, version, loaded)
 
 
-def _allowed_plugins() -> list[str]:
-    """Return the names that the environment allows, in order, installed or not."""
+def plugin_names() -> list[str]:
+    """Return the names of plugins that the environment allows, in order, installed or not; loads nothing."""
     if _is_disabled():
         return []
     chosen = [name.strip() for name in os.environ.get(ONLY, "").split(",") if name.strip()]

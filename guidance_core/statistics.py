@@ -15,13 +15,12 @@ long row is reduced leaf by leaf along a tree that depends on its length only.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import BLOCK
+from guidance_core.arithmetic import BLOCK, scalar
 from guidance_core.errors import ConfigurationError, suggest
 
 RANGES = ("sample", "channel", "channel_last", "token", "tensor")
@@ -78,17 +77,9 @@ def ratio(numerator: Tensor, denominator: Tensor, share: float | Tensor = 1.0) -
     elif share == 1.0:
         quotient = numerator / denominator
     else:
-        rest = _rest(share, numerator.dtype, numerator.device)
-        if type(rest) is not Tensor:  # made under a mode such as FakeTensorMode: of no use outside
-            _rest.cache_clear()
+        rest = scalar(1.0 - share, numerator, numerator.dtype, numerator.device)
         quotient = rest.addcdiv(numerator, denominator, value=share)
     return quotient.nan_to_num_(1.0, 1.0)
-
-
-@functools.lru_cache(maxsize=256)
-def _rest(share: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it outlives the mode it is made in
-        return torch.tensor(1.0 - share, dtype=dtype, device=device)
 
 
 def is_by_leaves(x: Tensor) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,6 +32,7 @@ from guidance_core.conformance import (
     run_checks,
     subject_of,
 )
+from guidance_core.conformance.limits import TooLate, time_limit
 from guidance_core.conformance.registry import check_named
 from guidance_core.conformance.runner import run_check
 from guidance_core.discovery import find_plugins
@@ -35,6 +40,7 @@ from guidance_plugins import CFG, Rescale
 
 pytest_plugins = ["pytester"]
 QUICK = Options(max_examples=5, ranks=0, seed=0, replay=False)
+QUICK_WITH_RANKS = Options(max_examples=5, ranks=2, seed=0, replay=False)
 TESTS = Path(__file__).parent
 
 
@@ -104,7 +110,112 @@ def test_an_import_that_does_not_end_is_said(tmp_path):
     (tmp_path / "never_ends.py").write_text("\n".join(lines))
     done = command("never_ends:Method", "--time-limit", "1", folder=tmp_path)
     assert done.returncode == 2
-    assert "never_ends:Method cannot be imported within the time limit of 1 s" in done.stderr
+    assert "never_ends:Method cannot be imported and made within 1 s" in done.stderr
+
+
+def test_a_module_that_exits_is_not_a_success(tmp_path):
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
+    done = command("leaves:Method", folder=tmp_path)
+    assert done.returncode == 2
+    assert "the module 'leaves' cannot be imported" in done.stderr
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.inf, math.nan, 1e12])
+def test_a_time_limit_is_a_time(seconds):
+    with pytest.raises(ConfigurationError, match="time_limit must be above 0"):
+        Options(time_limit=seconds)
+
+
+def test_a_block_that_ends_late_is_interrupted_once_and_one_that_ends_in_time_never():
+    before = signal.getsignal(signal.SIGALRM)
+    for _ in range(200):
+        seconds = 0.002
+        with contextlib.suppress(TooLate), time_limit(seconds):
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                pass
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_the_clock_of_somebody_else_goes_on():
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 50.0)
+        with time_limit(10.0):
+            assert signal.getitimer(signal.ITIMER_REAL)[0] <= 10.0
+        assert 40.0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 50.0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write modules with a method, after other lines, and return what to check."""
+    monkeypatch.syspath_prepend(tmp_path)
+    method = [
+        "import attrs",
+        "from guidance_core import Branch, hookimpl",
+        "@attrs.frozen",
+        "class Method:",
+        "    @hookimpl",
+        "    def build_branches(self, step):",
+        "        return [Branch('uncond', condition='negative', strength=1.0)]",
+    ]
+
+    def write(name, *lines):
+        folder = (tmp_path / name.replace(".", "/")).parent
+        folder.mkdir(exist_ok=True)
+        (tmp_path / f"{name.replace('.', '/')}.py").write_text("\n".join([*lines, *method]))
+        return f"{name}:Method"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("import torch; torch.manual_seed(0)", "torch's random state"),
+        ("import torch; torch.set_num_threads(1)", "number of threads"),
+        ("import random; random.seed(0)", "Python's random state"),
+        ("import numpy; numpy.random.seed(0)", "NumPy's random state"),
+        ("import os; os.chdir('/usr')", "the working folder"),
+        ("import os; os.environ['SET_BY_A_METHOD'] = '1'", "the environment"),
+        ("import os; os.environ['SET_BY_A_METHOD'] = '1'; del os.environ['SET_BY_A_METHOD']", None),
+    ],
+)
+def test_what_an_import_changes_is_found_though_it_was_changed_here_already(line, says, module, monkeypatch):
+    monkeypatch.setenv("SET_BY_A_METHOD", "1")  # it goes away with the test
+    here = Path.cwd()
+    with torch.random.fork_rng(devices=[]):
+        subject = subject_of(module(f"changes_{abs(hash(line))}", line))
+    os.chdir(here)
+    outcome = run_check(check_named("quiet-import"), subject, QUICK_WITH_RANKS)
+    if says is None:
+        assert outcome.status == "passed", report_of(outcome)
+    else:
+        assert says in outcome.failure.what
+
+
+def test_frames_of_a_package_whose_name_begins_like_the_library_are_shown(module):
+    with pytest.raises(ConfigurationError, match=r"guidance_core_mine/broken.py:1"):
+        subject_of(module("guidance_core_mine.broken", "1 / 0"))
+
+
+def test_a_method_may_have_a_parameter_called_kind(module):
+    extra = ["import attrs", "@attrs.frozen", "class Kind:", "    kind = attrs.field(default=1)"]
+    subject = subject_of(module("has_a_kind", *extra))
+    check_one("inputs-unchanged", subject.plugin, Case())
+    with pytest.raises(NotApplicable):
+        check_one("no-graph-break", attrs.make_class("Kind", ["kind"], bases=(subject.cls,), frozen=True)(1))
+
+
+def test_conditions_that_cannot_be_sent_are_named():
+    subject = subject_of("cfg", conditions={"image": lambda case: {}})
+    outcome = run_check(check_named("all-gather-equals-serial"), subject, QUICK_WITH_RANKS)
+    assert outcome.status == "not applicable"
+    assert "what makes its conditions cannot be sent" in outcome.reason
 
 
 def test_parameters_stand_behind_a_place_too():
@@ -151,7 +262,10 @@ def test_an_executor_is_checked_with_its_parameters():
 def test_rows_that_an_executor_leaves_out_are_noticed():
     outcome = run_check(check_named("each-branch-once"), executor_subject_of(DropsRows), QUICK)
     assert outcome.failure is not None
-    assert "cond for 1" in outcome.failure.what
+    assert "runs cond on rows 0." in outcome.failure.what
+    outcome = run_check(check_named("each-branch-once"), executor_subject_of(AlsoRunsNothing), QUICK)
+    assert outcome.failure is not None
+    assert "runs cond on no rows" in outcome.failure.what
 
 
 class DropsRows(SerialExecutor):
@@ -163,15 +277,28 @@ class DropsRows(SerialExecutor):
         return tree_map(lambda tensor: tensor.expand(count, *tensor.shape[1:]), made)
 
 
+class AlsoRunsNothing(SerialExecutor):
+    """Calls the denoiser once more, with no rows."""
+
+    def execute(self, plan, denoise):
+        for branch in plan.branches:
+            denoise(branch.for_rows(slice(0, 0)))
+        return super().execute(plan, denoise)
+
+
 def test_a_method_is_checked_with_the_prediction_types_it_is_made_for():
     alone = [outcome.status for outcome in run_checks(subject_of("faulty_plugins:EpsilonOnly"), options=QUICK)]
     assert "failed" in alone
     subject = subject_of("faulty_plugins:EpsilonOnly", prediction_types=("epsilon",))
     left_out = {"documented": "it is not", "bad-parameters": "it has none"}
-    outcomes = list(run_checks(subject, skip=left_out, options=QUICK))
-    for outcome in outcomes:
+    outcomes = {each.check.name: each for each in run_checks(subject, skip=left_out, options=QUICK_WITH_RANKS)}
+    for outcome in outcomes.values():
         assert not outcome.is_bad, report_of(outcome)
-    assert {"batch-mates", "all-gather-equals-serial"} <= {outcome.check.name for outcome in outcomes}
+    for name in ("batch-mates", "second-evaluation", "same-in-a-fresh-process", "all-gather-equals-serial"):
+        assert outcomes[name].status == "passed", outcomes[name].reason
+    assert outcomes["space-invariance"].status == "not applicable"
+    flow = run_check(check_named("space-invariance"), subject_of("cfg", prediction_types=("flow",)), QUICK)
+    assert flow.status == "not applicable"
     with pytest.raises(ConfigurationError, match="prediction types are flow, x0, epsilon, v; got noise"):
         subject_of("cfg", prediction_types=("noise",))
 
@@ -362,12 +489,24 @@ def test_expected_failures_in_pytest(pytester):
 
 def test_the_pytest_plugin_needs_no_file(pytester):
     pytester.makepyfile("def test_of_the_folder(): assert False")
-    result = pytester.runpytest("--guidance-plugin", "rescale", "--guidance-ranks", "0", "--guidance-max-examples", "3")
+    result = pytester.runpytest("-v", "--guidance-plugin", "rescale", *_FEW)
     assert result.ret == 0
     outcomes = result.parseoutcomes()
     assert outcomes["passed"] > 25
     assert "failed" not in outcomes
-    result.stdout.fnmatch_lines(["*guidance::rescale-batch-mates*"]) if "-v" in result.outlines else None
+    result.stdout.fnmatch_lines(["*guidance::rescale-batch-mates*"])
+
+
+_FEW = ("--guidance-ranks", "0", "--guidance-max-examples", "3")
+
+
+def test_an_import_that_does_not_end_is_said_by_pytest_too(pytester):
+    pytester.makepyfile(never_ends_either="import time\ntime.sleep(60)\n")
+    pytester.syspathinsert()
+    named = ("--guidance-plugin", "cfg", "--guidance-plugin", "never_ends_either:Method")
+    result = pytester.runpytest_inprocess(*named, "--guidance-time-limit", "1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*: never_ends_either:Method cannot be imported and made within 1 s*"])
 
 
 def test_the_pytest_plugin_suggests_a_name(pytester):
@@ -423,6 +562,38 @@ def test_wrong_use_of_the_command_is_status_2(arguments, says):
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_modules_and_hooks_print_is_not_the_answer(tmp_path):
+    lines = [
+        "import atexit",
+        "import attrs",
+        "from guidance_core import Branch, hookimpl",
+        "print('imported')",
+        "atexit.register(print, 'bye')",
+        "@attrs.frozen",
+        "class Talks:",
+        "    @hookimpl",
+        "    def build_branches(self, step):",
+        "        print('.', end='', flush=True)",
+        "        return [Branch('uncond', condition='negative', strength=1.0)]",
+    ]
+    (tmp_path / "talks.py").write_text("\n".join(lines))
+    chosen = [f"--only={name}" for name in ("same-in-a-fresh-process", "any-device", "all-gather-equals-serial")]
+    done = command("talks:Talks", *chosen, "--ranks", "2", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (subject,) = json.loads(done.stdout.removesuffix("bye\n"))["subjects"]
+    assert [each["status"] for each in subject["checks"]] == ["passed"] * 3
+
+
+def test_the_command_gives_parameters_to_an_executor():
+    few = ["--only", "equals-serial", "--ranks", "0", "--max-examples", "2"]
+    done = command("--executor", "batched", "--param", "max_rows=3", *few)
+    assert done.returncode == 0, done.stderr
+    assert "{'max_rows': 3}" in done.stdout
+    done = command("--executor", "batched", "--param", "max_rows=high", *few)
+    assert done.returncode == 2
+    assert "max_rows must be a positive whole number" in done.stderr
 
 
 def test_the_command_takes_checks_of_methods_and_executors_together():

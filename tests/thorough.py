@@ -16,7 +16,6 @@ import torch
 from guidance_core.conformance import Options, executor_subject_of, report_of, run_checks, subject_of
 from guidance_core.discovery import EXECUTORS, find_plugins, names_of
 
-
 VARIANTS = ("all_gather:split_rows=true", "all_gather:batched=true", "all_reduce:batched=true", "batched:max_rows=3")
 "Executors with parameters of their own."
 

@@ -120,6 +120,7 @@ class Ranks:
 def _serve(pipe: Connection, rank: int, size: int, store: str, seconds: float) -> None:
     """Take jobs until there are no more, or nobody is left to give any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    os.dup2(2, 1)  # what is printed here is not the answer of the process that started this one
     import torch
     import torch.distributed as dist
 

@@ -22,9 +22,9 @@ except ImportError as error:  # pragma: no cover
 
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.executor_subject import ExecutorSubject, executor_subject_of
-from guidance_core.conformance.limits import loading
 from guidance_core.conformance.lookup import subject_of
-from guidance_core.conformance.outcome import Options, Outcome
+from guidance_core.conformance.options import Options
+from guidance_core.conformance.outcome import Outcome
 from guidance_core.conformance.registry import Check, all_checks
 from guidance_core.conformance.report import report_of
 from guidance_core.conformance.runner import check_one, run_checks
@@ -45,7 +45,6 @@ __all__ = [
     "all_checks",
     "check_one",
     "executor_subject_of",
-    "loading",
     "parametrize_with_checks",
     "report_of",
     "run_checks",

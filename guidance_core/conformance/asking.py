@@ -69,7 +69,7 @@ def _fresh_answer(request: str) -> dict[str, Any]:
         Path(broken, "entry_points.txt").write_text(
             "[guidance_core.plugins]\nbroken-neighbour = no_such_module_of_a_neighbour:Nothing\n"
         )
-        path = os.pathsep.join([folder, *(each for each in sys.path if each)])
+        path = os.pathsep.join([folder, *(os.path.abspath(each) for each in sys.path if each)])
         limits = (discovery.DISABLE, discovery.ONLY)  # what this process may load is no matter here
         kept = {name: value for name, value in os.environ.items() if name not in limits}
         environment = {**kept, "PYTHONPATH": path, "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
@@ -80,6 +80,7 @@ def _fresh_answer(request: str) -> dict[str, Any]:
                 capture_output=True,
                 text=True,
                 env=environment,
+                cwd=folder,
                 check=False,
                 timeout=PATIENCE,
             )
@@ -87,5 +88,5 @@ def _fresh_answer(request: str) -> dict[str, Any]:
             raise Violation(f"A fresh process does not import and run it within {PATIENCE:g} s.") from None
     if done.returncode != 0:
         raise Violation(f"A fresh process cannot import or run it:\n{done.stderr.strip()[-1500:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    answer: dict[str, Any] = json.loads(done.stdout)
     return answer

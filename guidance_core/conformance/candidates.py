@@ -34,8 +34,9 @@ def candidates(field: attrs.Attribute[Any], value: Any) -> list[Any]:
         found = [*_BLOCKS, *(_NUMBERS if value is None else ())]
     else:
         found = [*_NUMBERS, *_WHOLES, *_BLOCKS]
-    return [each for each in found if not _same(each, value)]
+    return [each for each in found if not same(each, value)]
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are equal and of one type: True is not 1."""
     return type(one) is type(other) and bool(one == other)

@@ -188,4 +188,13 @@ def executor_subject_of(given: Any, parameters: Mapping[str, Any] | None = None)
     for name in parameters:
         if name not in known:
             raise UnknownNameError(f"{cls.__name__} has no parameter {name!r}.{suggest(name, known)}")
-    return ExecutorSubject(cls, parameters)
+    subject = ExecutorSubject(cls, parameters)
+    if not subject.takes_group:
+        try:
+            subject.make(None)
+        except GuidanceError:
+            raise
+        except Exception as error:
+            what = f"{cls.__name__} cannot be made with {parameters}: {type(error).__name__}: {error}"
+            raise ConfigurationError(what) from error
+    return subject

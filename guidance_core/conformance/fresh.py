@@ -7,11 +7,16 @@ import os
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+try:
+    import numpy
+except ImportError:
+    numpy = None  # type: ignore[assignment]
 
 from guidance_core.conformance import jobs
 from guidance_core.conformance.case import Case, Host
@@ -29,6 +34,7 @@ def _settings() -> dict[str, Any]:
         "float32 matmul precision": torch.get_float32_matmul_precision(),
         "torch's random state": torch.get_rng_state().tolist(),
         "Python's random state": random.getstate(),
+        "NumPy's random state": str(numpy.random.get_state()) if numpy is not None else "",
         "the environment": sorted(os.environ.items()),
         "the working folder": os.getcwd(),
     }
@@ -36,19 +42,13 @@ def _settings() -> dict[str, Any]:
 
 def main() -> None:
     """Read a subject and cases from standard input, and write what is found as JSON."""
+    answer_to = os.dup(1)
+    os.dup2(2, 1)  # what modules and hooks print is not the answer
+    request = sys.stdin.read()
+    changed = _changed_by(lambda: jobs.unpacked(request))
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    request = sys.stdin.read()
-    before = _settings()
-    written: set[str] = set()
-
-    def noting(event: str, _: tuple[Any, ...]) -> None:
-        if event in ("os.putenv", "os.unsetenv"):  # also where the variable came to this process with that value
-            written.add("the environment")
-
-    sys.addaudithook(noting)
     subject, cases = jobs.unpacked(request)
-    changed = [name for name, value in _settings().items() if before[name] != value or name in written]
     answer = {"changed": changed, **_loading(subject), "error": "", "digests": [], "device": "", "unsupported": ""}
     try:
         answer["digests"] = [jobs.digests(subject, case) for case in cases]
@@ -56,7 +56,30 @@ def main() -> None:
         answer["error"] = raised(error)
     if not answer["error"]:
         answer |= _on_a_pretended_gpu(subject, cases)
-    print(json.dumps(answer))
+    with open(answer_to, "w", encoding="utf-8") as file:
+        json.dump(answer, file)
+
+
+def _changed_by(load: Callable[[], Any]) -> list[str]:
+    """Return which settings change when something is loaded, be it to what most people have."""
+    torch.set_num_threads(7)
+    torch.manual_seed(4711)
+    random.seed(4711)
+    if numpy is not None:
+        numpy.random.seed(4711)
+    before = _settings()
+    written: set[str] = set()
+
+    def noting(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.putenv":  # also where the variable came to this process with that value
+            written.add(os.fsdecode(arguments[0]))
+
+    sys.addaudithook(noting)
+    load()
+    changed = [name for name, value in _settings().items() if before[name] != value]
+    if "the environment" not in changed and written & os.environ.keys():
+        changed.append("the environment")
+    return changed
 
 
 def _loading(subject: Subject) -> dict[str, Any]:

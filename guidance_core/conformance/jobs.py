@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from guidance_core.branch import BoundBranch
 from guidance_core.conformance.case import Case, Host, Pass
 from guidance_core.conformance.executor_subject import ExecutorSubject
-from guidance_core.conformance.playing import Results
+from guidance_core.conformance.playing import Results, halves_of
 from guidance_core.conformance.subject import Subject
 from guidance_core.errors import GuidanceError
 from guidance_core.executors.all_gather import AllGatherExecutor
@@ -66,15 +66,8 @@ def other_plan(mine: list[Any], other: list[Any]) -> str:
 
 def digests(subject: Subject, case: Case) -> list[dict[str, Any]]:
     """Return, for each step, what stands for the plan, and a digest of the result's bits."""
-    run = subject.start(case)
-    found = []
-    for step in range(case.steps):
-        sample = case.sample(step)
-        plan = run.plan(step, sample)
-        host = Host(case, step)
-        result = run.finish(plan, {branch.name: host(branch) for branch in plan.branches})
-        found.append({"plan": planned(plan), "bits": str(bits(case.named(result)))})
-    return found
+    steps = halves_of(subject.start(case), case)
+    return [{"plan": planned(plan), "bits": str(bits(result))} for plan, result in steps]
 
 
 @attrs.define
@@ -85,8 +78,8 @@ class Made:
     serial: Results = attrs.field(factory=list)
     "The same, run on this rank alone."
     plans: list[Any] = attrs.field(factory=list)
-    forwards: list[list[tuple[str, int]]] = attrs.field(factory=list)
-    "The branches that this rank ran, each with the number of its rows, by step."
+    forwards: list[list[tuple[str, range]]] = attrs.field(factory=list)
+    "The branches that this rank ran, each with its rows, by step."
     error: str | None = None
     error_type: str | None = None
     trace: str = ""
@@ -112,12 +105,9 @@ class Made:
 
 
 def _serially(made: Made, run: Run, case: Case) -> None:
-    for step in range(case.steps):
-        plan = run.plan(step, case.sample(step))
+    for plan, result in halves_of(run, case):
         made.plans.append(planned(plan))
-        host = Host(case, step)
-        result = run.finish(plan, {branch.name: host(branch) for branch in plan.branches})
-        made.serial.append(case.named(result))
+        made.serial.append(result)
 
 
 def on_rank(group: Any, subject: Subject, case: Case, executor: str) -> Made:
@@ -198,28 +188,28 @@ def executor_on_rank(
             own = attrs.evolve(case, parameters={**case.parameters, "strengths": (9.0,)})
         started = time.monotonic()
         if fault is not None and fault.kind == "other strengths":
-            _failing(made, lambda: subject.start(own, executor).step(0, case.sample(0), Host(case, 0)))
+            _made_to_fail(made, lambda: subject.start(own, executor).step(0, case.sample(0), Host(case, 0)))
             return made
         run = subject.start(own, executor, extra=extra)
         beside_case = attrs.evolve(case, seed=case.seed + 1)
         beside = subject.start(beside_case, executor, extra=extra) if interleaved else None
         if fault is not None:
-            _failing(made, lambda: run.step(0, case.sample(0), _Faulty(case, 0, fault)))
+            _made_to_fail(made, lambda: run.step(0, case.sample(0), _Faulty(case, 0, fault)))
         for step in range(case.steps):
             host, sample = Host(case, step), case.sample(step)
             if beside is not None:
                 beside.step(step, case.sample(step), Host(beside_case, step))
-            with _watching(case, made) if watched else contextlib.nullcontext():
+            with _noting_traffic(case, made) if watched else contextlib.nullcontext():
                 result = run.step(step, sample, host)
             made.results.append({output: tensor.clone() for output, tensor in case.named(result).items()})
-            made.forwards.append([(each.branch, _row_count(each, case)) for each in host.passes])
+            made.forwards.append([(each.branch, _rows(each, case)) for each in host.passes])
             _note_changes(made, case, step, sample, host)
     except Exception as error:
         made.failed(error, time.monotonic() - started)
     return made
 
 
-def _failing(made: Made, call: Callable[[], Any]) -> None:
+def _made_to_fail(made: Made, call: Callable[[], Any]) -> None:
     """Make a call that should fail, and note how."""
     started = time.monotonic()
     try:
@@ -238,8 +228,8 @@ def _note_changes(made: Made, case: Case, step: int, sample: Any, host: Host) ->
             made.changed = made.changed or f"the prediction of branch {each.branch!r} at step {step}"
 
 
-def _row_count(made: Pass, case: Case) -> int:
-    return len(case.named(made.prediction)[case.names[0]])
+def _rows(made: Pass, case: Case) -> range:
+    return range(len(case.samples))[made.rows or slice(None)]
 
 
 _COLLECTIVE = re.compile(r"gather|reduce|scatter|all_?to_?all|broadcast")
@@ -247,7 +237,7 @@ _COLLECTIVE = re.compile(r"gather|reduce|scatter|all_?to_?all|broadcast")
 
 
 @contextlib.contextmanager
-def _watching(case: Case, made: Made) -> Iterator[None]:
+def _noting_traffic(case: Case, made: Made) -> Iterator[None]:
     """Count the collectives that carry predictions, or a good part of one, and note what is pickled."""
     part = len(case.samples) * math.prod(case.shape) * case.torch_dtype.itemsize // 16
     count, pickled = 0, ""

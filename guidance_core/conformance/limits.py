@@ -25,14 +25,22 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
         return
 
+    runs = True
+
     def late(*_: object) -> None:
-        raise TooLate
+        if runs:
+            raise TooLate
 
     before, started = signal.signal(signal.SIGALRM, late), time.monotonic()
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    left, interval = 0.0, 0.0
     try:
-        yield
+        left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+        try:
+            yield
+        finally:
+            runs = False  # from here on it is too late to be too late
     finally:
+        runs = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         if left:  # somebody else's clock, such as that of a test runner, goes on
@@ -40,15 +48,15 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def loading(what: str, seconds: float) -> Iterator[None]:
-    """Raise `ConfigurationError` if what is imported inside the block does not come to an end.
+def imported_within(seconds: float, what: str) -> Iterator[None]:
+    """Raise `ConfigurationError` if what is imported and made inside the block does not come to an end.
 
     Args:
-        what: it is called in the error.
         seconds: that it may take.
+        what: it is called in the error.
     """
     try:
         with time_limit(seconds):
             yield
     except TooLate:
-        raise ConfigurationError(f"{what} cannot be imported within the time limit of {seconds:g} s.") from None
+        raise ConfigurationError(f"{what} cannot be imported and made within {seconds:g} s, the time limit.") from None

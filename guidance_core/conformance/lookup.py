@@ -19,7 +19,7 @@ from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameE
 from guidance_core.guidance import Guidance
 from guidance_core.spec import parse_spec
 
-_PLACE = re.compile(r"([\w.]+:[A-Za-z_][\w.]*):")
+_PLACE = re.compile(r"([^:=]+:[A-Za-z_][\w.]*):")
 "`module:Class:`, with parameters to follow."
 
 
@@ -60,11 +60,16 @@ def subject_of(
     if shapes is not None:
         settings["shapes"] = tuple(tuple(shape) for shape in shapes)
     if prediction_types:
+        prediction_types = _several(prediction_types)
         unknown = [each for each in prediction_types if each not in PREDICTION_TYPES]
         if unknown:
             raise ConfigurationError(f"prediction types are {', '.join(PREDICTION_TYPES)}; got {', '.join(unknown)}.")
         settings["prediction_types"] = tuple(each for each in PREDICTION_TYPES if each in prediction_types)
-    return Subject(plugin, dict(conditions or {}), named=tuple(outputs), **settings)
+    return Subject(plugin, dict(conditions or {}), named=_several(outputs), **settings)
+
+
+def _several(names: Sequence[str] | str) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def with_parameters(given: str) -> tuple[str, dict[str, Any]]:
@@ -116,10 +121,10 @@ def imported(target: str) -> Any:
         raise ConfigurationError(f"{module_name!r} is a file; give the module, as in an import: {dotted}:{attribute}")
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"the module {module_name!r} cannot be imported:\n{short_traceback(error)}") from None
     for part in attribute.split("."):
-        names = [name for name in vars(found) if not name.startswith("_")]
+        names = [name for name in dir(found) if not name.startswith("_")]
         try:
             found = getattr(found, part)
         except AttributeError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -13,6 +13,7 @@ from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import Violation, first_difference
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
+from guidance_core.plan import Plan
 from guidance_core.run import Run
 
 Results: TypeAlias = list[dict[str, Tensor]]
@@ -43,6 +44,14 @@ def played(
 def steps_of(run: Run, case: Case, host: Callable[[Case, int], Any] = Host) -> Results:
     """Make every step of a run with the case's own sample and predictions."""
     return [case.named(run.step(step, case.sample(step), host(case, step))) for step in range(case.steps)]
+
+
+def halves_of(run: Run, case: Case) -> Iterator[tuple[Plan, dict[str, Tensor]]]:
+    """Make every step of a run by its halves, `plan` and `finish`; yield plan and result of each."""
+    for step in range(case.steps):
+        plan, host = run.plan(step, case.sample(step)), Host(case, step)
+        result = run.finish(plan, {branch.name: host(branch) for branch in plan.branches})
+        yield plan, case.named(result)
 
 
 Passes: TypeAlias = list[list[tuple[str, str]]]

@@ -53,9 +53,11 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if not _is_asked(config):
         return
     try:
-        from guidance_core.conformance.limits import loading
-        from guidance_core.conformance.outcome import Options
-        from guidance_core.conformance.testing import bound_checks
+        from guidance_core.conformance.executor_subject import executor_subject_of
+        from guidance_core.conformance.limits import imported_within
+        from guidance_core.conformance.lookup import subject_of
+        from guidance_core.conformance.options import Options
+        from guidance_core.conformance.testing import checks_of
 
         options = Options(
             max_examples=config.getoption("--guidance-max-examples"),
@@ -63,9 +65,13 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
             seed=config.getoption("--guidance-seed"),
             time_limit=config.getoption("--guidance-time-limit"),
         )
-        plugins, executors = config.getoption("--guidance-plugin"), config.getoption("--guidance-executor")
-        with loading(", ".join([*plugins, *executors]), options.time_limit):
-            bound = bound_checks(plugins, executors=executors, options=options)
+        bound: list[BoundCheck] = []
+        makers: dict[str, Any] = {"--guidance-plugin": subject_of, "--guidance-executor": executor_subject_of}
+        for option, make in makers.items():
+            for name in config.getoption(option):
+                with imported_within(options.time_limit, name):
+                    subject = make(name)
+                bound += checks_of(subject, options=options)
     except (GuidanceError, ImportError) as error:
         raise pytest.UsageError(str(error)) from None
     items += [ConformanceItem.from_parent(session, name=f"guidance::{each.id}", bound=each) for each in bound]

@@ -10,13 +10,20 @@ from typing import Any
 
 from guidance_core.bench.ranks import Ranks
 
-MOST = 4
 TIMEOUT = 20.0
 "Seconds that a collective waits for a rank."
 
+_most = 1
+"As many are started as will be asked for."
 _pool: Ranks | None = None
 _path: tuple[str, ...] = ()
 "Where the ranks look for modules: what `sys.path` was when they were started."
+
+
+def expect(ranks: int) -> None:
+    """Have as many ranks started, once some are needed."""
+    global _most
+    _most = ranks
 
 
 def run(function: Callable[..., Any], *arguments: Any, ranks: int, **named: Any) -> list[Any]:
@@ -28,7 +35,7 @@ def run(function: Callable[..., Any], *arguments: Any, ranks: int, **named: Any)
     global _pool, _path
     if _pool is None or _pool.size < ranks or _path != tuple(sys.path):
         close()
-        _pool, _path = Ranks(max(ranks, MOST), seconds=TIMEOUT), tuple(sys.path)
+        _pool, _path = Ranks(max(ranks, _most), seconds=TIMEOUT), tuple(sys.path)
         atexit.register(close)
     try:
         return _pool.run(functools.partial(function, **named), *arguments, ranks=ranks)

@@ -52,9 +52,11 @@ def example_code(outcome: Outcome) -> str:
         names.append("executor_subject_of")
     elif subject.settings:
         names.append("subject_of")
-        settings = ", ".join(f"{name}={value!r}" for name, value in subject.settings.items())
+        settings = ", ".join(f"{name}={_code(value)}" for name, value in subject.settings.items())
         arguments[1] = f"subject_of({subject.code}, {settings})"
     lines = [f"from guidance_core.conformance import {', '.join(names)}", *subject.imports]
+    conditions = subject.conditions if subject.kind == "plugin" else {}
+    lines += [f"# and {_code(each)}, from where it is defined" for each in conditions.values() if callable(each)]
     if failure is not None and failure.case is not None:
         arguments.append(repr(failure.case))
     if failure is not None and failure.ranks is not None:
@@ -65,6 +67,13 @@ def example_code(outcome: Outcome) -> str:
     if outcome.check.processes:
         return "\n".join([*lines, "", 'if __name__ == "__main__":', f"    {call}"])
     return "\n".join([*lines, "", call])
+
+
+def _code(value: Any) -> str:
+    """Return code for a setting; a function by its name."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_code(each)}" for key, each in value.items()) + "}"
+    return getattr(value, "__name__", repr(value)) if callable(value) else repr(value)
 
 
 def _values(outcome: Outcome, failure: Failure) -> list[str]:

@@ -13,9 +13,12 @@ import attrs
 import hypothesis
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from guidance_core.conformance import ranks
 from guidance_core.conformance.case import Case
+from guidance_core.conformance.executor_subject import ExecutorSubject
 from guidance_core.conformance.limits import TooLate, time_limit
 from guidance_core.conformance.lookup import subject_of
+from guidance_core.conformance.options import Options
 from guidance_core.conformance.outcome import (
     EXPECTED_FAILURE,
     FAILED,
@@ -24,10 +27,10 @@ from guidance_core.conformance.outcome import (
     SKIPPED,
     UNEXPECTED_PASS,
     Failure,
-    Options,
     Outcome,
 )
 from guidance_core.conformance.registry import Check, all_checks, check_named
+from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.traces import raised
 from guidance_core.conformance.violation import NotApplicable, Violation
 
@@ -98,12 +101,13 @@ def run_check(check: Check, subject: Any, options: Options | None = None) -> Out
     options = options or Options()
     started = time.monotonic()
     attempt = _Attempt(check, subject, options)
+    ranks.expect(options.ranks)
 
     def outcome(status: str, reason: str = "", failure: Failure | None = None) -> Outcome:
         return Outcome(check, subject, status, reason, attempt.examples, time.monotonic() - started, failure)
 
     try:
-        with time_limit(options.time_limit + (STARTING if check.processes else 0.0)):
+        with time_limit(attempt.limit):
             reason = check.applies(subject)
             if reason is None and check.processes:
                 reason = _no_processes(check, subject, options)
@@ -146,7 +150,7 @@ def check_one(name: str, plugin: Any, case: Case | None = None, *, ranks: int | 
         NotApplicable: the check says nothing about this plugin.
         UnknownNameError: there is no such check.
     """
-    subject = plugin if hasattr(plugin, "kind") else subject_of(plugin)
+    subject = plugin if isinstance(plugin, Subject | ExecutorSubject) else subject_of(plugin)
     check = check_named(name, subject.kind)
     reason = check.applies(subject)
     if reason is not None:
@@ -164,7 +168,7 @@ def _no_processes(check: Check, subject: Any, options: Options) -> str | None:
         return None
     if options.ranks == 0:
         return "it needs several processes (ranks=0)"
-    if check.several_ranks:
+    if check.several_ranks or subject.kind == "executor":
         import torch.distributed
 
         if "forkserver" not in multiprocessing.get_all_start_methods():
@@ -181,6 +185,7 @@ class _Attempt:
         self.check = check
         self.subject = subject
         self.options = options
+        self.limit = options.time_limit + (STARTING if check.processes else 0.0)
         self.examples = 0
         self.found: Failure | None = None
         self.failing_since: float | None = None
@@ -238,14 +243,13 @@ class _Attempt:
     @property
     def hangs(self) -> bool:
         """Whether no example came to an end, or the last one took most of the time: not only that there are many."""
-        return self.examples < 2 or time.monotonic() - self.last_begun > 0.5 * self.options.time_limit
+        return self.examples < 2 or time.monotonic() - self.last_begun > 0.5 * self.limit
 
     def hanging(self) -> Failure:
         case = self.last[0] if self.last else None
         count = self.last[1] if len(self.last) > 1 else None
-        limit = self.options.time_limit
         what = (
-            f"It did not end within the time limit of {limit:g} s: a hook hangs, or takes far too long (example "
+            f"It did not end within the time limit of {self.limit:g} s: a hook hangs, or takes far too long (example "
             f"{self.examples})."
         )
         return Failure(what, None, case, count, hangs=True)

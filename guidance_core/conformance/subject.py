@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import attrs
 
+from guidance_core import schedules as schedules_module
 from guidance_core.branch import Branch
 from guidance_core.conformance.candidates import candidates
 from guidance_core.conformance.case import PREDICTION_TYPES, Case
@@ -104,7 +105,7 @@ class Subject:
     def code(self) -> str:
         """The call that makes the plugin."""
         given = {name: settled.value for name, settled in settle(self.plugin).items() if settled.origin == "given"}
-        return f"{self.cls.__name__}({', '.join(f'{name}={_code(value)}' for name, value in given.items())})"
+        return f"{self.cls.__qualname__}({', '.join(f'{name}={_code(value)}' for name, value in given.items())})"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -123,9 +124,12 @@ class Subject:
     @property
     def imports(self) -> list[str]:
         """The lines that import what `code` uses."""
+        kinds = {type(getattr(self.plugin, field.name)) for field in self.fields}
+        schedules = {kind.__name__ for kind in kinds if kind.__module__ == schedules_module.__name__}
+        lines = [f"from guidance_core import {', '.join(sorted(schedules))}"] if schedules else []
         if "<locals>" in self.cls.__qualname__ or self.cls.__module__ == "__main__":
-            return [f"# and {self.cls.__name__}, from where it is defined"]
-        return [f"from {self.cls.__module__} import {self.cls.__qualname__.partition('.')[0]}"]
+            return [*lines, f"# and {self.cls.__name__}, from where it is defined"]
+        return [*lines, f"from {self.cls.__module__} import {self.cls.__qualname__.partition('.')[0]}"]
 
     # What can be seen of it.
 
@@ -194,6 +198,15 @@ class Subject:
     def alternatives(self) -> dict[str, tuple[Any, ...]]:
         """For each parameter the values other than its own that it accepts, of those that are tried."""
         return {field.name: tuple(self._accepted(field)) for field in self.fields}
+
+    @functools.cached_property
+    def numeric(self) -> tuple[str, ...]:
+        """The parameters that take numbers with a fraction."""
+        return tuple(
+            name
+            for name, values in self.alternatives.items()
+            if any(type(value) is float for value in values) and not isinstance(getattr(self.plugin, name), bool)
+        )
 
     @functools.cached_property
     def variants(self) -> tuple[dict[str, Any], ...]:
@@ -320,10 +333,14 @@ class Subject:
 
 def unreachable(subject: Subject) -> str | None:
     """Say why other processes cannot be given the plugin, or None where they can."""
-    try:
-        pickle.dumps(subject)
-    except Exception as error:
-        return f"it cannot be sent to another process ({error}); define the class at the top of an importable module"
+    for what, value, advice in (
+        ("it", subject.plugin, "define the class at the top of an importable module"),
+        ("what makes its conditions", subject.conditions, "define the functions at the top of an importable module"),
+    ):
+        try:
+            pickle.dumps(value)
+        except Exception as error:
+            return f"{what} cannot be sent to another process ({error}); {advice}"
     if subject.cls.__module__ == "__main__":
         return "its class is defined in the main module, which other processes do not import"
     return None

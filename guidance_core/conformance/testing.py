@@ -10,7 +10,8 @@ import attrs
 
 from guidance_core.conformance.executor_subject import executor_subject_of
 from guidance_core.conformance.lookup import subject_of
-from guidance_core.conformance.outcome import EXPECTED_FAILURE, NOT_APPLICABLE, SKIPPED, UNEXPECTED_PASS, Options
+from guidance_core.conformance.options import Options
+from guidance_core.conformance.outcome import EXPECTED_FAILURE, NOT_APPLICABLE, UNEXPECTED_PASS
 from guidance_core.conformance.registry import Check, all_checks, check_named
 from guidance_core.conformance.report import report_of
 from guidance_core.conformance.runner import judged, run_check
@@ -51,7 +52,7 @@ class BoundCheck:
         outcome = judged(run_check(self.check, self.subject, self.options), self.expected)
         if outcome.failure is not None and outcome.failure.hangs:
             _hung[self.subject] = self.check.name
-        if outcome.status in (NOT_APPLICABLE, SKIPPED):
+        if outcome.status == NOT_APPLICABLE:
             pytest.skip(f"not applicable: {outcome.reason}")
         if outcome.status == EXPECTED_FAILURE:
             pytest.xfail(outcome.reason)
@@ -86,9 +87,18 @@ def bound_checks(
     kinds = {subject.kind for subject in subjects}
     for name in (*expected, *skipped):
         check_named(name, *kinds)
+    return [each for subject in subjects for each in checks_of(subject, expected, skipped, options)]
+
+
+def checks_of(
+    subject: Any,
+    expected: Mapping[str, str] | None = None,
+    skip: Mapping[str, str] | None = None,
+    options: Options | None = None,
+) -> list[BoundCheck]:
+    """Return every check of a subject, bound to it."""
     return [
-        BoundCheck(check, subject, expected, skipped, options or Options())
-        for subject in subjects
+        BoundCheck(check, subject, expected or {}, skip or {}, options or Options())
         for check in all_checks(subject.kind)
     ]
 

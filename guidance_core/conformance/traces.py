@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def raised(error: BaseException) -> str:
 
 def short_traceback(error: BaseException, *, limit: int = 3) -> str:
     """Return the end of an error's traceback: the last places outside this library, torch and importlib."""
-    others = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), "<frozen importlib")
+    folders = (Path(__file__).parents[1], Path(torch.__file__).parent)
+    others = (*(f"{folder}{os.sep}" for folder in folders), "<frozen importlib")
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from guidance_core.branch import BASE
+from guidance_core.conformance.candidates import same
 from guidance_core.conformance.case import Case, Host
 from guidance_core.conformance.playing import (
     ROUNDING_ONLY,
@@ -53,10 +54,6 @@ def _is_linear(subject: Subject) -> str | None:
     )
 
 
-def _is(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and bool(one == other)
-
-
 @check(
     "neutral",
     "With neutral parameters (a scale of 1, a strength of 0) one pass runs, and its prediction is the result, bit "
@@ -83,7 +80,8 @@ def neutral(subject: Subject, case: Case) -> None:
             "its passes. Leave the branch out (or at strength 0, not required) where the scale is neutral; if neutral "
             "is another value, declare it as a class attribute, `neutral = {'scale': ...}`, or None if there is none."
         )
-    for one in (changed, {name: NEXT_TO_ONE if value == 1.0 else value for name, value in changed.items()}):
+    near = {name: NEXT_TO_ONE if name in subject.numeric and value == 1 else value for name, value in changed.items()}
+    for one in (changed, near):
         plugin = subject.changed(one)
         run = subject.start(case, Guidance([plugin]))
         for step in range(case.steps):
@@ -108,7 +106,7 @@ def zero_is_a_value(subject: Subject, case: Case) -> None:
     default = _seen(subject, case, {})
     for name, values in subject.alternatives.items():
         own = getattr(subject.plugin, name)
-        if not any(_is(0.0, value) for value in values):
+        if not any(same(0.0, value) for value in values):
             continue
         try:
             at_zero, at_near = _seen(subject, case, {name: 0.0}), _seen(subject, case, {name: NEAR})
@@ -188,8 +186,8 @@ def shift_equivariance(subject: Subject, case: Case) -> None:
 
 
 def _space_is_clear(subject: Subject) -> str | None:
-    if "flow" not in subject.prediction_types:
-        return f"it is made for {', '.join(subject.prediction_types)}, and flow is what others are compared with"
+    if "flow" not in subject.prediction_types or len(subject.prediction_types) == 1:
+        return f"it is made for {', '.join(subject.prediction_types)} alone; others are compared with flow"
     return "it works in the model's own space, whatever that is" if None in subject.spaces else None
 
 

@@ -33,15 +33,6 @@ def _has_parameters(subject: Subject) -> str | None:
     return None if subject.fields else "it has no parameters"
 
 
-def numeric(subject: Subject) -> list[str]:
-    """Return the parameters that take numbers with a fraction."""
-    return [
-        name
-        for name, values in subject.alternatives.items()
-        if any(type(value) is float for value in values) and not isinstance(getattr(subject.plugin, name), bool)
-    ]
-
-
 @check(
     "round-trip",
     "Through dict, JSON, TOML and its one-line form, a stack with it comes back equal.",
@@ -87,7 +78,7 @@ def equality(subject: Subject) -> None:
     applies=_has_parameters,
 )
 def bad_parameters(subject: Subject) -> None:
-    numbers = numeric(subject)
+    numbers = subject.numeric
     for field in subject.fields:
         bad: list[Any] = [object()]
         if field.name in numbers:
@@ -174,7 +165,7 @@ def _takes_tensors(subject: Subject) -> str | None:
 
 def _tensor_parameters(subject: Subject) -> Iterator[tuple[str, tuple[float, float]]]:
     """Yield each parameter that takes one number per sample, with two numbers that it takes."""
-    for name in numeric(subject):
+    for name in subject.numeric:
         values = [value for value in subject.alternatives[name] if type(value) is float]
         pair = (values[0], values[-1])
         try:
@@ -217,14 +208,14 @@ def per_sample_parameters(subject: Subject, case: Case) -> None:
     "per-output-parameters",
     "A parameter given for each output acts on each as the number alone would, or is refused.",
     draw=cases(varied=False, batch=(1, 1)),
-    applies=lambda subject: None if numeric(subject) else "it has no numeric parameter",
+    applies=lambda subject: None if subject.numeric else "it has no numeric parameter",
     share=0.5,
 )
 def per_output_parameters(subject: Subject, case: Case) -> None:
     names = subject.outputs or ("video", "audio")
     case = attrs.evolve(case, structure="dict", outputs=names)
     taken = 0
-    for name in numeric(subject):
+    for name in subject.numeric:
         values = [value for value in subject.alternatives[name] if type(value) is float]
         pair = dict(zip(names, itertools.cycle((values[0], values[-1]))))
         try:
@@ -251,12 +242,12 @@ def per_output_parameters(subject: Subject, case: Case) -> None:
     "scheduled-parameters",
     "A parameter that depends on the step has at each step the value that the schedule gives there, or is refused.",
     draw=cases(varied=False, steps=(3, 4), batch=(1, 1), types=("flow",)),
-    applies=lambda subject: None if numeric(subject) else "it has no numeric parameter",
+    applies=lambda subject: None if subject.numeric else "it has no numeric parameter",
     share=0.5,
 )
 def scheduled_parameters(subject: Subject, case: Case) -> None:
     taken = 0
-    for name in numeric(subject):
+    for name in subject.numeric:
         values = [value for value in subject.alternatives[name] if type(value) is float]
         first, last = values[0], values[-1]
         for schedule in (Linear(first, first), Within(first, lo=0.0, hi=1.0, otherwise=last)):

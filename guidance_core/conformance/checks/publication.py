@@ -57,13 +57,9 @@ def public_names(subject: Subject) -> None:
         tree = ast.parse(Path(inspect.getfile(subject.cls)).read_text(encoding="utf-8"))
     except (OSError, TypeError, SyntaxError, UnicodeError):
         raise NotApplicable("its source is not at hand") from None
-    inside = {
-        alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
-        if alias.name == "guidance_core"
-    }
+    imported = [alias for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    inside = {alias.asname for alias in imported if alias.name == "guidance_core"}
+    inside |= {"guidance_core" for alias in imported if alias.name.partition(".")[0] == "guidance_core"}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and not node.level:
             _check_import(node.module or "", [alias.name for alias in node.names], node.lineno)
@@ -71,7 +67,7 @@ def public_names(subject: Subject) -> None:
             for alias in node.names:
                 _check_import(alias.name, [], node.lineno)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id in inside:
+            if node.value.id in inside and not node.attr.startswith("__"):
                 _check_import("guidance_core", [node.attr], node.lineno)
             is_private = node.attr.startswith("_") and not node.attr.startswith("__")
             require(

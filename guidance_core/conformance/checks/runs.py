@@ -14,7 +14,7 @@ from torch import Tensor
 from guidance_core import fingerprint
 from guidance_core.branch import BoundBranch
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import Results, agree, played
+from guidance_core.conformance.playing import Results, agree, halves_of, played
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
@@ -216,12 +216,7 @@ def _caught_up(subject: Subject, case: Case, step: int) -> Any:
 )
 def two_halves(subject: Subject, case: Case) -> None:
     expected = played(subject, case)
-    run = subject.start(case)
-    got = []
-    for step in range(case.steps):
-        plan = run.plan(step, case.sample(step))
-        host = Host(case, step)
-        got.append(case.named(run.finish(plan, {branch.name: host(branch) for branch in plan.branches})))
+    got = [result for _, result in halves_of(subject.start(case), case)]
     agree(got, expected, "plan() and finish() give another result than step().")
     agree(played(subject, case, executor="batched"), expected, "The batched executor gives another result.")
 
