@@ -30,6 +30,7 @@ from guidance_core.executors import (
     Executor,
     SerialExecutor,
     Sums,
+    run_branch,
 )
 from guidance_core.guidance import Guidance
 from guidance_core.hookspecs import hookimpl
@@ -107,6 +108,7 @@ __all__ = [
     "norm",
     "number",
     "ratio",
+    "run_branch",
     "settle",
     "std",
     "suggest",

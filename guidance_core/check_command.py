@@ -209,7 +209,7 @@ class _Report:
         from guidance_core.conformance.registry import FUNDAMENTAL
 
         console = Console()
-        table = Table(title=escape(f"{self.subject.kind} {self.subject.code}"), title_justify="left", box=None)
+        table = Table(title=escape(f"{self.subject.kind} {self.subject.title}"), title_justify="left", box=None)
         table.add_column("check", no_wrap=True)
         table.add_column("examples", justify="right")
         table.add_column("seconds", justify="right")

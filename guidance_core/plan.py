@@ -135,6 +135,10 @@ class Plan:
                     f"the prediction of branch {name!r} of step {self.index} is missing; got "
                     f"{', '.join(map(str, predictions)) or 'none'}."
                 ) from None
+            except TypeError:
+                raise DenoiserError(
+                    f"predictions are given by branch name; step {self.index} got a {type(predictions).__name__}."
+                ) from None
             entries = structure.entries(prediction)
             if entries is None:
                 raise self._misfit(prediction, name)

@@ -34,8 +34,9 @@ def _fitted(case: Case, subject: Subject) -> Case:
         case = attrs.evolve(case, outputs=subject.outputs, structure="tuple")
     if case.prediction_type not in subject.prediction_types:
         case = attrs.evolve(case, prediction_type=subject.prediction_types[0])
-    fitting = [shape for shape in subject.shapes if len(shape) == len(case.shape)]
-    return attrs.evolve(case, shape=case.shape if case.shape in subject.shapes else (fitting or subject.shapes)[0])
+    fitting = [shape for shape in subject.shapes if len(shape) == len(case.shape)] or subject.shapes
+    shape = case.shape if case.shape in subject.shapes else fitting[0]
+    return attrs.evolve(case, shape=shape, same_shapes=not subject.takes_any_shape)
 
 
 PATIENCE = 120.0

@@ -42,6 +42,8 @@ class Case:
     "The batch, a number for each sample: equal numbers are equal samples, wherever they stand."
     shape: tuple[int, ...] = attrs.field(default=(2,), converter=_as_tuple)
     "Shape of one sample of the first output, without the batch."
+    same_shapes: bool = False
+    "Whether further outputs have that shape too, not one whose last dimension is longer."
     steps: int = 1
     prediction_type: str = attrs.field(default="flow", validator=_one_of(PREDICTION_TYPES))
     dtype: str = attrs.field(default="float32", validator=_one_of(("float16", "bfloat16", "float32", "float64")))
@@ -92,9 +94,9 @@ class Case:
         return [(1 - sigma**2) ** 0.5 for sigma in self.sigmas]
 
     def shape_of(self, output: str) -> tuple[int, ...]:
-        """Shape of one sample: that of a second output is another one."""
+        """Shape of one sample: that of a second output is another one, unless they are the same."""
         number = self.names.index(output)
-        return self.shape if number == 0 else (*self.shape[:-1], self.shape[-1] + number)
+        return self.shape if number == 0 or self.same_shapes else (*self.shape[:-1], self.shape[-1] + number)
 
     def sample(self, step: int) -> Any:
         """Return the noisy sample of a step, in the host's structure."""

@@ -124,6 +124,11 @@ class ExecutorSubject:
         return f"{self.cls.__module__}:{self.cls.__qualname__} {dict(self.parameters)}"
 
     @property
+    def title(self) -> str:
+        """What a table about it is headed with."""
+        return f"{self.cls.__name__}({', '.join(f'{name}={value!r}' for name, value in self.parameters.items())})"
+
+    @property
     def code(self) -> str:
         """The call that makes the subject."""
         given = f", {dict(self.parameters)!r}" if self.parameters else ""
@@ -184,6 +189,10 @@ def executor_subject_of(given: Any, parameters: Mapping[str, Any] | None = None)
         cls = imported(name) if ":" in name else executor_class(name)
     if not isinstance(cls, type) or not issubclass(cls, Executor):
         raise ConfigurationError(f"{given!r} is no executor: a subclass of guidance_core.Executor.")
+    if cls.execute is Executor.execute and cls.conduct is Executor.conduct and cls.for_run is Executor.for_run:
+        raise ConfigurationError(f"{cls.__name__} runs no branch: it has neither execute nor conduct.")
+    if not isinstance(getattr(cls, "name", None), str):
+        raise ConfigurationError(f"{cls.__name__} has no name; give it a class attribute, name = 'mine'.")
     known = [name for name in inspect.signature(cls).parameters if name not in ("group", "mesh_dim")]
     for name in parameters:
         if name not in known:

@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -14,7 +15,7 @@ from guidance_core.config import decode
 from guidance_core.conformance.case import PREDICTION_TYPES
 from guidance_core.conformance.subject import Inputs, Subject
 from guidance_core.conformance.traces import short_traceback
-from guidance_core.discovery import plugin_class
+from guidance_core.discovery import EXECUTORS, names_of, plugin_class
 from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, suggest
 from guidance_core.guidance import Guidance
 from guidance_core.spec import parse_spec
@@ -50,15 +51,20 @@ def subject_of(
     if isinstance(given, str):
         name, own = with_parameters(given)
         parameters = {**own, **(parameters or {})}
-        plugin = imported(name) if ":" in name else plugin_class(name)
+        plugin = imported(name) if ":" in name else _installed(name)
     if isinstance(plugin, type):
         plugin = _made(plugin, parameters or {})
     elif parameters:
         raise ConfigurationError("parameters are for a class; this is an instance: give it the values it should have.")
+    if isinstance(plugin, str | ModuleType):
+        raise ConfigurationError(f"{given!r} is a {type(plugin).__name__}, not a method: an attrs class with hooks.")
     Guidance([plugin])  # says what is wrong with it
     settings: dict[str, Any] = {}
     if shapes is not None:
-        settings["shapes"] = tuple(tuple(shape) for shape in shapes)
+        try:
+            settings["shapes"] = tuple(tuple(int(size) for size in shape) for shape in shapes)
+        except (TypeError, ValueError):
+            raise ConfigurationError(f"shapes is a list of shapes, such as [(3, 8, 8)]; got {shapes!r}.") from None
     if prediction_types:
         prediction_types = _several(prediction_types)
         unknown = [each for each in prediction_types if each not in PREDICTION_TYPES]
@@ -68,8 +74,24 @@ def subject_of(
     return Subject(plugin, dict(conditions or {}), named=_several(outputs), **settings)
 
 
+def _installed(name: str) -> type:
+    """Return the plugin class of that name, or say how else one is named."""
+    try:
+        return plugin_class(name)
+    except UnknownNameError as error:
+        if name in names_of(EXECUTORS):
+            raise UnknownNameError(f"{name!r} is an executor: check --executor {name}.") from None
+        if Path(f"{name.removesuffix('.py')}.py").exists():
+            module = ".".join(Path(name.removesuffix(".py")).parts)
+            raise UnknownNameError(f"{name!r} is a module; name the class in it too: {module}:MyMethod.") from None
+        raise UnknownNameError(f"{error} A class in a module is given as module:Class.") from None
+
+
 def _several(names: Sequence[str] | str) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+    several = (names,) if isinstance(names, str) else tuple(names)
+    if len(set(several)) < len(several):
+        raise ConfigurationError(f"{', '.join(several)}: each name is given once.")
+    return several
 
 
 def with_parameters(given: str) -> tuple[str, dict[str, Any]]:

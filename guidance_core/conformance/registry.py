@@ -65,7 +65,7 @@ THEMES = (
 )
 "The order in which checks are made: what others rest on comes first."
 
-FUNDAMENTAL = ("same-bits-again", "inputs-unchanged", "equals-serial")
+FUNDAMENTAL = ("works", "same-bits-again", "inputs-unchanged", "plugin-unchanged", "describes-itself", "equals-serial")
 "Checks whose failure makes others fail."
 
 
@@ -94,7 +94,10 @@ def check_named(name: str, *subjects: str) -> Check:
     Raises:
         UnknownNameError: there is none; the nearest is suggested.
     """
-    known = {each.name: each for each in all_checks() if not subjects or each.subject in subjects}
+    everything = {each.name: each for each in all_checks()}
+    known = {each.name: each for each in everything.values() if not subjects or each.subject in subjects}
+    if name in everything and name not in known:
+        raise UnknownNameError(f"{name!r} is a check of {everything[name].subject}s; this is none.")
     if name not in known:
         raise UnknownNameError(f"there is no check {name!r}.{suggest(name, known)}")
     return known[name]

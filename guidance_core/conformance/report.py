@@ -85,7 +85,7 @@ def _values(outcome: Outcome, failure: Failure) -> list[str]:
     output = failure.place.output if failure.place is not None else case.names[0]
     if step >= case.steps or output not in case.names:
         return []
-    lines = [f"plugin     {outcome.subject.changed(case.parameters)!r}"]
+    lines = [f"plugin     {textwrap.shorten(repr(outcome.subject.changed(case.parameters)), 3 * WIDTH)}"]
     lines.append(f"sigma      {case.sigmas[step]:g} at step {step} of {case.steps}, {case.prediction_type} predictions")
     try:
         plan = outcome.subject.start(case).plan(step, case.sample(step))

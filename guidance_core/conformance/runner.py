@@ -33,6 +33,7 @@ from guidance_core.conformance.registry import Check, all_checks, check_named
 from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.traces import raised
 from guidance_core.conformance.violation import NotApplicable, Violation
+from guidance_core.errors import GuidanceError
 
 STARTING = 30.0
 "Seconds more for a check that has to start processes."
@@ -238,7 +239,13 @@ class _Attempt:
         if isinstance(error, Violation):
             self.found = Failure(error.what, error.place, case, count)
             return
-        self.found = Failure(f"It raises {type(error).__name__}: {error}", None, case, count, raised(error))
+        cause = error.__cause__ if isinstance(error, GuidanceError) else error
+        advice = (
+            "\nA plugin is frozen; what lasts from one step to the next is put into step.state."
+            if isinstance(cause, attrs.exceptions.FrozenInstanceError)
+            else ""
+        )
+        self.found = Failure(f"It raises {type(error).__name__}: {error}{advice}", None, case, count, raised(error))
 
     @property
     def hangs(self) -> bool:

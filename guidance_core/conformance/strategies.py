@@ -46,6 +46,7 @@ def cases(
             layout=st.sampled_from(_layouts(subject) if varied_structure else _layouts(subject)[:1]),
             samples=st.integers(*batch).map(lambda count: tuple(range(count))),
             shape=st.sampled_from(shapes),
+            same_shapes=st.just(not subject.takes_any_shape),
             steps=st.integers(*steps),
             prediction_type=st.sampled_from(_fitting(types, subject)),
             dtype=st.sampled_from(list(dtypes)),

@@ -102,6 +102,11 @@ class Subject:
         return attrs.evolve(self.plugin, **given) if given else self.plugin
 
     @property
+    def title(self) -> str:
+        """What a table about it is headed with."""
+        return self.code
+
+    @property
     def code(self) -> str:
         """The call that makes the plugin."""
         given = {name: settled.value for name, settled in settle(self.plugin).items() if settled.origin == "given"}
@@ -113,13 +118,18 @@ class Subject:
         given: dict[str, Any] = {}
         if self.conditions:
             given["conditions"] = dict(self.conditions)
-        if self.shapes is not _OUTPUT_SHAPES:
+        if not self.takes_any_shape:
             given["shapes"] = self.shapes
         if self.named:
             given["outputs"] = self.named
         if self.prediction_types != PREDICTION_TYPES:
             given["prediction_types"] = self.prediction_types
         return given
+
+    @property
+    def takes_any_shape(self) -> bool:
+        """Whether its author named no shapes."""
+        return self.shapes == _OUTPUT_SHAPES
 
     @property
     def imports(self) -> list[str]:

@@ -3,7 +3,7 @@
 from guidance_core.executors.all_gather import AllGatherExecutor
 from guidance_core.executors.all_reduce import AllReduceExecutor
 from guidance_core.executors.auto import AutoExecutor
-from guidance_core.executors.base import Denoiser, Executor, Sums
+from guidance_core.executors.base import Denoiser, Executor, Sums, run_branch
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.serial import SerialExecutor
 
@@ -16,4 +16,5 @@ __all__ = [
     "Executor",
     "SerialExecutor",
     "Sums",
+    "run_branch",
 ]

@@ -59,6 +59,25 @@ class GivesUpOnAllSamples(Looking):
         return torch.where(torch.isfinite(d).all(), d, torch.zeros_like(d))
 
 
+@broken("works", "--shape")
+@attrs.frozen
+class AssumesAnImage(Looking):
+    """Takes every sample for an image of channels, height and width."""
+
+    def direction(self, step, c, u):
+        return (c - u) - (c - u).mean(dim=(-2, -1), keepdim=True).expand(-1, c.shape[1], c.shape[2], c.shape[3])
+
+
+@broken("inputs-unchanged", "changes the prediction")
+@attrs.frozen
+class DimsInPlace(Correcting):
+    """Dims the guided prediction in its own memory, which is the denoiser's where nothing was added to it."""
+
+    @hookimpl
+    def postprocess(self, step, guided, reference):
+        return guided.mul_(1 - 0.5 * step.value(self.share))
+
+
 @broken("inputs-unchanged", "of branch 'cond' in place")
 @attrs.frozen
 class ChangesThePrediction(Looking):

@@ -110,7 +110,7 @@ def zero_is_a_value(subject: Subject, case: Case) -> None:
             continue
         try:
             at_zero, at_near = _seen(subject, case, {name: 0.0}), _seen(subject, case, {name: NEAR})
-        except GuidanceError:
+        except (GuidanceError, ValueError):  # it is refused; bad-parameters looks at how
             continue
         if isinstance(own, float) and not _acts(subject, case, name, own, default):
             continue  # its own value does nothing here, like a limit that is not reached
@@ -124,7 +124,7 @@ def zero_is_a_value(subject: Subject, case: Case) -> None:
 def _acts(subject: Subject, case: Case, name: str, own: float, default: tuple[Results, Passes]) -> bool:
     """Whether a value of twice the size, or half where that is not allowed, gives another result."""
     for factor in (2.0, 0.5):
-        with contextlib.suppress(GuidanceError):
+        with contextlib.suppress(GuidanceError, ValueError):
             return not _equal(_seen(subject, case, {name: factor * own}), default)
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -126,11 +127,14 @@ def _compiles(plan: Plan, output: str, acting: Acting, given: dict[str, Tensor])
         return acting.implementation.function(step, predictions)
 
     torch._dynamo.reset()
+    logging.disable(logging.ERROR)  # what the compiler has to say is in the error
     try:
         torch.compile(combine, fullgraph=True, backend="eager")(plan.samples[output], given)
     except torch._dynamo.exc.TorchDynamoException as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise Violation("combine does not compile as one graph: " + "\n".join(lines[:3])) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @check(

@@ -78,6 +78,20 @@ def _compare(subject: ExecutorSubject, case: Case, made: list[Made]) -> None:
     compare_ranks(made, "It gives another result than the serial executor.", bounds)
 
 
+@check(
+    "describes-itself",
+    "It describes in one line, which holds its name, how branches are run.",
+    subject="executor",
+    processes=True,
+)
+def describes_itself(subject: ExecutorSubject) -> None:
+    made = made_by(subject, Case(), 1)
+    _worked(made)
+    text = made[0].description
+    require(text.strip() and "\n" not in text.strip(), f"describe() is not one line: {text!r}.")
+    require(subject.cls.name in text, f"describe() does not say its name {subject.cls.name!r}: {text!r}.")
+
+
 @_of_executors(
     "equals-serial",
     "It gives the serial executor's bits on every rank; one that only adds up is within `n·2⁻²³·Σ|w·p|` (64 times that "
@@ -185,7 +199,8 @@ def failing_forward(subject: ExecutorSubject, case: Case, count: int) -> None:
         )
         require(
             branch in (each.fault_error or ""),
-            f"The error on rank {rank} does not name the branch {branch!r}: {each.fault_error}",
+            f"The error on rank {rank} does not name the branch {branch!r}: {each.fault_error}\n"
+            "guidance_core.run_branch(branch, denoise) calls the denoiser and adds a note that names it.",
         )
 
 
@@ -267,19 +282,3 @@ def predictions_unchanged(subject: ExecutorSubject, case: Case, count: int) -> N
     _worked(made)
     for rank, each in enumerate(made):
         require(not each.changed, f"On rank {rank} of {len(made)} it changes {each.changed} in place.")
-
-
-@check(
-    "describes-itself",
-    "It has a name, and describes in one line how branches are run.",
-    subject="executor",
-    processes=True,
-)
-def describes_itself(subject: ExecutorSubject) -> None:
-    name: Any = getattr(subject.cls, "name", None)
-    require(isinstance(name, str) and name, "It has no class attribute `name`.")
-    made = made_by(subject, Case(), 1)
-    _worked(made)
-    text = made[0].description
-    require(text.strip() and "\n" not in text.strip(), f"describe() is not one line: {text!r}.")
-    require(name in text, f"describe() does not say its name {name!r}: {text!r}.")

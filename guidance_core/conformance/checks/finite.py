@@ -33,7 +33,8 @@ def _finite(subject: Subject, case: Case, given: str) -> None:
                 index = wrong.nonzero()[0].tolist()
                 raise Violation(
                     f"{given}, step {step} gives {float(tensor[tuple(index)])} in output {output!r} at {index} "
-                    f"({int(wrong.sum())} of {wrong.numel()} elements are not finite)."
+                    f"({int(wrong.sum())} of {wrong.numel()} elements are not finite). Where it divides, "
+                    "guidance_core.ratio(a, b) gives 1 for a divisor of 0."
                 )
 
 

@@ -24,7 +24,6 @@ from guidance_core.guidance import Guidance
 from guidance_core.schedules import Linear, Within
 from guidance_core.values import PerOutput
 
-USE_VALUE = "Use step.value(self.{}) in hooks, not the parameter itself."
 PATIENCE = 10.0
 "Seconds to look for an effect of a parameter, of many."
 
@@ -120,6 +119,8 @@ def parameters_count(subject: Subject, case: Case) -> None:
         if time.monotonic() > until:
             raise NotApplicable(f"in {PATIENCE:g} s no effect of {', '.join(left)} was found, nor that there is none")
         seen = _outcome(subject, case, base)
+        if seen is None and not base:
+            recorded(subject, case)  # and say why it does not work
         for name in list(left):
             if name in base:
                 continue
@@ -145,6 +146,13 @@ def _bases(subject: Subject) -> Iterator[dict[str, Any]]:
     for one, other in itertools.combinations(singles, 2):
         if one.keys() != other.keys():
             yield one | other
+
+
+def _unused(name: str, value: object, error: PluginError) -> Violation:
+    """Say that a value is accepted though a hook fails with it, and what helps where the hook did not resolve it."""
+    is_unresolved = isinstance(error.__cause__, TypeError | AttributeError)
+    advice = f"\nUse step.value(self.{name}) in hooks, not the parameter itself." if is_unresolved else ""
+    return Violation(f"{name}={value} is neither refused nor used: {error}{advice}")
 
 
 def _outcome(subject: Subject, case: Case, parameters: dict[str, Any]) -> Any:
@@ -223,7 +231,7 @@ def per_output_parameters(subject: Subject, case: Case) -> None:
         except ConfigurationError:
             continue
         except PluginError as error:
-            raise Violation(f"{name}={pair} is neither refused nor used: {error} {USE_VALUE.format(name)}") from error
+            raise _unused(name, pair, error) from error
         for output, value in pair.items():
             apart, others = recorded(subject, attrs.evolve(case, parameters={name: value}))
             if not all(set(mine) >= set(other) for mine, other in zip(passes, others, strict=True)):
@@ -256,8 +264,7 @@ def scheduled_parameters(subject: Subject, case: Case) -> None:
             except ConfigurationError:
                 continue
             except PluginError as error:
-                what = f"{name}={schedule} is neither refused nor used: {error}"
-                raise Violation(f"{what} {USE_VALUE.format(name)}") from error
+                raise _unused(name, schedule, error) from error
             taken += 1
             constant = played(subject, attrs.evolve(case, parameters={name: first}))
             agree(scheduled, constant, f"{name}={schedule} is {first:g} at every step, but acts otherwise.")

@@ -18,8 +18,39 @@ from guidance_core.conformance.playing import Results, agree, halves_of, played
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
-from guidance_core.conformance.violation import require
+from guidance_core.conformance.traces import raised
+from guidance_core.conformance.violation import Violation, require
+from guidance_core.errors import GuidanceError
 from guidance_core.guidance import Guidance
+from guidance_core.run import Run
+
+
+@check(
+    "works",
+    "A step works for samples of every shape, outputs in every structure, and every prediction type and parameter that "
+    "it takes: no hook raises.",
+    draw=cases(steps=(1, 4)),
+)
+def works(subject: Subject, case: Case) -> None:
+    try:
+        played(subject, case)
+    except GuidanceError as error:
+        fitting = [shape for shape in subject.shapes if _plays(subject, attrs.evolve(case, shape=shape))]
+        advice = (
+            f"\nWith samples of shape {', '.join(map(str, fitting))} it works: one that takes only some shapes is "
+            "checked with --shape 3,8,8, or shapes=[(3, 8, 8)]."
+            if fitting
+            else ""
+        )
+        raise Violation(f"It raises:\n{raised(error)}{advice}") from error
+
+
+def _plays(subject: Subject, case: Case) -> bool:
+    try:
+        played(subject, case)
+    except GuidanceError:
+        return False
+    return True
 
 
 @check(
@@ -28,7 +59,12 @@ from guidance_core.guidance import Guidance
     draw=cases(dtypes=("float32", "float64", "bfloat16")),
 )
 def inputs_unchanged(subject: Subject, case: Case) -> None:
-    run = subject.start(case)
+    _leaves_inputs(subject.start(case), case)
+    if "postprocess" in subject.hooks and not subject.branches:  # alone it corrects what the denoiser returned
+        _leaves_inputs(subject.start(case, Guidance([subject.changed(case.parameters)])), case)
+
+
+def _leaves_inputs(run: Run, case: Case) -> None:
     for step in range(case.steps):
         sample, host = case.sample(step), Host(case, step)
         run.step(step, sample, host)
@@ -196,7 +232,12 @@ def failed_step(subject: Subject, case: Case) -> None:
         else:
             run = _caught_up(subject, case, step)
             got.append(case.named(run.step(step, case.sample(step), Host(case, step))))
-    agree(got, played(subject, case), "After a step that failed or was only planned, the run gives another result.")
+    agree(
+        got,
+        played(subject, case),
+        "After a step that failed or was only planned, the run gives another result: a tensor in step.state was "
+        "changed in place, or something is kept outside it.",
+    )
 
 
 def _caught_up(subject: Subject, case: Case, step: int) -> Any:

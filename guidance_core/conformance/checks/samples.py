@@ -48,7 +48,8 @@ def batch_mates(subject: Subject, case: Case) -> None:
         agree(
             only(together, [number]),
             alone,
-            f"Sample {number} has another result in a batch of {len(case.samples)} than alone (index counts from it).",
+            f"Sample {number} has another result in a batch of {len(case.samples)} than alone (index counts from it): "
+            "guidance_core.std, norm and inner are taken over a sample.",
             ulps=ROUNDING_ONLY,
         )
 
