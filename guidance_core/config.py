@@ -77,7 +77,8 @@ def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
 
 def _typed(field: attrs.Attribute[Any], value: Any) -> Any:
     decoded = decode(value)
-    if field.converter is not None or field.type is None or isinstance(decoded, PerOutput | TensorValue | Schedule):
+    takes_anything = field.converter is not None or field.type in (Any, object)
+    if field.type is None or takes_anything or isinstance(decoded, PerOutput | TensorValue | Schedule):
         return decoded
     try:
         if field.type is float and isinstance(decoded, str):

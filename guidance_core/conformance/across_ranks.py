@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.conformance.case import Case
+from guidance_core.conformance.case import Case, Host
 from guidance_core.conformance.jobs import Made, bits
 from guidance_core.conformance.playing import Results
 from guidance_core.conformance.violation import Violation, first_difference, require
@@ -19,10 +19,11 @@ CORRECTED = 64.0
 "How many times the bound of the sum a result may differ after corrections, which pass an error on and add their own."
 
 
-def compare_ranks(made: Sequence[Made], what: str, bounds: Results | None = None) -> None:
+def compare_ranks(made: Sequence[Made], what: str, bounds: Results | None = None, *, evaluations: int = 1) -> None:
     """Raise `Violation` unless every rank's results are the serial ones: the same bits, or within bounds."""
     for rank, each in enumerate(made):
-        for step, (mine, other) in enumerate(zip(each.results, made[0].serial, strict=True)):
+        for number, (mine, other) in enumerate(zip(each.results, made[0].serial, strict=True)):
+            step = number // evaluations
             require(mine.keys() == other.keys(), f"{what}\nStep {step} has outputs {', '.join(mine)} on rank {rank}.")
             for output, tensor in mine.items():
                 wanted = other[output]
@@ -31,16 +32,17 @@ def compare_ranks(made: Sequence[Made], what: str, bounds: Results | None = None
                         f"{what}\nStep {step}, output {output!r} on rank {rank} is {tensor.dtype} "
                         f"{list(tensor.shape)}, not {wanted.dtype} {list(wanted.shape)}."
                     )
-                allowed = 0.0 if bounds is None else bounds[step][output]
+                allowed = 0.0 if bounds is None else bounds[number][output]
                 place = first_difference(tensor, wanted, allowed, step=step, output=output)
                 if place is not None:
                     raise Violation(what, attrs.evolve(place, rank=rank))
 
 
-def same_bits(made: Sequence[Made]) -> None:
+def same_bits(made: Sequence[Made], *, evaluations: int = 1) -> None:
     """Raise `Violation` unless every rank has the bits of rank 0."""
-    for step in range(min(len(each.results) for each in made)):
-        found = [bits(each.results[step]) for each in made]
+    for number in range(min(len(each.results) for each in made)):
+        step = number // evaluations
+        found = [bits(each.results[number]) for each in made]
         odd = next((rank for rank, each in enumerate(found) if each != found[0]), None)
         require(odd is None, f"Step {step} has other bits on rank {odd} of {len(made)} than on rank 0.")
 
@@ -52,9 +54,10 @@ def sum_bounds(run: Run, case: Case) -> Results:
     rounding of the result's dtype. Makes the steps of `run`.
     """
     bounds: Results = []
-    for step in range(case.steps):
-        plan = run.plan(step, case.sample(step))
-        made = {branch.name: case.named(case.prediction(branch, step)) for branch in plan.branches}
+    for step, levels in case.moments:
+        plan = run.plan(step, case.sample(step), **levels)
+        host = Host(case, step)
+        made = {branch.name: case.named(host(branch)) for branch in plan.branches}
         result = case.named(run.finish(plan, {name: case.structured(named) for name, named in made.items()}))
         bound = {}
         for output, layout in plan.layout.outputs.items():

@@ -45,6 +45,10 @@ class Case:
     same_shapes: bool = False
     "Whether further outputs have that shape too, not one whose last dimension is longer."
     steps: int = 1
+    evaluations: int = 1
+    "How often each step is evaluated: 2 as Heun's method does it, the second time at a noise level of its own."
+    first: float = 0.95
+    "The noise level of the first step. At 1 not every space can be reached."
     prediction_type: str = attrs.field(default="flow", validator=_one_of(PREDICTION_TYPES))
     dtype: str = attrs.field(default="float32", validator=_one_of(("float16", "bfloat16", "float32", "float64")))
     structure: str = attrs.field(default="tensor", validator=_one_of(STRUCTURES))
@@ -82,9 +86,9 @@ class Case:
 
     @property
     def sigmas(self) -> list[float]:
-        """Noise levels: from 0.95, where every space can be reached, down to 0.1, and the final 0."""
-        first = 0.95
-        return [first - (first - 0.1) * step / max(self.steps - 1, 1) for step in range(self.steps)] + [0.0]
+        """Noise levels: from the first down to 0.1, and the final 0."""
+        fall = (self.first - 0.1) / max(self.steps - 1, 1)
+        return [self.first - fall * step for step in range(self.steps)] + [0.0]
 
     @property
     def alphas(self) -> list[float] | None:
@@ -92,6 +96,18 @@ class Case:
         if self.prediction_type in ("flow", "x0"):
             return [1 - sigma for sigma in self.sigmas]
         return [(1 - sigma**2) ** 0.5 for sigma in self.sigmas]
+
+    @property
+    def moments(self) -> list[tuple[int, dict[str, Any]]]:
+        """The evaluations to make: the step, and the levels that are not the step's own."""
+        made: list[tuple[int, dict[str, Any]]] = []
+        for step in range(self.steps):
+            made.append((step, {}))
+            sigma = 0.5 * (self.sigmas[step] + 0.05)
+            alpha = (1 - sigma**2) ** 0.5 if self.prediction_type in ("epsilon", "v") else 1 - sigma
+            levels = {"sigma": sigma} if self.prediction_type == "flow" else {"sigma": sigma, "alpha": alpha}
+            made += [(step, levels)] * (self.evaluations - 1)
+        return made
 
     def shape_of(self, output: str) -> tuple[int, ...]:
         """Shape of one sample: that of a second output is another one, unless they are the same."""
@@ -102,13 +118,13 @@ class Case:
         """Return the noisy sample of a step, in the host's structure."""
         return self.structured({output: self.drawn("sample", step, output) for output in self.names})
 
-    def prediction(self, branch: BoundBranch | str, step: int) -> Any:
+    def prediction(self, branch: BoundBranch | str, step: int, evaluation: int = 0) -> Any:
         """Return the prediction of a branch, in the host's structure.
 
         It follows from what the pass is (condition, perturbations, overrides, model), not from its name.
         """
         key = branch if isinstance(branch, str) else key_of(branch)
-        return self.structured({output: self._predicted(key, step, output) for output in self.names})
+        return self.structured({output: self._predicted(key, step, output, evaluation) for output in self.names})
 
     def named(self, value: Any) -> dict[str, Tensor]:
         """Return a structured value by output."""
@@ -122,23 +138,23 @@ class Case:
         """Return tensors by output in the host's structure."""
         return Structure(self.structure, self.names).restore(named)
 
-    def _predicted(self, key: str, step: int, output: str) -> Tensor:
+    def _predicted(self, key: str, step: int, output: str, evaluation: int) -> Tensor:
         fill = self.fill
         if fill == "zero" or (fill == "zero others" and key != BASE):
             return torch.zeros((len(self.samples), *self.shape_of(output)), dtype=self.torch_dtype)
         if fill == "twice" and key != BASE:
-            return 2 * self.drawn(BASE, step, output)
+            return 2 * self.drawn(BASE, step, output, evaluation)
         if fill == "constant":
-            drawn = self.drawn(key, step, output)
+            drawn = self.drawn(key, step, output, evaluation)
             return drawn.flatten(1)[:, :1].view(-1, *(1,) * len(self.shape_of(output))).expand_as(drawn).clone()
-        return self.drawn(BASE if fill == "equal" else key, step, output)
+        return self.drawn(BASE if fill == "equal" else key, step, output, evaluation)
 
-    def drawn(self, what: str, step: int, output: str) -> Tensor:
+    def drawn(self, what: str, step: int, output: str, evaluation: int = 0) -> Tensor:
         """Draw a tensor for what it stands for; each sample has its own numbers."""
         shape = self.shape_of(output)
         rows = []
         for sample in self.samples:
-            seed = fingerprint.digest([self.seed, sample, what, step, output])
+            seed = fingerprint.digest([self.seed, sample, what, step, output, *([evaluation] if evaluation else [])])
             rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(seed & (2**63 - 1))))
         return (self.magnitude * torch.stack(rows)).to(self.torch_dtype)
 
@@ -161,12 +177,13 @@ class Pass:
     key: str
     "What stands for its content."
     prediction: Any
+    evaluation: int = 0
     rows: slice | None = None
     "The rows of the batch that were run, where not all."
 
     def again(self, case: Case, step: int) -> dict[str, Tensor]:
         """Return the prediction by output as it was made."""
-        named = case.named(case.prediction(self.key, step))
+        named = case.named(case.prediction(self.key, step, self.evaluation))
         return named if self.rows is None else {output: tensor[self.rows] for output, tensor in named.items()}
 
 
@@ -183,11 +200,11 @@ class Host:
     def __call__(self, branch: BoundBranch) -> Any:
         """Run one pass."""
         key = key_of(branch)
-        prediction = self.case.prediction(key, self.step)
+        prediction = self.case.prediction(key, self.step, branch.evaluation)
         if branch.rows is not None:
             named = {output: tensor[branch.rows] for output, tensor in self.case.named(prediction).items()}
             prediction = self.case.structured(named)
-        self.passes.append(Pass(branch.name, key, prediction, branch.rows))
+        self.passes.append(Pass(branch.name, key, prediction, branch.evaluation, branch.rows))
         return prediction
 
     def batch(self, branches: Sequence[BoundBranch]) -> list[Any]:

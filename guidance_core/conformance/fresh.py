@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 try:
     import numpy
@@ -99,7 +100,8 @@ def _loading(subject: Subject) -> dict[str, Any]:
 
 
 _NOT_PRETENDED = re.compile(
-    "not linked with support for|PrivateUse1|with arguments from the '|backend has not registered"
+    "not linked with support for|Cannot get CUDA generator|PrivateUse1|with arguments from the '|"
+    "backend has not registered"
 )
 "In errors that come from pretending to have a device, not from a method."
 
@@ -133,6 +135,16 @@ def _pretended_devices() -> Iterator[str]:
     yield "gpu"
 
 
+class _StayingThere(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses to copy from the pretended device to the host, which on a real one waits for it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        to = (kwargs or {}).get("device")
+        if func.overloadpacket.__name__ == "_to_copy" and to is not None and to.type == "cpu" != args[0].device.type:
+            raise RuntimeError("a tensor is copied to the CPU, which waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
 def _run_on(device: str, subject: Subject, cases: list[Case]) -> None:
     def moved(named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {
@@ -143,7 +155,7 @@ def _run_on(device: str, subject: Subject, cases: list[Case]) -> None:
     for case in cases:
         run = subject.start(case)
         for step in range(case.steps):
-            with mode:
+            with mode, _StayingThere():  # type: ignore[no-untyped-call]
                 sample = case.structured(moved(case.named(case.sample(step))))
                 plan = run.plan(step, sample)
                 made = {

@@ -195,12 +195,12 @@ def executor_on_rank(
         beside = subject.start(beside_case, executor, extra=extra) if interleaved else None
         if fault is not None:
             _made_to_fail(made, lambda: run.step(0, case.sample(0), _Faulty(case, 0, fault)))
-        for step in range(case.steps):
+        for step, levels in case.moments:
             host, sample = Host(case, step), case.sample(step)
             if beside is not None:
-                beside.step(step, case.sample(step), Host(beside_case, step))
+                beside.step(step, case.sample(step), Host(beside_case, step), **levels)
             with _noting_traffic(case, made) if watched else contextlib.nullcontext():
-                result = run.step(step, sample, host)
+                result = run.step(step, sample, host, **levels)
             made.results.append({output: tensor.clone() for output, tensor in case.named(result).items()})
             made.forwards.append([(each.branch, _rows(each, case)) for each in host.passes])
             _note_changes(made, case, step, sample, host)

@@ -42,27 +42,31 @@ def played(
 
 
 def steps_of(run: Run, case: Case, host: Callable[[Case, int], Any] = Host) -> Results:
-    """Make every step of a run with the case's own sample and predictions."""
-    return [case.named(run.step(step, case.sample(step), host(case, step))) for step in range(case.steps)]
+    """Make every evaluation of a run with the case's own sample and predictions."""
+    return [case.named(run.step(step, case.sample(step), host(case, step), **levels)) for step, levels in case.moments]
 
 
 def halves_of(run: Run, case: Case) -> Iterator[tuple[Plan, dict[str, Tensor]]]:
-    """Make every step of a run by its halves, `plan` and `finish`; yield plan and result of each."""
-    for step in range(case.steps):
-        plan, host = run.plan(step, case.sample(step)), Host(case, step)
+    """Make every evaluation of a run by its halves, `plan` and `finish`; yield plan and result of each."""
+    for step, levels in case.moments:
+        plan, host = run.plan(step, case.sample(step), **levels), Host(case, step)
         result = run.finish(plan, {branch.name: host(branch) for branch in plan.branches})
         yield plan, case.named(result)
 
 
 Passes: TypeAlias = list[list[tuple[str, str]]]
-"The passes of each step: the branch, and what stands for its content."
+"The passes of each evaluation: the branch, and what stands for its content."
 
 
 def recorded(subject: Subject, case: Case, guidance: Guidance | None = None) -> tuple[Results, Passes]:
     """Run all steps of a case and return the results, and what was run for them."""
-    run = subject.start(case, guidance)
-    hosts = [Host(case, step) for step in range(case.steps)]
-    results = steps_of(run, case, lambda _, step: hosts[step])
+    hosts: list[Host] = []
+
+    def host(case: Case, step: int) -> Host:
+        hosts.append(Host(case, step))
+        return hosts[-1]
+
+    results = steps_of(subject.start(case, guidance), case, host)
     return results, [[(made.branch, made.key) for made in host.passes] for host in hosts]
 
 
@@ -73,6 +77,7 @@ def agree(
     *,
     ulps: float = 0.0,
     beside: Results | None = None,
+    evaluations: int = 1,
 ) -> None:
     """Raise `Violation` unless two results are equal.
 
@@ -83,15 +88,17 @@ def agree(
         ulps: how far they may differ, in units in the last place (of `got`'s dtype) of the largest value of
             the tensor; 0 for the same bits.
         beside: tensors whose values count in that too.
+        evaluations: how many results each step has.
     """
-    for step, (mine, other) in enumerate(zip(got, expected, strict=True)):
+    for number, (mine, other) in enumerate(zip(got, expected, strict=True)):
+        step = number // evaluations
         for output, tensor in mine.items():
             wanted = other[output]
             if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
                 raise Violation(f"{what}\nOutput {output!r} of step {step} is {kind(tensor)}, not {kind(wanted)}.")
             allowed = 0.0
             if ulps:
-                size = _largest([wanted, *([beside[step][output]] if beside else [])])
+                size = _largest([wanted, *([beside[number][output]] if beside else [])])
                 allowed = ulps * torch.finfo(tensor.dtype).eps * size
             place = first_difference(tensor, wanted, allowed, step=step, output=output)
             if place is not None:

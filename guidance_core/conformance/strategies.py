@@ -12,6 +12,9 @@ from guidance_core.conformance.case import PREDICTION_TYPES, Case
 from guidance_core.conformance.subject import Subject
 from guidance_core.errors import ConfigurationError
 
+LARGE = (4, 48, 64)
+"Beyond 4,096 and 8,192 elements, where some methods change to another way of computing."
+
 
 def cases(
     *,
@@ -22,6 +25,11 @@ def cases(
     fills: Sequence[str] = ("normal",),
     magnitudes: Sequence[float] = (1.0,),
     smallest: int = 1,
+    long: int | None = None,
+    crowd: int | None = None,
+    large: bool = False,
+    firsts: Sequence[float] = (0.95,),
+    evaluations: int = 1,
     varied: bool = True,
     varied_structure: bool = True,
 ) -> Callable[[Subject], st.SearchStrategy[Case]]:
@@ -35,19 +43,29 @@ def cases(
         fills: what predictions look like.
         magnitudes: their size.
         smallest: fewest elements of a sample.
+        long: number of steps of some of the runs.
+        crowd: number of samples in some of the runs.
+        large: whether some of the samples are large, where any shape is taken.
+        firsts: noise levels of the first step.
+        evaluations: of each step.
         varied: whether the subject's parameters are varied too.
         varied_structure: whether outputs may also be several.
     """
 
     def draw(subject: Subject) -> st.SearchStrategy[Case]:
         shapes = [shape for shape in subject.shapes if math.prod(shape) >= smallest] or list(subject.shapes)
+        if large and subject.takes_any_shape:
+            shapes += [LARGE] * (len(shapes) // 2)
+        lengths, sizes = st.integers(*steps), st.integers(*batch)
         return st.builds(
             _case,
             layout=st.sampled_from(_layouts(subject) if varied_structure else _layouts(subject)[:1]),
-            samples=st.integers(*batch).map(lambda count: tuple(range(count))),
+            samples=(sizes if crowd is None else _mostly(sizes, crowd)).map(lambda count: tuple(range(count))),
             shape=st.sampled_from(shapes),
             same_shapes=st.just(not subject.takes_any_shape),
-            steps=st.integers(*steps),
+            steps=lengths if long is None else _mostly(lengths, long),
+            evaluations=st.just(evaluations),
+            first=st.sampled_from(list(firsts)),
             prediction_type=st.sampled_from(_fitting(types, subject)),
             dtype=st.sampled_from(list(dtypes)),
             fill=st.sampled_from(list(fills)),
@@ -57,6 +75,11 @@ def cases(
         ).filter(lambda case: _can_start(subject, case))
 
     return draw
+
+
+def _mostly(usual: st.SearchStrategy[int], other: int) -> st.SearchStrategy[int]:
+    """Return what draws the usual two times in three."""
+    return st.integers(0, 2).flatmap(lambda drawn: usual if drawn < 2 else st.just(other))
 
 
 def _fitting(types: Sequence[str], subject: Subject) -> list[str]:
@@ -72,7 +95,12 @@ def _layouts(subject: Subject) -> list[tuple[str, tuple[str, ...]]]:
     """Return structures with names of outputs; a subject whose parameters name outputs gets those."""
     if subject.outputs:
         return [("tuple", subject.outputs), ("dict", subject.outputs)]
-    return [("tensor", ()), ("dict", ("video", "audio")), ("tuple", ("video", "audio"))]
+    return [
+        ("tensor", ()),
+        ("dict", ("video", "audio")),
+        ("tuple", ("video", "audio")),
+        ("dict", ("video", "audio", "depth")),
+    ]
 
 
 def _can_start(subject: Subject, case: Case) -> bool:

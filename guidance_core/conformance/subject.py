@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import attrs
+from torch import Tensor
 
 from guidance_core import schedules as schedules_module
 from guidance_core.branch import Branch
@@ -23,6 +24,7 @@ from guidance_core.guidance import Guidance
 from guidance_core.hookspecs import hookimpl
 from guidance_core.layout import Layout
 from guidance_core.presets import settle
+from guidance_core.reference import Reference
 from guidance_core.run import Run
 from guidance_core.settings import RunSettings
 from guidance_core.stack import Stack, plugin_name
@@ -47,6 +49,31 @@ class Mover:
     def build_branches(self, step: Any) -> list[Branch]:
         """Ask for `uncond`."""
         return [Branch("uncond", condition="negative", strength=self.strength)]
+
+
+@attrs.frozen
+class Shaper:
+    """Moves away from `uncond` by a delta of its own and corrects the result, for what wraps such hooks.
+
+    guided = 0.75·(c + k·(c − u))
+    """
+
+    strength: float = 2.0
+
+    @hookimpl
+    def build_branches(self, step: Any) -> list[Branch]:
+        """Ask for `uncond`."""
+        return [Branch("uncond", condition="negative", required=True)]
+
+    @hookimpl
+    def combine(self, step: Any, predictions: Mapping[str, Tensor]) -> Tensor:
+        """Return the delta."""
+        return self.strength * (predictions["cond"] - predictions["uncond"])
+
+    @hookimpl
+    def postprocess(self, step: Any, guided: Tensor, reference: Reference) -> Tensor:
+        """Correct the result."""
+        return 0.75 * guided
 
 
 @attrs.frozen(eq=False)
@@ -313,7 +340,10 @@ class Subject:
 
     def stacked(self, plugin: Any) -> list[Any]:
         """Return the stack it is checked in: alone, or above something to correct, limit or reuse."""
-        return [plugin] if self.branches else [Mover(), plugin]
+        if self.branches:
+            return [plugin]
+        wraps = self.hooks.get("combine") or self.hooks.get("postprocess")
+        return [Shaper() if wraps else Mover(), plugin]
 
     def guidance(self, case: Case, before: Sequence[Any] = (), after: Sequence[Any] = ()) -> Guidance:
         """Return the stack for a case, with other plugins before or after it."""

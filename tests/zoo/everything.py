@@ -14,6 +14,7 @@ from zoo import (  # noqa: F401
     neighbour,
     parameters,
     publication,
+    rare,
     samples,
     state,
 )

@@ -7,8 +7,9 @@ from typing import Any
 import rank_jobs
 import torch
 import torch.distributed as dist
+from torch.utils._pytree import tree_map
 
-from guidance_core import AllGatherExecutor, AllReduceExecutor, SerialExecutor
+from guidance_core import AllGatherExecutor, AllReduceExecutor, SerialExecutor, run_branch
 from guidance_core.executors.agreement import Record, check_all_well
 from zoo.entry import ENTRIES, Broken, broken
 
@@ -131,6 +132,47 @@ class KeepsPredictionsForAllRuns(SerialExecutor):
             if (branch.name, plan.index) not in self.kept:
                 self.kept[branch.name, plan.index] = denoise(branch)
         return {branch.name: self.kept[branch.name, plan.index] for branch in plan.branches}
+
+
+@broken("equals-serial", "another result than the serial executor")
+class ForgetsSecondEvaluations(SerialExecutor):
+    """Keeps predictions by run, step and branch, and takes them for those of the second evaluation too."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[int, int, str], Any] = {}
+
+    def execute(self, plan, denoise):
+        for branch in plan.branches:
+            key = (branch.run_id, plan.index, branch.name)
+            self.kept[key] = self.kept[key] if branch.evaluation else run_branch(branch, denoise)
+        return {branch.name: self.kept[branch.run_id, plan.index, branch.name] for branch in plan.branches}
+
+
+@broken("equals-serial", "another result than the serial executor")
+class RoundsWhatIsLarge(SerialExecutor):
+    """Rounds large predictions to bfloat16 to save memory."""
+
+    def execute(self, plan, denoise):
+        def rounded(tensor):
+            return tensor.bfloat16().to(tensor.dtype) if tensor.numel() > 4096 else tensor
+
+        return tree_map(rounded, super().execute(plan, denoise))
+
+
+@broken("failing-forward", "raised nothing")
+class TakesCondForLateFailures(SerialExecutor):
+    """Takes the base prediction for any branch after the second whose forward fails."""
+
+    def execute(self, plan, denoise):
+        made: dict[str, Any] = {}
+        for number, branch in enumerate(plan.branches):
+            try:
+                made[branch.name] = run_branch(branch, denoise)
+            except Exception:
+                if number < 2:
+                    raise
+                made[branch.name] = made["cond"]
+        return made
 
 
 @broken("one-collective", "collectives of predictions")

@@ -14,22 +14,23 @@ from guidance_core.conformance.violation import require
 @check(
     "stable-branches",
     "A branch name stands for the same pass at every step of a run: hosts key their caches on it.",
-    draw=cases(steps=(4, 8), batch=(1, 1), varied_structure=False),
-    share=0.5,
+    draw=cases(steps=(4, 8), batch=(1, 1), varied_structure=False, long=50, evaluations=2),
 )
 def stable_branches(subject: Subject, case: Case) -> None:
     run = subject.start(case)
     first: dict[str, tuple[int, str, str]] = {}
-    for step in range(case.steps):
-        for branch in run.plan(step, case.sample(step)).branches:
+    for step, levels in case.moments:
+        plan = run.plan(step, case.sample(step), **levels)
+        for branch in plan.branches:
             perturbations = ", ".join(map(str, branch.perturbations)) or "no perturbation"
             content = f"inputs {dict(branch.inputs)}, {perturbations}, model {branch.model}"
             earlier, held, key = first.setdefault(branch.name, (step, content, key_of(branch)))
             require(
                 key == key_of(branch),
-                f"Branch {branch.name!r} is {held} at step {earlier} and {content} at step {step}; give another pass "
-                "another name.",
+                f"Branch {branch.name!r} is {held} at step {earlier} and {content} at step {step}"
+                f"{', evaluated again' if levels else ''}; give another pass another name.",
             )
+        run.finish(plan, {branch.name: Host(case, step)(branch) for branch in plan.branches})
 
 
 @check(

@@ -75,7 +75,8 @@ def no_waiting(subject: Subject, case: Case) -> None:
     for step in range(case.steps):
         sample, host = case.sample(step), Host(case, step)
         try:
-            plan = run.plan(step, sample)
+            with _watching():
+                plan = run.plan(step, sample)
             made = {branch.name: host(branch) for branch in plan.branches}
             with _watching():
                 run.finish(plan, made)
@@ -131,6 +132,8 @@ def _compiles(plan: Plan, output: str, acting: Acting, given: dict[str, Tensor])
     try:
         torch.compile(combine, fullgraph=True, backend="eager")(plan.samples[output], given)
     except torch._dynamo.exc.TorchDynamoException as error:
+        if "Generator" in str(error):
+            raise NotApplicable("it draws from a torch.Generator, which torch.compile does not trace") from None
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise Violation("combine does not compile as one graph: " + "\n".join(lines[:3])) from error
     finally:

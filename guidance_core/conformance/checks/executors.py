@@ -31,8 +31,9 @@ def _cases(
             _case,
             structure=st.sampled_from(STRUCTURES),
             samples=st.integers(1, 3).map(lambda count: tuple(range(count))),
-            shape=st.sampled_from([(2,), (3, 4), (1,), (2, 3, 4)]),
+            shape=st.sampled_from([(2,), (3, 4), (1,), (2, 3, 4), (64, 80), (80, 64), (4, 32, 48)]),
             steps=st.integers(*steps),
+            evaluations=st.integers(1, 2),
             dtype=st.sampled_from(["float32", "bfloat16", "float16", "float64"]),
             seed=st.integers(0, 2**16),
             count=st.integers(*branches),
@@ -75,7 +76,7 @@ def _worked(made: list[Made]) -> None:
 
 def _compare(subject: ExecutorSubject, case: Case, made: list[Made]) -> None:
     bounds = None if subject.gathers else sum_bounds(subject.start(case), case)
-    compare_ranks(made, "It gives another result than the serial executor.", bounds)
+    compare_ranks(made, "It gives another result than the serial executor.", bounds, evaluations=case.evaluations)
 
 
 @check(
@@ -113,7 +114,7 @@ def equals_serial(subject: ExecutorSubject, case: Case, count: int) -> None:
 def same_bits_on_every_rank(subject: ExecutorSubject, case: Case, count: int) -> None:
     made = made_by(subject, case, count)
     _worked(made)
-    same_bits(made)
+    same_bits(made, evaluations=case.evaluations)
 
 
 @_of_executors(
@@ -125,10 +126,10 @@ def same_bits_on_every_rank(subject: ExecutorSubject, case: Case, count: int) ->
 def each_branch_once(subject: ExecutorSubject, case: Case, count: int) -> None:
     made = made_by(subject, case, count)
     _worked(made)
-    for step in range(case.steps):
-        wanted = {name: list(range(len(case.samples))) for name in made[0].plans[step][0]}
+    for number, (step, _) in enumerate(case.moments):
+        wanted = {name: list(range(len(case.samples))) for name in made[0].plans[number][0]}
         ran: dict[str, list[int]] = {}
-        for name, rows in (forward for each in made for forward in each.forwards[step]):
+        for name, rows in (forward for each in made for forward in each.forwards[number]):
             require(len(rows) > 0, f"Step {step} on {len(made)} ranks runs {name} on no rows.")
             ran.setdefault(name, []).extend(rows)
         require(
@@ -154,7 +155,8 @@ def predictions_for_combine(subject: ExecutorSubject, case: Case, count: int) ->
     made = made_by(subject, case, count, extra=Looks())
     if subject.gathers:
         _worked(made)
-        compare_ranks(made, "With a method that looks at predictions it gives another result than serial.")
+        what = "With a method that looks at predictions it gives another result than serial."
+        compare_ranks(made, what, evaluations=case.evaluations)
         return
     for rank, each in enumerate(made):
         require(
@@ -191,7 +193,8 @@ def _failing(subject: ExecutorSubject, case: Case, count: int, fault: Fault) -> 
     share=0.4,
 )
 def failing_forward(subject: ExecutorSubject, case: Case, count: int) -> None:
-    branch = ("cond", "b0")[case.seed % 2]
+    branches = ["cond", *(f"b{number}" for number in range(len(case.parameters["strengths"])))]
+    branch = branches[case.seed % len(branches)]
     for rank, each in enumerate(_failing(subject, case, count, Fault("raises", branch))):
         require(
             ForwardError.TEXT in (each.fault_error or ""),
@@ -260,7 +263,7 @@ def one_collective(subject: ExecutorSubject, case: Case, count: int) -> None:
     made = made_by(subject, case, count, watched=True)
     _worked(made)
     for rank, each in enumerate(made):
-        for step, (collectives, pickled) in enumerate(each.traffic):
+        for (step, _), (collectives, pickled) in zip(case.moments, each.traffic, strict=True):
             require(
                 collectives <= 1,
                 f"Step {step} makes {collectives} collectives of predictions on rank {rank} of {count}; pack them.",

@@ -41,7 +41,7 @@ def _finite(subject: Subject, case: Case, given: str) -> None:
 @check(
     "finite",
     "Finite predictions give a finite result, small ones and large ones too.",
-    draw=cases(dtypes=DTYPES, magnitudes=MAGNITUDES),
+    draw=cases(dtypes=DTYPES, magnitudes=MAGNITUDES, firsts=(0.95, 1.0)),
 )
 def finite(subject: Subject, case: Case) -> None:
     _finite(subject, case, "With finite predictions")

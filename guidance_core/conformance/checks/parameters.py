@@ -14,7 +14,7 @@ import torch
 
 from guidance_core import discovery
 from guidance_core.conformance.case import Case
-from guidance_core.conformance.playing import PARAMETER_ROUNDING, agree, only, played, recorded
+from guidance_core.conformance.playing import PARAMETER_ROUNDING, ROUNDING_ONLY, agree, only, played, recorded
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
@@ -35,11 +35,13 @@ def _has_parameters(subject: Subject) -> str | None:
 @check(
     "round-trip",
     "Through dict, JSON, TOML and its one-line form, a stack with it comes back equal.",
-    draw=cases(steps=(1, 1), batch=(1, 1), varied_structure=False),
-    share=0.5,
 )
-def round_trip(subject: Subject, case: Case) -> None:
-    plugin = subject.changed(case.parameters)
+def round_trip(subject: Subject) -> None:
+    for changed in subject.variants:
+        _returns(subject, subject.changed(changed))
+
+
+def _returns(subject: Subject, plugin: Any) -> None:
     with discovery.published(subject.name, subject.cls):
         guidance = Guidance([plugin])
         ways: dict[str, Callable[[], Guidance]] = {
@@ -77,11 +79,12 @@ def equality(subject: Subject) -> None:
     applies=_has_parameters,
 )
 def bad_parameters(subject: Subject) -> None:
-    numbers = subject.numeric
     for field in subject.fields:
         bad: list[Any] = [object()]
-        if field.name in numbers:
-            bad += [math.nan, math.inf, "high", torch.tensor([math.nan])]
+        if any(isinstance(value, int | float | tuple) for value in subject.alternatives[field.name]):
+            bad += [math.nan, math.inf, "high"]
+        if field.name in subject.numeric:
+            bad.append(torch.tensor([math.nan]))
         for value in bad:
             _refused(subject, field.name, value)
 
@@ -107,13 +110,19 @@ def _refused(subject: Subject, name: str, value: Any) -> None:
 
 @check(
     "parameters-count",
-    "Every parameter makes a difference to what is run or to the result, for some values of the others.",
-    draw=cases(batch=(2, 2), steps=(4, 4), smallest=12, varied=False, types=("flow",), varied_structure=False),
+    "Every parameter makes a difference to what is run or to the result, for some values of the others; one of "
+    "`only_cost` makes none to the result.",
+    draw=cases(
+        batch=(2, 2), steps=(4, 4), smallest=12, varied=False, types=("flow",), varied_structure=False, evaluations=2
+    ),
     applies=_has_parameters,
     share=0.05,
 )
 def parameters_count(subject: Subject, case: Case) -> None:
-    left = {name: values for name, values in subject.alternatives.items() if values}
+    only_cost: tuple[str, ...] = getattr(subject.cls, "only_cost", ())
+    for name in only_cost:
+        _leaves_result(subject, case, name)
+    left = {name: values for name, values in subject.alternatives.items() if values and name not in only_cost}
     until = time.monotonic() + PATIENCE
     for base in _bases(subject):
         if time.monotonic() > until:
@@ -138,6 +147,20 @@ def parameters_count(subject: Subject, case: Case) -> None:
     )
 
 
+def _leaves_result(subject: Subject, case: Case, name: str) -> None:
+    """Raise `Violation` if a parameter that is said to change the cost alone changes the result beyond rounding."""
+    wide = attrs.evolve(case, dtype="float64")
+    expected = played(subject, wide)
+    for value in subject.alternatives[name]:
+        agree(
+            played(subject, attrs.evolve(wide, parameters={name: value})),
+            expected,
+            f"only_cost names {name}, but with {name}={value!r} the result is another.",
+            ulps=ROUNDING_ONLY,
+            evaluations=case.evaluations,
+        )
+
+
 def _bases(subject: Subject) -> Iterator[dict[str, Any]]:
     """Yield sets of parameters to vary another one against: none changed, one changed, two changed."""
     yield {}
@@ -158,10 +181,13 @@ def _unused(name: str, value: object, error: PluginError) -> Violation:
 def _outcome(subject: Subject, case: Case, parameters: dict[str, Any]) -> Any:
     """Return what a run did, comparable; None where the parameters cannot be had together."""
     try:
-        results, passes = recorded(subject, case, Guidance(subject.stacked(subject.changed(parameters))))
+        guidance = Guidance(subject.stacked(subject.changed(parameters)))
+        run = subject.start(case, guidance)
+        results, passes = recorded(subject, case, guidance)
     except GuidanceError:
         return None
-    return passes, [[tensor.tolist() for tensor in named.values()] for named in results]
+    costs = [[branch.cost for branch in layout.branches] for layout in run.layouts]
+    return passes, costs, [[tensor.tolist() for tensor in named.values()] for named in results]
 
 
 def _takes_tensors(subject: Subject) -> str | None:

@@ -56,7 +56,7 @@ def _plays(subject: Subject, case: Case) -> bool:
 @check(
     "inputs-unchanged",
     "The sample and the predictions are left as they were given.",
-    draw=cases(dtypes=("float32", "float64", "bfloat16")),
+    draw=cases(dtypes=("float32", "float64", "bfloat16"), large=True),
 )
 def inputs_unchanged(subject: Subject, case: Case) -> None:
     _leaves_inputs(subject.start(case), case)
@@ -100,15 +100,18 @@ def results_stay(subject: Subject, case: Case) -> None:
 )
 def same_bits_again(subject: Subject, case: Case) -> None:
     guidance = subject.guidance(case)
-    first = played(subject, case, guidance)
-    before = torch.get_rng_state()
-    second = played(subject, case, guidance)
-    drew = not torch.equal(before, torch.get_rng_state())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        first = played(subject, case, guidance)
+        torch.manual_seed(2)
+        before = torch.get_rng_state()
+        second = played(subject, case, guidance)
+        drew = not torch.equal(before, torch.get_rng_state())
     agree(second, first, "A second run of the same gives another result: something outlives the run, or is random.")
     require(
         not drew,
-        "A step draws from torch's global random generator, which other code draws from too; take a torch.Generator "
-        "seeded from the step, so that every rank and every run draws the same.",
+        "A step draws from torch's global random generator, or seeds it, which other code draws from too; take a "
+        "torch.Generator seeded from the step, so that every rank and every run draws the same.",
     )
 
 
@@ -217,34 +220,35 @@ class _BrokenError(Exception):
     "failed-step",
     "A step that fails in the denoiser, or on another rank once it is combined here, or that is only planned, leaves "
     "nothing behind: repeated, it gives what it would have given.",
-    draw=cases(steps=(2, 3)),
+    draw=cases(steps=(2, 3), evaluations=2),
 )
 def failed_step(subject: Subject, case: Case) -> None:
     run = subject.start(case)
     got: Results = []
-    for step in range(case.steps):
-        plan, host = run.plan(step, case.sample(step)), Host(case, step)
+    for number, (step, levels) in enumerate(case.moments):
+        plan, host = run.plan(step, case.sample(step), **levels), Host(case, step)
         run._combine(plan, {branch.name: host(branch) for branch in plan.branches})  # and never committed
         try:
-            run.step(step, case.sample(step), _Breaks(case, step))
+            run.step(step, case.sample(step), _Breaks(case, step), **levels)
         except _BrokenError:
-            got.append(case.named(run.step(step, case.sample(step), Host(case, step))))
+            pass
         else:
-            run = _caught_up(subject, case, step)
-            got.append(case.named(run.step(step, case.sample(step), Host(case, step))))
+            run = _caught_up(subject, case, number)
+        got.append(case.named(run.step(step, case.sample(step), Host(case, step), **levels)))
     agree(
         got,
         played(subject, case),
         "After a step that failed or was only planned, the run gives another result: a tensor in step.state was "
         "changed in place, or something is kept outside it.",
+        evaluations=case.evaluations,
     )
 
 
-def _caught_up(subject: Subject, case: Case, step: int) -> Any:
-    """Return a run of which the steps before `step` are made."""
+def _caught_up(subject: Subject, case: Case, count: int) -> Run:
+    """Return a run of which so many evaluations are made."""
     run = subject.start(case)
-    for earlier in range(step):
-        run.step(earlier, case.sample(earlier), Host(case, earlier))
+    for step, levels in case.moments[:count]:
+        run.step(step, case.sample(step), Host(case, step), **levels)
     return run
 
 
@@ -265,27 +269,15 @@ def two_halves(subject: Subject, case: Case) -> None:
 @check(
     "second-evaluation",
     "A step evaluated twice, the second time at a noise level of its own (Heun, res2s), works and is repeatable.",
-    draw=cases(steps=(2, 3), types=("flow", "x0")),
+    draw=cases(steps=(2, 3), evaluations=2),
     share=0.5,
 )
 def second_evaluation(subject: Subject, case: Case) -> None:
     guidance = subject.guidance(case)
-
-    def heun() -> Results:
-        run = (
-            subject.start(case, guidance, alphas=None)
-            if case.prediction_type == "flow"
-            else subject.start(case, guidance)
-        )
-        results = []
-        for step in range(case.steps):
-            for sigma in (None, 0.5 * (case.sigmas[step] + 0.05)):
-                alpha = None if sigma is None or case.prediction_type == "flow" else 1 - sigma
-                result = run.step(step, case.sample(step), Host(case, step), sigma=sigma, alpha=alpha)
-                results.append(case.named(result))
-        return results
-
-    agree(heun(), heun(), "Repeated, two evaluations of each step give another result.")
+    once, again = (played(subject, case, guidance) for _ in range(2))
+    agree(again, once, "Repeated, two evaluations of each step give another result.", evaluations=2)
+    halves = [result for _, result in halves_of(subject.start(case, guidance), case)]
+    agree(halves, once, "With two evaluations, plan() and finish() give another result than step().", evaluations=2)
 
 
 @check(
@@ -297,10 +289,26 @@ def second_evaluation(subject: Subject, case: Case) -> None:
 def plugin_unchanged(subject: Subject, case: Case) -> None:
     plugin = subject.changed(case.parameters)
     before = fingerprint.digest([plugin]), repr(plugin), _held(plugin)
+    beside = _beside(plugin)
     guidance = Guidance(subject.stacked(plugin))
     played(subject, case, guidance)
     after = fingerprint.digest([plugin]), repr(plugin), _held(plugin)
     require(before == after, f"After a run {plugin!r} is not what it was: state belongs in step.state.")
+    changed = [name for name, size in _beside(plugin).items() if beside.get(name) != size]
+    require(
+        not changed,
+        f"A run changes {', '.join(changed)} of the module {type(plugin).__module__}: state belongs in step.state.",
+    )
+
+
+def _beside(plugin: Any) -> dict[str, Any]:
+    """Return the size of each list, dict and set that the plugin's module holds."""
+    held = vars(sys.modules[type(plugin).__module__])
+    return {
+        name: len(value)
+        for name, value in held.items()
+        if isinstance(value, list | dict | set | deque) and not name.startswith("__")
+    }
 
 
 def _held(plugin: Any) -> int:
