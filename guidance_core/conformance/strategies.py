@@ -60,10 +60,10 @@ def cases(
         return st.builds(
             _case,
             layout=st.sampled_from(_layouts(subject) if varied_structure else _layouts(subject)[:1]),
-            samples=(sizes if crowd is None else _mostly(sizes, crowd)).map(lambda count: tuple(range(count))),
+            samples=(sizes if crowd is None else sizes | st.just(crowd)).map(lambda count: tuple(range(count))),
             shape=st.sampled_from(shapes),
             same_shapes=st.just(not subject.takes_any_shape),
-            steps=lengths if long is None else _mostly(lengths, long),
+            steps=lengths if long is None else lengths | st.just(long),
             evaluations=st.just(evaluations),
             first=st.sampled_from(list(firsts)),
             prediction_type=st.sampled_from(_fitting(types, subject)),
@@ -75,11 +75,6 @@ def cases(
         ).filter(lambda case: _can_start(subject, case))
 
     return draw
-
-
-def _mostly(usual: st.SearchStrategy[int], other: int) -> st.SearchStrategy[int]:
-    """Return what draws the usual two times in three."""
-    return st.integers(0, 2).flatmap(lambda drawn: usual if drawn < 2 else st.just(other))
 
 
 def _fitting(types: Sequence[str], subject: Subject) -> list[str]:

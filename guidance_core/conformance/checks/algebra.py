@@ -277,7 +277,7 @@ def accumulation(subject: Subject, case: Case) -> None:
             # Where the method jumps, as a quantile does between equal values, so does the exact result beside it.
             moved = moved or [_in_float64(subject.start(case), case, moved_by=seed) for seed in (1, 2, 3)]
             jump = torch.stack([(each[step][output] - tensor).abs() for each in moved]).amax(0)
-            place = _beyond(mine[step][output], tensor, allowed + 2 * jump, step, output)
+            place = _beyond(mine[step][output], tensor, allowed + 16 * jump, step, output)
             if place is not None:
                 raise Violation(
                     "The result is further from the same in float64 than rounding float32 sums once allows.", place
