@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import time
@@ -123,6 +124,7 @@ def run_check(check: Check, subject: Any, options: Options | None = None) -> Out
     except TooLate:
         if attempt.found is None and attempt.hangs:
             return outcome(FAILED, failure=attempt.hanging())
+        attempt.found = attempt.simplest or attempt.found  # the last one tried need not be
         if attempt.found is None:
             return outcome(PASSED, f"only {attempt.examples - 1} examples within the time limit")
     except KeyboardInterrupt:
@@ -189,6 +191,7 @@ class _Attempt:
         self.limit = options.time_limit + (STARTING if check.processes else 0.0)
         self.examples = 0
         self.found: Failure | None = None
+        self.simplest: Failure | None = None
         self.failing_since: float | None = None
         self.inapplicable = ""
         "Why the check says nothing about an example."
@@ -233,19 +236,10 @@ class _Attempt:
             raise
 
     def note(self, error: BaseException, drawn: tuple[Any, ...]) -> None:
-        """Keep a failure; hypothesis tries ever simpler ones, and the simplest last."""
-        case = drawn[0] if drawn else None
-        count = drawn[1] if len(drawn) > 1 else None
-        if isinstance(error, Violation):
-            self.found = Failure(error.what, error.place, case, count)
-            return
-        cause = error.__cause__ if isinstance(error, GuidanceError) else error
-        advice = (
-            "\nA plugin is frozen; what lasts from one step to the next is put into step.state."
-            if isinstance(cause, attrs.exceptions.FrozenInstanceError)
-            else ""
-        )
-        self.found = Failure(f"It raises {type(error).__name__}: {error}{advice}", None, case, count, raised(error))
+        """Keep a failure: the last, which is the simplest once hypothesis has ended, and the simplest so far."""
+        self.found = _failure(error, drawn)
+        if self.simplest is None or _size(self.found) <= _size(self.simplest):
+            self.simplest = self.found
 
     @property
     def hangs(self) -> bool:
@@ -276,6 +270,29 @@ class _Attempt:
             verbosity=hypothesis.Verbosity.quiet,
             phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],  # slow
         )
+
+
+def _failure(error: BaseException, drawn: tuple[Any, ...]) -> Failure:
+    """Return what is to be said of an error of a check, for the case and number of ranks drawn."""
+    case = drawn[0] if drawn else None
+    count = drawn[1] if len(drawn) > 1 else None
+    if isinstance(error, Violation):
+        return Failure(error.what, error.place, case, count)
+    cause = error.__cause__ if isinstance(error, GuidanceError) else error
+    advice = (
+        "\nA plugin is frozen; what lasts from one step to the next is put into step.state."
+        if isinstance(cause, attrs.exceptions.FrozenInstanceError)
+        else ""
+    )
+    return Failure(f"It raises {type(error).__name__}: {error}{advice}", None, case, count, raised(error))
+
+
+def _size(failure: Failure) -> tuple[int, ...]:
+    """Return how much there is to look at in a failure's example."""
+    case = failure.case
+    if case is None:
+        return (0,)
+    return len(case.samples) * case.steps * math.prod(case.shape), len(case.outputs), failure.ranks or 0
 
 
 def _positional(function: Any, count: int) -> Callable[..., None]:

@@ -56,14 +56,13 @@ def cases(
         shapes = [shape for shape in subject.shapes if math.prod(shape) >= smallest] or list(subject.shapes)
         if large and subject.takes_any_shape:
             shapes += [LARGE] * (len(shapes) // 2)
-        lengths, sizes = st.integers(*steps), st.integers(*batch)
         return st.builds(
             _case,
             layout=st.sampled_from(_layouts(subject) if varied_structure else _layouts(subject)[:1]),
-            samples=(sizes if crowd is None else sizes | st.just(crowd)).map(lambda count: tuple(range(count))),
+            samples=_number(batch, crowd).map(lambda count: tuple(range(count))),
             shape=st.sampled_from(shapes),
             same_shapes=st.just(not subject.takes_any_shape),
-            steps=lengths if long is None else lengths | st.just(long),
+            steps=_number(steps, long),
             evaluations=st.just(evaluations),
             first=st.sampled_from(list(firsts)),
             prediction_type=st.sampled_from(_fitting(types, subject)),
@@ -75,6 +74,13 @@ def cases(
         ).filter(lambda case: _can_start(subject, case))
 
     return draw
+
+
+def _number(usual: tuple[int, int], other: int | None) -> st.SearchStrategy[int]:
+    """Return what draws a number, or now and then another, from one choice, so that it shrinks well."""
+    if other is None:
+        return st.integers(*usual)
+    return st.integers(usual[0], usual[1] + 2).map(lambda drawn: drawn if drawn <= usual[1] else other)
 
 
 def _fitting(types: Sequence[str], subject: Subject) -> list[str]:

@@ -36,7 +36,7 @@ def batch_order(subject: Subject, case: Case) -> None:
 @check(
     "batch-mates",
     "A sample alone has the result that it has in a batch: no statistic runs over samples.",
-    draw=cases(batch=(2, 3), dtypes=("float64",), long=16, crowd=9, large=True),
+    draw=cases(batch=(2, 3), dtypes=("float64",), long=12, crowd=5, large=True),
 )
 def batch_mates(subject: Subject, case: Case) -> None:
     together = played(subject, case)
