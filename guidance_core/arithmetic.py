@@ -10,7 +10,6 @@ On CPUs large tensors are worked on in blocks that stay in cache, which also kee
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -18,8 +17,6 @@ import torch
 from torch import Tensor
 
 from guidance_core.spaces import IDENTITY, SHIFT, Affine
-
-CPU = torch.device("cpu")
 
 BLOCK = 131072
 "Elements worked on at a time: the float32 temporaries of a block stay in cache."
@@ -31,24 +28,32 @@ Term: TypeAlias = tuple[Tensor, Weight]
 Span: TypeAlias = tuple[slice, slice]
 
 
-def scalar(number: float, beside: Tensor, dtype: torch.dtype, device: torch.device = CPU) -> Tensor:
+def scalar(number: float, beside: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a number as a scalar tensor, which torch multiplies `beside` by faster than by a number.
 
     Scalars are kept, but not where `beside` is of another kind, such as a fake tensor, whose modes make other
     scalars too.
     """
-    if type(beside) is not Tensor:
-        return torch.tensor(number, dtype=dtype, device=device)
-    kept = _kept_scalar(number, dtype, device)
-    if type(kept) is not Tensor:  # a mode is on all the same
-        _kept_scalar.cache_clear()
-    return kept
+    return _SCALARS[number, dtype] if type(beside) is Tensor else torch.tensor(number, dtype=dtype, device="cpu")
 
 
-@functools.lru_cache(maxsize=4096)
-def _kept_scalar(number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it outlives the mode it is made in
-        return torch.tensor(number, dtype=dtype, device=device)
+class _Scalars(dict[tuple[float, torch.dtype], Tensor]):
+    """Scalar tensors by number and dtype, made when first asked for; looking one up is all that a step pays."""
+
+    MOST = 4096
+
+    def __missing__(self, key: tuple[float, torch.dtype]) -> Tensor:
+        number, dtype = key
+        with torch.inference_mode(False):  # it outlives the mode it is made in
+            made = torch.tensor(number, dtype=dtype, device="cpu")
+        if type(made) is Tensor:  # not one of a mode such as FakeTensorMode, which is of no use outside
+            if len(self) >= self.MOST:
+                self.clear()
+            self[key] = made
+        return made
+
+
+_SCALARS = _Scalars()
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:

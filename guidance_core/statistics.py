@@ -15,12 +15,13 @@ long row is reduced leaf by leaf along a tree that depends on its length only.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from guidance_core.arithmetic import BLOCK, scalar
+from guidance_core.arithmetic import BLOCK
 from guidance_core.errors import ConfigurationError, suggest
 
 RANGES = ("sample", "channel", "channel_last", "token", "tensor")
@@ -77,9 +78,25 @@ def ratio(numerator: Tensor, denominator: Tensor, share: float | Tensor = 1.0) -
     elif share == 1.0:
         quotient = numerator / denominator
     else:
-        rest = scalar(1.0 - share, numerator, numerator.dtype, numerator.device)
+        rest = _rest(share, numerator)
         quotient = rest.addcdiv(numerator, denominator, value=share)
     return quotient.nan_to_num_(1.0, 1.0)
+
+
+def _rest(share: float, beside: Tensor) -> Tensor:
+    """Return `1 − share` as a scalar tensor; kept as `arithmetic.scalar` keeps its own, by device."""
+    if type(beside) is not Tensor:
+        return torch.tensor(1.0 - share, dtype=beside.dtype, device=beside.device)
+    kept = _kept_rest(share, beside.dtype, beside.device)
+    if type(kept) is not Tensor:  # a mode is on all the same
+        _kept_rest.cache_clear()
+    return kept
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_rest(share: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it outlives the mode it is made in
+        return torch.tensor(1.0 - share, dtype=dtype, device=device)
 
 
 def is_by_leaves(x: Tensor) -> bool:

@@ -11,20 +11,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import attrs
-from torch import Tensor
 
 from guidance_core import schedules as schedules_module
-from guidance_core.branch import Branch
+from guidance_core.conformance.beneath import Mover, Shaper
 from guidance_core.conformance.candidates import candidates
 from guidance_core.conformance.case import PREDICTION_TYPES, Case
 from guidance_core.errors import GuidanceError
 from guidance_core.executors.base import Executor
 from guidance_core.executors.serial import SerialExecutor
 from guidance_core.guidance import Guidance
-from guidance_core.hookspecs import hookimpl
 from guidance_core.layout import Layout
 from guidance_core.presets import settle
-from guidance_core.reference import Reference
 from guidance_core.run import Run
 from guidance_core.settings import RunSettings
 from guidance_core.stack import Stack, plugin_name
@@ -34,46 +31,6 @@ Inputs: TypeAlias = Mapping[str, Any] | Callable[[Case], Mapping[str, Any]]
 "Model inputs of a condition, or what makes them for a case."
 
 _OUTPUT_SHAPES: tuple[tuple[int, ...], ...] = ((2,), (3, 4), (1,), (5,), (2, 3, 4), (2, 3, 2, 2))
-
-
-@attrs.frozen
-class Mover:
-    """Moves away from `uncond`, so that there is something to correct, limit or reuse.
-
-    guided = c + k·(c − u)
-    """
-
-    strength: float = 2.0
-
-    @hookimpl
-    def build_branches(self, step: Any) -> list[Branch]:
-        """Ask for `uncond`."""
-        return [Branch("uncond", condition="negative", strength=self.strength)]
-
-
-@attrs.frozen
-class Shaper:
-    """Moves away from `uncond` by a delta of its own and corrects the result, for what wraps such hooks.
-
-    guided = 0.75·(c + k·(c − u))
-    """
-
-    strength: float = 2.0
-
-    @hookimpl
-    def build_branches(self, step: Any) -> list[Branch]:
-        """Ask for `uncond`."""
-        return [Branch("uncond", condition="negative", required=True)]
-
-    @hookimpl
-    def combine(self, step: Any, predictions: Mapping[str, Tensor]) -> Tensor:
-        """Return the delta."""
-        return self.strength * (predictions["cond"] - predictions["uncond"])
-
-    @hookimpl
-    def postprocess(self, step: Any, guided: Tensor, reference: Reference) -> Tensor:
-        """Correct the result."""
-        return 0.75 * guided
 
 
 @attrs.frozen(eq=False)
