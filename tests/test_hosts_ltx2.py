@@ -9,6 +9,8 @@ from guidance_core import ConfigurationError, Guidance, IdentityAttention, Isola
 
 pytest.importorskip("diffusers")
 
+from diffusers import FlowMatchEulerDiscreteScheduler
+
 from guidance_core.hosts.ltx2 import (
     OUTPUTS,
     Flags,
@@ -56,10 +58,24 @@ def test_a_pass_is_the_model_called_with_its_own_flags(model):
         text = inputs.conditions["negative" if branch.name == "neg" else "positive"]
         level = torch.tensor([SIGMA])
         expected = model(
-            video, audio, **text, timestep=level * 1000, sigma=level, num_frames=2, height=2, width=2,
+            video, audio, **text, timestep=level * 1000, sigma=level * 1000, num_frames=2, height=2, width=2,
             audio_num_frames=4, return_dict=False, **flags.get(branch.name, {}),
         )  # fmt: skip
         assert all(map(torch.equal, denoise(branch), expected))
+
+
+def test_sigma_reaches_the_model_as_its_pipeline_passes_it(model):
+    """`LTX2Pipeline` passes the scheduler's timestep, 0 to 1000, as both `timestep` and `sigma`."""
+    inputs = small_inputs(TINY, batch=2)
+    given = {}
+    with_hook = model.register_forward_pre_hook(lambda _, __, kwargs: given.update(kwargs), with_kwargs=True)
+    LTX2Denoiser(model, inputs.sample, SIGMA, inputs.grid)(branches_of(inputs)[0])
+    with_hook.remove()
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[SIGMA])
+    expected = scheduler.timesteps[0].expand(2)
+    torch.testing.assert_close(given["timestep"], expected)
+    torch.testing.assert_close(given["sigma"], expected)
 
 
 def test_batches_and_rows_agree_with_single_passes(model):

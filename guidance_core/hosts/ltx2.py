@@ -127,7 +127,7 @@ class LTX2Denoiser:
         Args:
             model: diffusers' `LTX2VideoTransformer3DModel`.
             sample: the noisy latents.
-            sigma: noise level of both.
+            sigma: noise level of both, 0 to 1; the model gets it times 1000, as `timestep` and as `sigma`.
             grid: what the tokens stand for.
             fps: frames of the video per second.
         """
@@ -164,7 +164,9 @@ class LTX2Denoiser:
             for name in branches[0].inputs
         }
         counts = [len(range(*rows.indices(self._sample[0].shape[0]))) for rows in parts]
-        sigma = torch.full(video.shape[:1], self._sigma, device=video.device)  # float32, whatever the model's dtype
+        # float32, whatever the model's dtype; timestep and sigma are both in the model's own unit, 0 to 1000
+        level = torch.full(video.shape[:1], self._sigma, device=video.device)
+        timestep = level * self._model.config.timestep_scale_multiplier
         weakened = [each.blocks for each in flags]
         if any(weakened):
             inputs["spatio_temporal_guidance_blocks"] = list(max(weakened))
@@ -176,8 +178,8 @@ class LTX2Denoiser:
         made = self._model(
             hidden_states=video,
             audio_hidden_states=audio,
-            timestep=sigma * self._model.config.timestep_scale_multiplier,
-            sigma=sigma,
+            timestep=timestep,
+            sigma=timestep,
             isolate_modalities=flags[0].isolated,
             return_dict=False,
             **inputs,
