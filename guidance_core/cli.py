@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -64,13 +65,45 @@ def _options(
     """Take what is not about one command."""
 
 
+EXTRAS = {
+    "numpy": "demo",
+    "PIL": "demo",
+    "safetensors": "demo",
+    "diffusers": "hosts",
+    "hypothesis": "testing",
+    "pytest": "testing",
+}
+"The extra that brings each optional package a command imports."
+
+
 def main() -> None:
     """Run the command; an error of the library is one line on stderr and exit status 2."""
     try:
         app()
     except GuidanceError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        print(f"error: {_lacking(package)}", file=sys.stderr)
+    else:
+        return
+    raise SystemExit(2)
+
+
+def _lacking(package: str) -> str:
+    extra = EXTRAS[package]
+    return f"this command needs the extra {extra!r} ({package} is missing): pip install 'guidance-core[{extra}]'"
+
+
+def _check_extra(extra: str) -> None:
+    """Raise `ConfigurationError` unless the packages of an extra are there, before any process starts."""
+    for package in (package for package, brings in EXTRAS.items() if brings == extra):
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError:
+            raise ConfigurationError(_lacking(package)) from None
 
 
 def _print_json(data: Any) -> None:
@@ -190,6 +223,7 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Draw handwritten digits with the embedded model: a row for each --guidance, a column for each digit."""
+    _check_extra("demo")
     from guidance_core import launch
     from guidance_core.drawing import check_one_output, check_picture_path
 

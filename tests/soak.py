@@ -1,6 +1,6 @@
 """Thousands of steps on three ranks, with random plans and random faults: nothing may hang, grow or differ.
 
-    python tests/soak.py [--steps 2000] [--ranks 3] [--seed 0]
+    python tests/soak.py [--steps 2000] [--ranks 3] [--seed N]
 
 Every rank draws the same plans and faults from the seed. A step with a fault must raise the same error
 on all ranks; the same step is then made again without it, and must give what one process gives.
@@ -110,9 +110,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--ranks", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="a new one each time by default")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    print(f"seed {options.seed}; the same again: python tests/soak.py --seed {options.seed}", flush=True)
     with Ranks(options.ranks, timeout=30) as pool:
         start = time.monotonic()
         pool.start(soak, options.steps, options.seed)

@@ -1,6 +1,6 @@
 """All methods and executors that ship against the conformance suite: many seeds, then ten times the examples.
 
-    python tests/thorough.py [--seeds 20] [--times 10] [--ranks 4]
+    python tests/thorough.py [--seeds 20] [--seed N] [--times 10] [--ranks 4]
 
 Prints a line for each, and the reports of failures; the exit status says whether there were any.
 """
@@ -8,6 +8,7 @@ Prints a line for each, and the reports of failures; the exit status says whethe
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from typing import Any
 
@@ -34,17 +35,21 @@ def checked(subjects: list[Any], options: Options) -> tuple[int, list[str]]:
 def main() -> None:
     """Check, and say what was seen."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=20, help="how many seeds, one after the other")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="the first; a new one by default")
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--ranks", type=int, default=4)
     given = parser.parse_args()
     torch.set_num_threads(1)
     subjects: list[Any] = [subject_of(found.name) for found in find_plugins() if found.failure is None]
     subjects += [executor_subject_of(name) for name in (*names_of(EXECUTORS), *VARIANTS)]
-    rounds = [(f"seed {seed}", Options(seed=seed, ranks=given.ranks, replay=False)) for seed in range(given.seeds)]
+    seeds = range(given.seed, given.seed + given.seeds)
+    rounds = [(f"seed {seed}", Options(seed=seed, ranks=given.ranks, replay=False)) for seed in seeds]
     if given.times:
-        options = Options(max_examples=20 * given.times, ranks=given.ranks, seed=0, replay=False, time_limit=600)
-        rounds.append((f"{given.times} times the examples", options))
+        many = 20 * given.times
+        options = Options(max_examples=many, ranks=given.ranks, seed=given.seed, replay=False, time_limit=600)
+        rounds.append((f"{given.times} times the examples, seed {given.seed}", options))
+    print(f"seeds from {given.seed}; the same again: python tests/thorough.py --seed {given.seed}", flush=True)
     failures = 0
     for name, options in rounds:
         started = time.monotonic()
