@@ -4,7 +4,8 @@ A method names the forward passes (branches) a denoising step needs; the core ru
 executor and adds `guided = cond + Σ strength·(cond − branch) + Σ deltas`, then the corrections.
 """
 
-from guidance_core.branch import BoundBranch, Branch, Hold, Needs
+from guidance_core.bound import BoundBranch
+from guidance_core.branch import Branch, Hold, Needs
 from guidance_core.errors import (
     BranchConflictError,
     ConfigurationError,

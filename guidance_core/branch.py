@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -145,44 +144,3 @@ class Hold:
 
 Request: TypeAlias = Branch | Needs | Hold
 "What `build_branches` returns a list of."
-
-
-class BoundBranch:
-    """A branch as the host's denoiser gets it: everything one forward pass needs to know."""
-
-    __slots__ = ("evaluation", "inputs", "model", "name", "perturbations", "rows", "run_id", "step")
-
-    def __init__(
-        self,
-        branch: Branch,
-        inputs: Mapping[str, Any],
-        model: str | None,
-        run_id: int,
-        step: int,
-        evaluation: int,
-    ) -> None:
-        self.name = branch.name
-        "Stable name of the branch; `cond` is the base."
-        self.inputs = inputs
-        "The condition's model inputs, merged with the branch's overrides; read-only."
-        self.perturbations = branch.perturbations
-        "What to change inside the model for this pass."
-        self.model = branch.model or model
-        "The model to run, by name; `None` for the only one."
-        self.run_id = run_id
-        "Number of the run, unique in the process."
-        self.step = step
-        "Index of the step, from 0."
-        self.evaluation = evaluation
-        "How often the run was evaluated at this step before: 0, or 1 for Heun's second pass."
-        self.rows: slice | None = None
-        "The rows of the batch to run; `None` for all. Set only for a denoiser with `takes_rows = True`."
-
-    def for_rows(self, rows: slice) -> BoundBranch:
-        """Return the same branch for some rows of the batch."""
-        part = copy.copy(self)
-        part.rows = rows
-        return part
-
-    def __repr__(self) -> str:
-        return f"BoundBranch({self.name!r}, run {self.run_id}, step {self.step}, inputs {sorted(self.inputs)})"

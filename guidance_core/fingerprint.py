@@ -11,18 +11,13 @@ import ctypes
 import enum
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
 from guidance_core.values import TensorValue
-
-if TYPE_CHECKING:
-    from guidance_core.layout import Layout
-    from guidance_core.settings import RunSettings
-    from guidance_core.stack import Stack
 
 PARTS = (
     "methods or their parameters",
@@ -41,34 +36,6 @@ def digest(parts: Iterable[Any]) -> int:
     """Return a signed 64-bit number that equal values share, on every machine."""
     text = "\x1f".join(_text(part) for part in parts)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
-
-
-def of_run(stack: Stack, settings: RunSettings) -> tuple[int, int, int]:
-    """Return the parts that stand for the methods with their parameters, the sigmas, and the run's other settings."""
-    given = sorted(name for name, inputs in (settings.conditions or {}).items() if inputs is not None)
-    methods = [*stack.plugins, *stack.plugins.values()]
-    sigmas = [settings.sigmas, settings.alphas]
-    return digest(methods), digest(sigmas), digest([settings.prediction_type, settings.check_finite, given])
-
-
-def of_layout(layout: Layout) -> tuple[int, int, int]:
-    """Return the parts that stand for the step, the branches, and what is made of them."""
-    moment = layout.moment
-    step = [moment.index, moment.count, moment.evaluation, moment.model, moment.positions]
-    branches = [
-        (branch.name, branch.condition, branch.perturbations, branch.overrides, branch.model, branch.cost)
-        for branch in layout.branches
-    ]
-    strengths = [
-        (
-            output.name,
-            output.held,
-            output.strengths,
-            [(acting.implementation.plugin, acting.implementation.hook, acting.needs) for acting in output.all_acting],
-        )
-        for output in layout.outputs.values()
-    ]
-    return digest(step), digest(branches), digest(strengths)
 
 
 _PLAIN = (bool, int, float, str, bytes, complex, range, slice, torch.dtype, torch.device, torch.Size)

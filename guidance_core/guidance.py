@@ -16,6 +16,8 @@ from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Executor
 from guidance_core.executors.placement import place_branches
+from guidance_core.executors.serial import SerialExecutor
+from guidance_core.program import Program
 from guidance_core.run import Run
 from guidance_core.settings import RunSettings
 from guidance_core.spaces import check_sigma, check_space
@@ -156,12 +158,13 @@ class Guidance:
             for output, levels in settings.sigmas.items():
                 what = "sigmas" if output is None else f"sigmas of {output!r}"
                 check_sigma(what, max(levels), settings.prediction_type)
-            count = len(next(iter(settings.sigmas.values()))) - 1
+            count = settings.count
             if settings.alphas is not None and len(settings.alphas) not in (count, count + 1):
                 raise ConfigurationError(
                     f"alphas must have one value for each of {count} steps; got {len(settings.alphas)}."
                 )
-            return Run(self._stack, chosen, settings)
+            program = Program(self._stack, settings)
+            return Run(program, chosen.for_run(program))
 
         return chosen.begin(make)
 
@@ -196,13 +199,14 @@ class Guidance:
             outputs=_checked_outputs(outputs),
             check_finite=False,
         )
-        run = Run(self._stack, executor_class("serial")(), settings)
+        program = Program(self._stack, settings)
         if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
             raise ConfigurationError(f"ranks must be a positive whole number; got {ranks!r}.")
         if ranks == 1:
-            return describe_run(self._stack, run.executor.describe(), run.layouts, run.executor.placed, assumptions)
+            serial = SerialExecutor()
+            return describe_run(self._stack, serial.describe(), program.layouts, serial.placed, assumptions)
         executor = f"{ranks} ranks, as all_gather and all_reduce place the passes"
-        return describe_run(self._stack, executor, run.layouts, partial(place_branches, ranks=ranks), assumptions)
+        return describe_run(self._stack, executor, program.layouts, partial(place_branches, ranks=ranks), assumptions)
 
     def _checked_executor(self, executor: str | Executor) -> Executor:
         if isinstance(executor, str):

@@ -47,7 +47,8 @@ def check_executor(name: str, ranks: int) -> None:
     if ranks == 1:
         return
     chooses = issubclass(cls, Executor) and cls.for_run is not Executor.for_run
-    if not chooses and not (issubclass(cls, Executor) and cls.is_distributed):
+    shares = issubclass(cls, Executor) and cls.place is not Executor.place
+    if not chooses and not shares:
         raise ConfigurationError(
             f"the executor {name!r} does all the work in one process, so {ranks} ranks would each do the same; "
             "use all_gather, all_reduce or auto, or one process."

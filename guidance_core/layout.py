@@ -17,7 +17,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core import fingerprint
 from guidance_core.arithmetic import Weight
 from guidance_core.branch import BASE, Branch, Hold, Needs, Request
 from guidance_core.errors import (
@@ -27,6 +26,7 @@ from guidance_core.errors import (
     UnknownNameError,
     did_you_mean,
 )
+from guidance_core.fingerprint import digest
 from guidance_core.hooks import Hook, Implementation, around
 from guidance_core.step import Moment, States, Step, placed
 from guidance_core.values import PerOutput, is_neutral
@@ -143,8 +143,23 @@ class Layout:
 
     @functools.cached_property
     def fingerprint(self) -> tuple[int, int, int]:
-        """The parts of a plan's fingerprint that do not depend on the sample."""
-        return fingerprint.of_layout(self)
+        """What stands for the step, the branches, and what is made of them."""
+        moment = self.moment
+        step = [moment.index, moment.count, moment.evaluation, moment.model, moment.positions]
+        branches = [
+            (branch.name, branch.condition, branch.perturbations, branch.overrides, branch.model, branch.cost)
+            for branch in self.branches
+        ]
+        strengths = [
+            (
+                output.name,
+                output.held,
+                output.strengths,
+                [(act.implementation.plugin, act.implementation.hook, act.needs) for act in output.all_acting],
+            )
+            for output in self.outputs.values()
+        ]
+        return digest(step), digest(branches), digest(strengths)
 
     @holds.default
     def _default_holds(self) -> frozenset[str]:

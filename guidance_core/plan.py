@@ -5,36 +5,68 @@ A plan is a layout bound to a sample. Executors work with plans alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, NoReturn, TypeAlias
 
+import attrs
 import torch
 from torch import Tensor
 
-from guidance_core import fingerprint
 from guidance_core.arithmetic import Weight, evaluate
-from guidance_core.branch import BASE, BoundBranch
-from guidance_core.errors import DenoiserError, GuidanceError, NonFiniteError
+from guidance_core.bound import BoundBranch
+from guidance_core.branch import BASE
+from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError, NonFiniteError
+from guidance_core.fingerprint import digest
 from guidance_core.layout import Layout
 from guidance_core.outputs import Structure
 from guidance_core.reference import BasePrediction, Statistic
+from guidance_core.settings import RunIdentity
 from guidance_core.spaces import Noise
 from guidance_core.step import States
 
-if TYPE_CHECKING:
-    from guidance_core.run import Run
+Predictions: TypeAlias = dict[str, dict[str, Tensor]]
+"Predictions by output, then by branch."
+
+
+@attrs.frozen(eq=False)
+class Sums:
+    """What an executor hands back that adds up the branches instead of gathering them.
+
+    Every mapping is by output, every tensor in the host's space. `Plan.partial_sum` computes one
+    rank's share, `Plan.wanted_statistics` names what corrections will ask of the base prediction.
+    """
+
+    sums: Mapping[str, Tensor]
+    "`Σ wᵢ·pᵢ`, `[B, ...]`, in the accumulation dtype."
+    like: Mapping[str, Tensor]
+    "A tensor of the shape, dtype and device of the base prediction; its values are not read."
+    statistics: Mapping[str, Mapping[tuple[str, str, str], Tensor]]
+    "Of the base prediction, by (space, `std` or `norm`, over)."
+    references: Mapping[str, Tensor]
+    "The base prediction itself, where the plan wants it."
 
 
 class Plan:
-    """The branches of one step, for those who run the forwards, and what finishing it needs."""
+    """The branches of one step, for those who run the forwards, and what finishing it needs.
+
+    with run.plan(i, x) as plan:
+        guided = plan.finish({branch.name: forward(branch) for branch in plan.own_branches})
+    """
 
     __slots__ = (
+        "_finish",
+        "_give_up",
         "_structure",
         "branches",
+        "has_failed",
+        "identity",
         "is_finished",
         "layout",
         "noise",
-        "owner",
+        "own_branches",
+        "padding",
+        "placed",
         "samples",
         "state",
         "version",
@@ -42,18 +74,31 @@ class Plan:
 
     def __init__(
         self,
-        owner: Run,
+        identity: RunIdentity,
         layout: Layout,
         branches: tuple[BoundBranch, ...],
         structure: Structure,
-        samples: Mapping[str, Tensor],
+        samples: dict[str, Tensor],
         noise: Mapping[str, Noise],
         state: States,
         version: int,
+        finish: Callable[[Plan, Mapping[str, Any] | Sums], Any],
+        give_up: Callable[[Plan, BaseException], None],
     ) -> None:
+        self._finish = finish
+        self._give_up = give_up
         self._structure = structure
-        self.owner = owner
-        "The run it belongs to."
+        self.identity = identity
+        "Which run it belongs to, with the run's settings."
+        self.layout = layout
+        self.branches = branches
+        "The passes to run, `cond` first; empty where every output keeps its last x0."
+        self.own_branches = branches
+        "Those that this process runs: on several ranks perhaps none, or some rows of one (`branch.rows`)."
+        self.padding = 0
+        "Forwards to make besides, for ranks that must call their model equally often (`lockstep`)."
+        self.placed: Any = None
+        "What the executor noted when it chose this process's branches."
         self.samples = samples
         "The noisy sample by output."
         self.noise = noise
@@ -63,9 +108,35 @@ class Plan:
         self.version = version
         "How many steps the run had finished when the plan was made."
         self.is_finished = False
-        self.layout = layout
-        self.branches = branches
-        "The passes to run, `cond` first; empty where every output keeps its last x0."
+        self.has_failed = False
+        "Whether finishing it failed or it was given up, and every rank knows; it may be tried again."
+
+    def finish(self, predictions: Mapping[str, Any] | Sums) -> Any:
+        """Combine the predictions of `own_branches`, by name, into the guided prediction; see `Run.finish`."""
+        return self._finish(self, predictions)
+
+    def abandon(self, error: BaseException) -> NoReturn:
+        """Give the step up because of `error`: raise it, on several ranks as what all of them raise."""
+        self._give_up(self, error)
+        raise error
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Have an exception of the block raised on all ranks; the block must finish the plan."""
+        if self.is_finished or self.has_failed:
+            return
+        if error is None:
+            self.abandon(
+                ConfigurationError(
+                    f"step {self.index} was planned but not finished: call plan.finish(predictions) inside the block, "
+                    "or plan.abandon(error)."
+                )
+            )
+        self._give_up(self, error)
 
     @property
     def index(self) -> int:
@@ -93,10 +164,10 @@ class Plan:
 
     @property
     def fingerprint(self) -> tuple[int, ...]:
-        """What ranks compare before they exchange predictions; see `guidance_core.fingerprint`."""
+        """What ranks compare before they exchange predictions; see `PARTS`."""
         shapes = [(tuple(sample.shape), sample.dtype, sample.device.type) for sample in self.samples.values()]
-        sample = fingerprint.digest([self._structure.kind, *self.samples, shapes, list(self.noise.values())])
-        return (*self.owner.fingerprint, *self.layout.fingerprint, sample)
+        sample = digest([self._structure.kind, *self.samples, shapes, list(self.noise.values())])
+        return (*self.identity.fingerprint, *self.layout.fingerprint, sample)
 
     def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
         """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""
@@ -112,21 +183,21 @@ class Plan:
         """Return the tensor, tuple or dict that predictions by output stand for."""
         return self._structure.restore(named)
 
-    def shape_of(self, output: str, rows: tuple[int, int] | None = None) -> tuple[int, ...]:
+    def shape_of(self, output: str, rows: slice | None = None) -> tuple[int, ...]:
         """Return the shape of an output's prediction, of some rows of the batch or all."""
         shape = tuple(self.samples[output].shape)
-        return shape if rows is None else (rows[1] - rows[0], *shape[1:])
+        return shape if rows is None else (rows.stop - rows.start, *shape[1:])
 
-    def checked(self, predictions: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-        """Return the predictions by output, then by branch.
+    def taken_apart(self, predictions: Mapping[str, Any]) -> Predictions:
+        """Return the predictions of `own_branches` by output, then by branch.
 
         Raises:
-            DenoiserError: one is missing, or does not fit the sample or the base branch.
+            DenoiserError: one is missing, does not fit the sample, or has another dtype than the first.
             NonFiniteError: one holds NaN or infinity, and the run checks that.
         """
         structure = self._structure
-        made: dict[str, Sequence[Tensor]] = {}
-        for branch in self.branches:
+        made: list[tuple[BoundBranch, Sequence[Tensor]]] = []
+        for branch in self.own_branches:
             name = branch.name
             try:
                 prediction = predictions[name]
@@ -142,72 +213,43 @@ class Plan:
             entries = structure.entries(prediction)
             if entries is None:
                 raise self._misfit(prediction, name)
-            made[name] = entries
-        if not made:
-            return {output: {} for output in self.samples}
-        by_output: dict[str, dict[str, Tensor]] = {}
+            made.append((branch, entries))
+        by_output: Predictions = {}
         for number, (output, sample) in enumerate(self.samples.items()):
-            base = made[BASE][number]
-            shape, dtype, device = sample.shape, base.dtype, sample.device
-            if not dtype.is_floating_point:
-                raise DenoiserError(f"branch 'cond': output {output!r} must be floating point; got {dtype}.")
             by_output[output] = given = {}
-            for name, entries in made.items():
-                given[name] = tensor = entries[number]
-                if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
-                    whose, other = ("its sample", sample) if name == BASE else ("that of the base branch", base)
+            seen, device, first = self.layout.outputs[output].seen, sample.device, None
+            for branch, entries in made:
+                tensor = entries[number]
+                first = tensor if first is None else first
+                shape = sample.shape if branch.rows is None else self.shape_of(output, branch.rows)
+                if tensor.shape != shape or tensor.dtype is not first.dtype or tensor.device != device:
+                    raise self._misshapen(branch, output, tensor, first)
+                if not tensor.dtype.is_floating_point:
                     raise DenoiserError(
-                        f"branch {name!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
-                        f"but {whose} is {kind_of(other)}."
+                        f"branch {branch.name!r}: output {output!r} must be floating point; got {tensor.dtype}."
                     )
-            for name in self.layout.outputs[output].seen:
                 # A sum over a tensor rounds by its layout in memory, which predictions lose when they travel.
-                given[name] = given[name].contiguous()
-        if self.owner.settings.check_finite:
+                given[branch.name] = tensor.contiguous() if branch.name in seen else tensor
+        if self.identity.settings.check_finite:
             for output, given in by_output.items():
                 for name, tensor in given.items():
                     self.check_finite(name, output, tensor)
         return by_output
 
-    def accepted(self, branch: str, prediction: Any, rows: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """Return one branch's prediction by output, checked against the sample.
-
-        Raises:
-            DenoiserError: its structure, shape or device differs, or it is not floating point.
-            NonFiniteError: it holds NaN or infinity, and the run checks that.
-        """
-        named = self.named(prediction, branch)
-        for output, tensor in named.items():
-            shape, sample = self.shape_of(output, rows), self.samples[output]
-            if not tensor.is_floating_point():
-                raise DenoiserError(f"branch {branch!r}: output {output!r} must be floating point; got {tensor.dtype}.")
-            if tuple(tensor.shape) != shape or tensor.device != sample.device:
-                part = "" if rows is None else f" in rows {rows[0]} to {rows[1] - 1}"
-                raise DenoiserError(
-                    f"branch {branch!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
-                    f"but its sample{part} is {shape} on {sample.device}."
-                )
-            if hasattr(tensor, "full_tensor"):  # a DTensor; importing the class to ask takes long
-                raise DenoiserError(
-                    f"branch {branch!r} of step {self.index}: output {output!r} is spread over a device mesh (a "
-                    "DTensor); every rank that runs the branch must return all of it, as full_tensor() gives it."
-                )
-            if self.owner.settings.check_finite:
-                self.check_finite(branch, output, tensor)
-        return named
+    def _misshapen(self, branch: BoundBranch, output: str, tensor: Tensor, first: Tensor) -> DenoiserError:
+        what = f"branch {branch.name!r} of step {self.index}: output {output!r} is {kind_of(tensor)}"
+        if tensor is first or (branch.rows is not None and tensor.dtype is first.dtype):
+            sample, rows = self.samples[output], branch.rows
+            part = "" if rows is None else f" in rows {rows.start} to {rows.stop - 1}"
+            return DenoiserError(f"{what}, but its sample{part} is {self.shape_of(output, rows)} on {sample.device}.")
+        name = self.own_branches[0].name
+        whose = "the base branch" if name == BASE else f"branch {name!r}"
+        return DenoiserError(f"{what}, but that of {whose} is {kind_of(first)}.")
 
     def check_finite(self, branch: str, output: str, tensor: Tensor) -> None:
         """Raise `NonFiniteError` if a prediction holds NaN or infinity."""
         if not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(f"branch {branch!r} of step {self.index}: output {output!r} holds NaN or infinity.")
-
-    def check_dtype(self, branch: str, output: str, tensor: Tensor, dtype: torch.dtype) -> None:
-        """Raise `DenoiserError` unless a prediction has the dtype of the others."""
-        if tensor.dtype is not dtype:
-            raise DenoiserError(
-                f"branch {branch!r} of step {self.index}: output {output!r} is {kind_of(tensor)}, "
-                f"but another branch's is {str(dtype).removeprefix('torch.')}."
-            )
 
     def can_split_rows(self, *, needs_tensor_statistics: bool) -> bool:
         """Whether the batch can be shared out by rows.
@@ -220,9 +262,7 @@ class Plan:
         wanted = (key for output in self.samples for key in self.wanted_statistics(output))
         return not (needs_tensor_statistics and any(over == "tensor" for _, _, over in wanted))
 
-    def partial_sum(
-        self, output: str, predictions: Mapping[str, Tensor], rows: tuple[int, int] | None = None
-    ) -> Tensor | None:
+    def partial_sum(self, output: str, predictions: Mapping[str, Tensor], rows: slice | None = None) -> Tensor | None:
         """Return `Σ wᵢ·pᵢ` over those branches of the plan that `predictions` holds; None if none counts.
 
         With `rows`, predictions hold those rows of the batch only.
@@ -247,16 +287,16 @@ class Plan:
         """Whether a correction looks at the whole base prediction of `output`."""
         return any(acting.needs.reference for acting in self.layout.outputs[output].all_correcting)
 
-    def statistic(self, output: str, base: Tensor, key: Statistic, rows: tuple[int, int] | None = None) -> Tensor:
+    def statistic(self, output: str, base: Tensor, key: Statistic, rows: slice | None = None) -> Tensor:
         """Compute one wanted statistic from the base prediction of `output`; dimensions are kept."""
-        own = self.owner.settings.prediction_type
+        own = self.identity.settings.prediction_type
         sample = self.samples[output]
-        sample = sample if rows is None else sample[slice(*rows)]
+        sample = sample if rows is None else sample[rows]
         return BasePrediction(base, sample, own, self.noise[output]).statistic(key)
 
 
-def _in_rows(weight: Weight, rows: tuple[int, int] | None) -> Weight:
-    return weight[slice(*rows)] if isinstance(weight, Tensor) and rows is not None and weight.shape[0] > 1 else weight
+def _in_rows(weight: Weight, rows: slice | None) -> Weight:
+    return weight[rows] if isinstance(weight, Tensor) and rows is not None and weight.shape[0] > 1 else weight
 
 
 def kind_of(tensor: Tensor) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidance_core.branch import BoundBranch
+from guidance_core.bound import BoundBranch
 from guidance_core.errors import DenoiserError
 
 

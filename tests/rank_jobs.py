@@ -52,33 +52,33 @@ class Away:
 class DropsTheLastBranch(AllGatherExecutor):
     def _whole(self, plan, views):
         whole = super()._whole(plan, views)
-        return whole | {plan.branches[-1].name: whole["cond"]}
+        return {output: given | {plan.branches[-1].name: given["cond"]} for output, given in whole.items()}
 
 
 class SwapsTwoBranches(AllGatherExecutor):
     def _whole(self, plan, views):
         whole = super()._whole(plan, views)
-        return whole | {"b0": whole["b1"], "b1": whole["b0"]}
+        return {output: given | {"b0": given["b1"], "b1": given["b0"]} for output, given in whole.items()}
 
 
 class ReducesInBf16(AllReduceExecutor):
-    def _reduced(self, buffer, placement):
-        super()._reduced(buffer.copy_(buffer.bfloat16()), placement)
+    def _reduced(self, plan, buffer, placement):
+        super()._reduced(plan, buffer.copy_(buffer.bfloat16()), placement)
 
 
 class ForgetsRankTwo(AllReduceExecutor):
-    def _share(self, plan, made):
-        return [] if self.rank == 2 else super()._share(plan, made)
+    def _share(self, plan, predictions):
+        return [] if self.rank == 2 else super()._share(plan, predictions)
 
 
 class SkipsTheStatistics(AllReduceExecutor):
-    def _share(self, plan, made):
-        return [part for part in super()._share(plan, made) if part[1] is None]
+    def _share(self, plan, predictions):
+        return [part for part in super()._share(plan, predictions) if part[1] is None]
 
 
 class DiffersOnRankOne(AllReduceExecutor):
-    def _reduced(self, buffer, placement):
-        super()._reduced(buffer, placement)
+    def _reduced(self, plan, buffer, placement):
+        super()._reduced(plan, buffer, placement)
         if self.rank == 1:
             buffer[:1] *= 1 + 2 * EPS32
 

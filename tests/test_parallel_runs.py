@@ -199,7 +199,7 @@ def test_lockstep_compares_plans_before_any_forward(ranks):
 
 
 def test_lockstep_and_batched_exclude_each_other(ranks):
-    with pytest.raises(ConfigurationError, match="lockstep=True cannot be had with batched=True"):
+    with pytest.raises(ConfigurationError, match="lockstep=True cannot be combined with batched=True"):
         AllGatherExecutor(lockstep=True, batched=True)
 
 

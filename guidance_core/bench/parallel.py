@@ -25,7 +25,8 @@ from torch import Tensor
 
 from guidance_core.bench.ranks import Ranks
 from guidance_core.bench.round_robin import RoundRobin
-from guidance_core.branch import BoundBranch, Branch
+from guidance_core.bound import BoundBranch
+from guidance_core.branch import Branch
 from guidance_core.executors import AllGatherExecutor, AllReduceExecutor, Executor, SerialExecutor
 from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.placement import place_branches, place_rows

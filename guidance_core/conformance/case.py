@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from guidance_core import fingerprint
-from guidance_core.branch import BASE, BoundBranch
+from guidance_core.bound import BoundBranch
+from guidance_core.branch import BASE
 from guidance_core.errors import ConfigurationError
 from guidance_core.outputs import SINGLE, Structure
 

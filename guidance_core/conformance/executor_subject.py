@@ -189,8 +189,8 @@ def executor_subject_of(given: Any, parameters: Mapping[str, Any] | None = None)
         cls = imported(name) if ":" in name else executor_class(name)
     if not isinstance(cls, type) or not issubclass(cls, Executor):
         raise ConfigurationError(f"{given!r} is no executor: a subclass of guidance_core.Executor.")
-    if cls.execute is Executor.execute and cls.conduct is Executor.conduct and cls.for_run is Executor.for_run:
-        raise ConfigurationError(f"{cls.__name__} runs no branch: it has neither execute nor conduct.")
+    if cls.execute is Executor.execute and cls.for_run is Executor.for_run:
+        raise ConfigurationError(f"{cls.__name__} runs no branch: it has no execute(plan, denoise).")
     if not isinstance(getattr(cls, "name", None), str):
         raise ConfigurationError(f"{cls.__name__} has no name; give it a class attribute, name = 'mine'.")
     known = [name for name in inspect.signature(cls).parameters if name not in ("group", "mesh_dim")]

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from guidance_core.branch import BoundBranch
+from guidance_core.bound import BoundBranch
 from guidance_core.conformance.case import Case, Host, Pass
 from guidance_core.conformance.executor_subject import ExecutorSubject
 from guidance_core.conformance.playing import Results, halves_of

@@ -18,10 +18,10 @@ from guidance_core.conformance.candidates import candidates
 from guidance_core.conformance.case import PREDICTION_TYPES, Case
 from guidance_core.errors import GuidanceError
 from guidance_core.executors.base import Executor
-from guidance_core.executors.serial import SerialExecutor
 from guidance_core.guidance import Guidance
 from guidance_core.layout import Layout
 from guidance_core.presets import settle
+from guidance_core.program import Program
 from guidance_core.run import Run
 from guidance_core.settings import RunSettings
 from guidance_core.stack import Stack, plugin_name
@@ -138,7 +138,7 @@ class Subject:
             outputs=outputs or self.named or None,
             check_finite=False,
         )
-        return Run(Stack.of(plugins), SerialExecutor(), settings).layouts
+        return Program(Stack.of(plugins), settings).layouts
 
     @functools.cached_property
     def hooks(self) -> dict[str, bool]:

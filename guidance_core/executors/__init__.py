@@ -3,9 +3,10 @@
 from guidance_core.executors.all_gather import AllGatherExecutor
 from guidance_core.executors.all_reduce import AllReduceExecutor
 from guidance_core.executors.auto import AutoExecutor
-from guidance_core.executors.base import Denoiser, Executor, Sums, run_branch
+from guidance_core.executors.base import Denoiser, Executor, run_branch
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.serial import SerialExecutor
+from guidance_core.plan import Sums
 
 __all__ = [
     "AllGatherExecutor",

@@ -11,7 +11,7 @@ import datetime
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import attrs
 import torch
@@ -19,12 +19,9 @@ from torch import Tensor
 
 from guidance_core import errors
 from guidance_core.errors import ExecutorError, GuidanceError, PlanMismatchError, RankFailedError, RankLostError
+from guidance_core.executors.base import StartedT
 from guidance_core.executors.groups import timeout_of
-from guidance_core.fingerprint import PARTS, digest
-from guidance_core.presets import settle
-
-if TYPE_CHECKING:
-    from guidance_core.run import Run
+from guidance_core.fingerprint import PARTS
 
 TAG = 29063
 "Of the control messages; a model's own point-to-point messages use others."
@@ -163,7 +160,7 @@ class Agreement:
         return [Record.decode(record) for record in received], silent
 
 
-def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Run]) -> Run:
+def begin_together(agreement: Agreement, own_part: int, make: Callable[[], StartedT]) -> StartedT:
     """Start a run on every rank, or on none: an error on one is raised on all.
 
     Raises:
@@ -172,48 +169,28 @@ def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Run])
     try:
         run = make()
     except BaseException as error:
-        raise_together(agreement, error, "starting a run", START)
-    records = agreement.exchange(Record((*run.fingerprint, 0, 0, 0, 0, own_part), (), _summary(run)), START)
+        shared = shared_error(agreement, error, "starting a run", START)
+        if shared is error:
+            raise
+        raise shared from error
+    identity = run.identity
+    records = agreement.exchange(Record((*identity.fingerprint, 0, 0, 0, 0, own_part), (), identity.summary), START)
     check_all_well(records)
     check_same_plan(records)
     return run
 
 
-def _summary(run: Run) -> str:
-    """Say what a run consists of, so that the texts of two ranks show where they differ."""
-    methods = ", ".join(_method(name, plugin) for name, plugin in run.stack.plugins.items())
-    sigmas = "; ".join(", ".join(f"{level:.6g}" for level in levels) for levels in run.settings.sigmas.values())
-    return (
-        f"a run of {run.count} steps with {_cut(methods, 550) or 'no methods'} "
-        f"for {run.settings.prediction_type} predictions at sigmas {_cut(sigmas, 150)}"
-    )
+def shared_error(agreement: Agreement, error: BaseException, where: str, phase: int) -> BaseException:
+    """Tell the others of an error; return the one that all of them raise, from the one that caused it.
 
-
-def _method(name: str, plugin: object) -> str:
-    given = [
-        f"{parameter}={_cut(repr(settled.value), 150)}"
-        for parameter, settled in settle(plugin).items()
-        if settled.origin == "given"
-    ]
-    return f"{name}({', '.join(given)})" if given else name
-
-
-def _cut(text: str, longest: int) -> str:
-    """Cut a text, with a mark that differs where what is cut off does."""
-    return text if len(text) <= longest else f"{text[: longest - 20]}... (#{digest([text]) & 0xFFFFFFFF:08x})"
-
-
-def raise_together(agreement: Agreement, error: BaseException, where: str, phase: int) -> NoReturn:
-    """Tell the others of an error; raise the one that all of them raise, from the one that caused it.
-
-    What is no `Exception`, such as an interrupt, is raised here as it is.
+    What is no `Exception`, such as an interrupt, is told, and stays as it is here.
     """
     try:
         check_all_well(agreement.exchange(failure(error, agreement.rank, where), phase))
     except Exception as shared:
         if isinstance(error, Exception):
-            raise shared from error
-    raise error
+            return shared
+    return error
 
 
 def lost_ranks(silent: dict[int, str], size: int) -> RankLostError:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.executors.distributed import DistributedExecutor, Made
+from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.packing import Slot, slots_of
 from guidance_core.executors.placement import Placement, Unit
-
-if TYPE_CHECKING:
-    from guidance_core.plan import Plan
+from guidance_core.plan import Plan, Predictions
 
 # Renamed in torch 2.13; the old name warns there.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -30,20 +27,21 @@ class AllGatherExecutor(DistributedExecutor):
 
     name = "all_gather"
 
-    def _collected(
-        self, plan: Plan, placement: Placement, share: Made, dtypes: Sequence[torch.dtype]
-    ) -> Mapping[str, Any]:
+    def _collected(self, plan: Plan, share: Predictions, dtypes: Sequence[torch.dtype]) -> Predictions:
+        placement = plan.placed.placement
         if not placement.busy:
             return {}
         if self.size == 1:
-            return self._whole(plan, {unit: list(prediction.values()) for unit, prediction in share.items()})
+            return {
+                output: {name: tensor.detach() for name, tensor in given.items()} for output, given in share.items()
+            }
         slots, length = self._slots(plan, placement, dtypes)
         device = next(iter(plan.samples.values())).device
         buffer = torch.empty(length, dtype=torch.uint8, device=device)
-        for unit, prediction in share.items():
-            for slot, tensor in zip(slots[unit][1], prediction.values(), strict=True):
-                slot.view(buffer).copy_(tensor)
-        by_rank = self._gathered(buffer, placement)
+        for unit, branch in zip(plan.placed.units, plan.own_branches, strict=True):
+            for slot, given in zip(slots[unit][1], share.values(), strict=True):
+                slot.view(buffer).copy_(given[branch.name])
+        by_rank = self._gathered(plan, buffer, placement)
         views = {unit: [slot.view(by_rank[rank]) for slot in places] for unit, (rank, places) in slots.items()}
         return self._whole(plan, views)
 
@@ -55,7 +53,7 @@ class AllGatherExecutor(DistributedExecutor):
         longest = 0
         for rank, units in enumerate(placement.units):
             wanted = [
-                (plan.shape_of(output, unit.rows), dtype)
+                (plan.shape_of(output, unit.part), dtype)
                 for unit in units
                 for output, dtype in zip(plan.samples, dtypes, strict=True)
             ]
@@ -66,29 +64,30 @@ class AllGatherExecutor(DistributedExecutor):
             longest = max(longest, length)
         return places, longest
 
-    def _gathered(self, buffer: Tensor, placement: Placement) -> Sequence[Tensor]:
+    def _gathered(self, plan: Plan, buffer: Tensor, placement: Placement) -> Sequence[Tensor]:
         """Return every rank's buffer; where a single rank has branches, it alone sends."""
         staged = self._staged(buffer)
         sent = buffer.cpu() if staged else buffer
         if len(placement.busy) == 1:
             source = dist.get_global_rank(self.group, placement.busy[0])
-            self._moved(dist.broadcast, sent, sent, source)
+            self._moved(plan, dist.broadcast, sent, sent, source)
             return [sent.to(buffer.device)] * self.size
         received = torch.empty(self.size, sent.numel(), dtype=torch.uint8, device=sent.device)
-        self._moved(_all_gather, sent, received.view(-1), sent)
+        self._moved(plan, _all_gather, sent, received.view(-1), sent)
         return (received.to(buffer.device) if staged else received).unbind()
 
-    def _whole(self, plan: Plan, views: Mapping[Unit, Sequence[Tensor]]) -> dict[str, Any]:
-        """Return the predictions by branch, in the host's structure."""
+    def _whole(self, plan: Plan, views: Mapping[Unit, Sequence[Tensor]]) -> Predictions:
+        """Return the predictions of all branches; those in rows, joined."""
         parts: dict[int, list[tuple[int, Sequence[Tensor]]]] = {}
         for unit, tensors in views.items():
             parts.setdefault(unit.branch, []).append((unit.rows[0] if unit.rows else 0, tensors))
-        predictions = {}
+        whole: Predictions = {output: {} for output in plan.samples}
         for index, branch in enumerate(plan.branches):
             pieces = [tensors for _, tensors in sorted(parts[index], key=lambda part: part[0])]
             joined = pieces[0] if len(pieces) == 1 else [torch.cat(same) for same in zip(*pieces, strict=True)]
-            predictions[branch.name] = plan.restored(dict(zip(plan.samples, joined, strict=True)))
-        return predictions
+            for output, tensor in zip(whole, joined, strict=True):
+                whole[output][branch.name] = tensor
+        return whole
 
     def describe(self) -> str:
         """Return one line that says how branches are run."""

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from guidance_core.arithmetic import accumulation_dtype
+from guidance_core.bound import BoundBranch
 from guidance_core.branch import BASE
-from guidance_core.executors.base import Sums
-from guidance_core.executors.distributed import DistributedExecutor, Made
+from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.packing import slots_of
 from guidance_core.executors.placement import Placement
+from guidance_core.plan import Plan, Predictions, Sums
 from guidance_core.reference import Statistic
 from guidance_core.statistics import kept_shape
-
-if TYPE_CHECKING:
-    from guidance_core.plan import Plan
 
 Key: TypeAlias = tuple[str, Statistic | None]
 "What a part of the buffer is: an output's sum (None), or one of its base prediction's statistics."
 
-Part: TypeAlias = tuple[str, Statistic | None, tuple[int, int] | None, Tensor]
+Part: TypeAlias = tuple[str, Statistic | None, slice | None, Tensor]
 "Output, which part of the buffer, the rows of the batch (None: all), and what to add there."
 
 
@@ -41,26 +39,29 @@ class AllReduceExecutor(DistributedExecutor):
     name = "all_reduce"
     gathers_predictions = False
 
-    def _share(self, plan: Plan, made: Made) -> list[Part]:
+    def _share(self, plan: Plan, predictions: Predictions) -> list[Part]:
         """Return this rank's part of every sum, statistic and reference, with the rows it is for."""
-        by_rows: dict[tuple[int, int] | None, dict[str, dict[str, Tensor]]] = {}
-        for unit, prediction in made.items():
-            by_rows.setdefault(unit.rows, {})[plan.branches[unit.branch].name] = prediction
+        by_rows: dict[tuple[int, int] | None, list[BoundBranch]] = {}
+        for unit, branch in zip(plan.placed.units, plan.own_branches, strict=True):
+            by_rows.setdefault(unit.rows, []).append(branch)
         parts: list[Part] = []
-        for rows, predictions in by_rows.items():
+        for branches in by_rows.values():
+            rows = branches[0].rows
             for output in _active(plan):
-                total = plan.partial_sum(output, {name: each[output] for name, each in predictions.items()}, rows)
+                given = {branch.name: predictions[output][branch.name].detach() for branch in branches}
+                total = plan.partial_sum(output, given, rows)
                 if total is not None:
                     parts.append((output, None, rows, total))
-                if BASE in predictions:
-                    base = predictions[BASE][output]
+                base = given.get(BASE)
+                if base is not None:
                     for key in plan.wanted_statistics(output):
                         parts.append((output, key, rows, plan.statistic(output, base, key, rows)))
                     if plan.wants_reference(output):
                         parts.append((output, _REFERENCE, rows, base))
         return parts
 
-    def _collected(self, plan: Plan, placement: Placement, share: list[Part], dtypes: Sequence[torch.dtype]) -> Sums:
+    def _collected(self, plan: Plan, share: list[Part], dtypes: Sequence[torch.dtype]) -> Sums:
+        placement = plan.placed.placement
         if not placement.busy:
             return Sums({}, {}, {}, {})
         samples = plan.samples
@@ -81,7 +82,7 @@ class AllReduceExecutor(DistributedExecutor):
         buffer = torch.zeros(length, dtype=torch.uint8, device=samples[active[0]].device)
         views = {key: slot.view(buffer) for key, slot in zip(keys, slots, strict=True)}
         self._fill(views, share)
-        self._reduced(buffer.view(working), placement)
+        self._reduced(plan, buffer.view(working), placement)
         return Sums(
             sums={output: views[output, None].to(_accumulation(kinds[output])) for output in active},
             like={
@@ -103,9 +104,9 @@ class AllReduceExecutor(DistributedExecutor):
         """Write this rank's share into the buffer."""
         for output, key, rows, part in share:
             view = views[output, key]
-            (view if rows is None or view.shape[0] == 1 else view[slice(*rows)]).add_(part)
+            (view if rows is None else view[rows]).add_(part)
 
-    def _reduced(self, buffer: Tensor, placement: Placement) -> None:
+    def _reduced(self, plan: Plan, buffer: Tensor, placement: Placement) -> None:
         """Add up the ranks' buffers in place; where a single rank has branches, it alone sends."""
         if self.size == 1:
             return
@@ -113,9 +114,9 @@ class AllReduceExecutor(DistributedExecutor):
         sent = buffer.cpu() if staged else buffer
         if len(placement.busy) == 1:
             source = dist.get_global_rank(self.group, placement.busy[0])
-            self._moved(dist.broadcast, sent, sent, source)
+            self._moved(plan, dist.broadcast, sent, sent, source)
         else:
-            self._moved(dist.all_reduce, sent, sent)
+            self._moved(plan, dist.all_reduce, sent, sent)
         if staged:
             buffer.copy_(sent)
 

@@ -10,20 +10,19 @@ import torch.distributed as dist
 from guidance_core.executors.agreement import Agreement, begin_together
 from guidance_core.executors.all_gather import AllGatherExecutor
 from guidance_core.executors.all_reduce import AllReduceExecutor
-from guidance_core.executors.base import Denoiser, Executor
+from guidance_core.executors.base import Denoiser, Executor, StartedT
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.groups import check_alive, control_group, resolve_group
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
 from guidance_core.fingerprint import digest
+from guidance_core.plan import Plan
+from guidance_core.program import Program
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
-
-    from guidance_core.plan import Plan
-    from guidance_core.run import Run
 
 FEWER = 2.0
 "By what factor all-reduce must move fewer bytes to be preferred to a bit-identical all-gather."
@@ -50,23 +49,23 @@ class AutoExecutor(Executor):
         self._group = resolve_group(group, mesh_dim) if started or group is not None else None
         self._given: dict[str, Any] = {"group": group, "mesh_dim": mesh_dim}
 
-    def begin(self, make: Callable[[], Run]) -> Run:
+    def begin(self, make: Callable[[], StartedT]) -> StartedT:
         """Start a run, together with the other ranks where there are some."""
         if self._group is None or self._group.size() == 1:
             return make()
         check_alive(self._group)
         return begin_together(Agreement(control_group(self._group)), digest([self.name]), make)
 
-    def for_run(self, run: Run) -> Executor:
-        """Return the executor to use for this run."""
+    def for_run(self, program: Program) -> Executor:
+        """Return the executor to use for a run of this program."""
         group = self._group
         if group is None or group.size() == 1:
             return _Local("no process group" if group is None else "the group has one rank")
-        looking = run.stack.hooks["combine"]
+        looking = program.stack.hooks["combine"]
         if looking.plain or looking.wrappers:
             return _chosen(AllGatherExecutor(**self._given), "a method looks at the predictions")
         gathered, reduced = 0.0, 0.0
-        for layout in run.layouts:
+        for layout in program.layouts:
             placement = place_branches(layout.branches, group.size())
             if len(placement.busy) > 1:
                 gathered += 2 * placement.most * (group.size() - 1)
@@ -97,7 +96,7 @@ class _Local(Executor):
         self._serial, self._batched = SerialExecutor(), BatchedExecutor()
 
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
-        can_batch = callable(getattr(denoise, "batch", None)) and len(plan.branches) > 1
+        can_batch = callable(getattr(denoise, "batch", None)) and len(plan.own_branches) > 1
         return (self._batched if can_batch else self._serial).execute(plan, denoise)
 
     def describe(self) -> str:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
-import attrs
-from torch import Tensor
-
+from guidance_core.bound import BoundBranch
+from guidance_core.branch import Branch
 from guidance_core.errors import DenoiserError, ExecutorError
 from guidance_core.executors.placement import Placement
-
-if TYPE_CHECKING:
-    from guidance_core.branch import BoundBranch, Branch
-    from guidance_core.plan import Plan
-    from guidance_core.run import Run
+from guidance_core.plan import Plan, Predictions, Sums
+from guidance_core.program import Program
+from guidance_core.settings import RunIdentity
 
 
 class Denoiser(Protocol):
@@ -28,41 +25,23 @@ class Denoiser(Protocol):
         """Return the prediction: a tensor, a tuple, or a dict of named outputs."""
 
 
-@attrs.frozen(eq=False)
-class Sums:
-    """What an executor hands back that adds up the branches instead of gathering them.
+class Started(Protocol):
+    """What `Executor.begin` starts: a run, of which ranks compare the identity."""
 
-    Every mapping is by output, every tensor in the host's space. `Plan.partial_sum` computes one
-    rank's share, `Plan.wanted_statistics` names what corrections will ask of the base prediction.
-    """
-
-    sums: Mapping[str, Tensor]
-    "`Σ wᵢ·pᵢ`, `[B, ...]`, in the accumulation dtype."
-    like: Mapping[str, Tensor]
-    "A tensor of the shape, dtype and device of the base prediction; its values are not read."
-    statistics: Mapping[str, Mapping[tuple[str, str, str], Tensor]]
-    "Of the base prediction, by (space, `std` or `norm`, over)."
-    references: Mapping[str, Tensor]
-    "The base prediction itself, where the plan wants it."
+    @property
+    def identity(self) -> RunIdentity:
+        """Which run it is."""
 
 
-class Evaluation(Protocol):
-    """One evaluation of a step, in the parts between which processes may have to agree."""
-
-    run: Run
-
-    def plan(self) -> Plan:
-        """Ask the plugins for the branches."""
-
-    def combine(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
-        """Return what `commit` takes: the guided predictions and the state to keep. Nothing of it lasts yet."""
-
-    def commit(self, plan: Plan, outcome: Any) -> Any:
-        """Make the step's state last and return the result in the host's structure."""
+StartedT = TypeVar("StartedT", bound=Started)
 
 
 class Executor:
-    """Base class of executors. One instance may serve several runs; it must not depend on which."""
+    """Base class of executors. One instance may serve several runs; it must not depend on which.
+
+    A step goes through `place`, `execute`, `collect` and `confirm` in this order; a failure anywhere in it
+    goes to `report`. Only `execute` must be written. The others do nothing where one process does all.
+    """
 
     name: ClassVar[str]
     "The name in the entry-point group `guidance_core.executors`."
@@ -70,31 +49,48 @@ class Executor:
     gathers_predictions: ClassVar[bool] = True
     "Whether every branch's prediction reaches every process; `combine` hooks need that."
 
-    is_distributed: ClassVar[bool] = False
-    "Whether processes agree on each step: `conduct` makes it then, not `execute` alone."
-
-    def begin(self, make: Callable[[], Run]) -> Run:
+    def begin(self, make: Callable[[], StartedT]) -> StartedT:
         """Start a run: call `make` and return what it returns."""
         return make()
 
-    def for_run(self, run: Run) -> Executor:
-        """Return the executor to use for this run: itself, unless it chooses among others.
+    def for_run(self, program: Program) -> Executor:
+        """Return the executor to use for a run: itself, unless it chooses among others.
 
-        Called once, when the run starts, with every step's layout in `run.layouts`.
+        Called once, when the run starts, with every step's layout in `program.layouts`.
         """
         return self
 
+    def place(self, plan: Plan) -> None:
+        """Set `plan.own_branches` to what this process runs, where that is not every branch."""
+
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any] | Sums:
-        """Run the plan's branches; return the predictions by branch name, or their sums.
+        """Run the plan's own branches; return their predictions by branch name, or the sums of all.
 
         Raises whatever the denoiser raises, with a note that says for which branch.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement execute(plan, denoise).")
 
-    def conduct(self, evaluation: Evaluation, denoise: Denoiser) -> Any:
-        """Make one whole evaluation of a step and return its result."""
-        plan = evaluation.plan()
-        return evaluation.commit(plan, evaluation.combine(plan, self.execute(plan, denoise)))
+    def collect(self, plan: Plan, predictions: Predictions) -> Predictions | Sums:
+        """Return the predictions of all branches, or their sums, given this process's own.
+
+        Args:
+            plan: the step.
+            predictions: of `plan.own_branches`, by output, then by branch; checked against the sample.
+        """
+        return predictions
+
+    def confirm(self, plan: Plan) -> None:
+        """Return once every process has combined its predictions, so that the step may last."""
+
+    def report(self, error: BaseException, identity: RunIdentity, plan: Plan | None) -> BaseException:
+        """Tell the other processes that a step failed here; return the error that all of them raise.
+
+        Args:
+            error: what happened.
+            identity: of the run.
+            plan: the step; None where it could not be planned.
+        """
+        return error
 
     def describe(self) -> str:
         """Return one line that says how branches are run."""

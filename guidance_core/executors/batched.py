@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from guidance_core.bound import BoundBranch
 from guidance_core.errors import ConfigurationError, ExecutorError
 from guidance_core.executors.base import Denoiser, Executor, run_batch
-
-if TYPE_CHECKING:
-    from guidance_core.branch import BoundBranch
-    from guidance_core.plan import Plan
+from guidance_core.plan import Plan
 
 
 class BatchedExecutor(Executor):
@@ -47,7 +45,7 @@ class BatchedExecutor(Executor):
         return predictions
 
     def _groups(self, plan: Plan) -> Iterator[list[BoundBranch]]:
-        branches = list(plan.branches)
+        branches = list(plan.own_branches)
         if self.max_rows is None:
             size = len(branches)
         else:

@@ -1,17 +1,18 @@
 """What executors that spread branches over the ranks of a process group have in common.
 
-    plan ─ run own units ─▶ agree ─▶ one payload collective ─▶ combine ─▶ agree ─▶ commit
+    place ─▶ execute ─▶ collect: agree, one payload collective ─▶ (combined by the run) ─▶ confirm: agree
 
 Every rank plans, combines and keeps state for itself; only predictions (or their sums) travel. The
 first agreement comes before anything moves, the second before anything lasts, so that a failure on one
-rank is the same error on all of them and leaves every rank where it was.
+rank is the same error on all of them and leaves every rank where it was. Between agreements each rank
+notes in which one the others wait for it: there `report` tells them of a failure, in whichever part.
 """
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -19,7 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.errors import ConfigurationError, ExecutorError, RankLostError
+from guidance_core.branch import Branch
+from guidance_core.errors import ConfigurationError, DenoiserError, ExecutorError, RankLostError
 from guidance_core.executors.agreement import (
     AFTER,
     BEFORE,
@@ -31,12 +33,13 @@ from guidance_core.executors.agreement import (
     check_all_well,
     check_output_count,
     check_same_plan,
-    raise_together,
+    shared_error,
 )
-from guidance_core.executors.base import Denoiser, Evaluation, Executor, Sums, run_batch, run_branch
+from guidance_core.executors.base import Denoiser, Executor, StartedT, run_batch, run_branch
 from guidance_core.executors.groups import (
     check_alive,
     control_group,
+    is_alive,
     positions_in,
     resolve_group,
     stages_through_cpu,
@@ -44,17 +47,12 @@ from guidance_core.executors.groups import (
 )
 from guidance_core.executors.placement import Placement, Unit, place_branches, place_rows
 from guidance_core.fingerprint import digest
+from guidance_core.plan import Plan, Predictions, Sums
+from guidance_core.settings import RunIdentity
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
-
-    from guidance_core.branch import BoundBranch, Branch
-    from guidance_core.plan import Plan
-    from guidance_core.run import Run
-
-Made = dict[Unit, dict[str, Tensor]]
-"The predictions of this rank, by unit and output."
 
 
 @attrs.define
@@ -71,10 +69,19 @@ class Counts:
     "Time in control exchanges, waiting for slower ranks included."
 
 
+@attrs.define(eq=False)
+class Placed:
+    """What an executor notes of a step when it has chosen who runs what."""
+
+    placement: Placement
+    units: tuple[Unit, ...]
+    "What this rank runs: the branches of `plan.own_branches`, in order."
+    awaited: int | None
+    "The exchange in which the other ranks wait for this one; None where they do not."
+
+
 class DistributedExecutor(Executor):
     """Base of the executors that spread the branches of a step over the ranks of a process group."""
-
-    is_distributed: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -109,7 +116,7 @@ class DistributedExecutor(Executor):
         """
         if lockstep and batched:
             raise ConfigurationError(
-                "lockstep=True cannot be had with batched=True: how many forwards denoise.batch makes is not known."
+                "lockstep=True cannot be combined with batched=True: how many forwards denoise.batch makes is unknown."
             )
         self.group = resolve_group(group, mesh_dim)
         self.rank = self.group.rank()
@@ -120,7 +127,7 @@ class DistributedExecutor(Executor):
         self.split_rows = bool(split_rows)
         self.batched = bool(batched)
         self._agreement = Agreement(control_group(self.group))
-        self._agreed: WeakKeyDictionary[Run, tuple[torch.dtype, ...]] = WeakKeyDictionary()
+        self._agreed: WeakKeyDictionary[RunIdentity, tuple[torch.dtype, ...]] = WeakKeyDictionary()
         "The dtypes of predictions that the first step of each run showed."
         self.chosen_because = ""
         "Why it was chosen, where `auto` did."
@@ -136,7 +143,7 @@ class DistributedExecutor(Executor):
         self._counts.control_seconds = self._agreement.seconds
         return self._counts
 
-    def begin(self, make: Callable[[], Run]) -> Run:
+    def begin(self, make: Callable[[], StartedT]) -> StartedT:
         """Start a run together with the other ranks.
 
         Raises:
@@ -148,8 +155,47 @@ class DistributedExecutor(Executor):
 
     # A step.
 
-    def conduct(self, evaluation: Evaluation, denoise: Denoiser) -> Any:
-        """Make one evaluation of a step together with the other ranks.
+    def place(self, plan: Plan) -> None:
+        """Choose the branches of this rank, or some rows of them.
+
+        Raises:
+            PlanMismatchError: in lockstep, the ranks plan different things; any other error of a rank likewise.
+        """
+        check_alive(self.group)
+        placement = self._placement(plan)
+        units = placement.units[self.rank]
+        plan.placed = Placed(placement, units, self._first_exchange(plan.identity))
+        branches = [(plan.branches[unit.branch], unit.part) for unit in units]
+        plan.own_branches = tuple(branch if rows is None else branch.for_rows(rows) for branch, rows in branches)
+        plan.samples = {name: sample.detach() for name, sample in plan.samples.items()}  # no gradient travels
+        if self.lockstep:
+            plan.padding = placement.most - len(units)
+            if plan.placed.awaited is not None:  # ranks that call together must not begin with different plans
+                self._compare(plan, (), PLANNED, then=BEFORE)
+
+    def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
+        """Run this rank's branches; return their predictions by name."""
+        own = plan.own_branches
+        if self.split_rows and not getattr(denoise, "takes_rows", False):
+            raise ExecutorError(
+                f"{type(self).__name__}(split_rows=True) needs a denoiser with takes_rows = True that runs the rows "
+                "branch.rows of the batch; StackedDenoiser does."
+            )
+        predictions = []
+        if self.batched and own:
+            predictions = run_batch(own, denoise, f"{type(self).__name__}(batched=True)")
+            self._counts.forwards += 1
+        else:
+            for branch in own:
+                predictions.append(run_branch(branch, denoise))
+                self._counts.forwards += 1
+        for _ in range(plan.padding):
+            run_branch(plan.branches[0], denoise)
+            self._counts.forwards += 1
+        return {branch.name: prediction for branch, prediction in zip(own, predictions, strict=True)}
+
+    def collect(self, plan: Plan, predictions: Predictions) -> Predictions | Sums:
+        """Agree with the other ranks on this step, then move its payload.
 
         Raises:
             RankFailedError: a rank's denoiser raised; any other error of this library is raised on all
@@ -157,58 +203,57 @@ class DistributedExecutor(Executor):
             RankLostError: a rank does not answer.
             PlanMismatchError: the ranks plan different things.
         """
-        check_alive(self.group)
-        agrees = self.control or evaluation.run not in self._agreed
-        where = "planning a step"
-        try:
-            plan = evaluation.plan()
-            where = f"step {plan.index}"
-            placement = self._placed_for(plan)
-        except BaseException as error:
-            self._fail(error, where, PLANNED if self.lockstep else BEFORE, agrees)
-        if self.lockstep and agrees:  # ranks that call the model together must not begin with different plans
-            self._compare(plan, (), PLANNED)
-        try:
-            made = self._run(plan, placement, denoise)
-            dtypes = self._dtypes(plan, made)
-            with torch.no_grad():
-                share = self._share(plan, made)
-        except BaseException as error:
-            self._fail(error, where, BEFORE, agrees)
-        if agrees:
-            dtypes = agreed_dtypes(self._compare(plan, dtypes, BEFORE))
-        self._agreed[evaluation.run] = dtypes = dtypes or self._agreed.get(evaluation.run, ())
         with torch.no_grad():
-            try:
-                gathered = self._collected(plan, placement, share, dtypes)
-                outcome = evaluation.combine(plan, gathered)
-            except BaseException as error:
-                self._fail(error, where, AFTER, agrees)
-        if agrees:
+            dtypes = self._dtypes(plan, predictions)
+            share = self._share(plan, predictions)
+            if plan.placed.awaited is not None:
+                dtypes = agreed_dtypes(self._compare(plan, dtypes, BEFORE, then=AFTER))
+            dtypes = dtypes or self._agreed.get(plan.identity, ())
+            self._agreed[plan.identity] = dtypes
+            return self._collected(plan, share, dtypes)
+
+    def confirm(self, plan: Plan) -> None:
+        """Agree with the other ranks that every one has combined the step.
+
+        Raises:
+            GuidanceError: one has not; the same error on all.
+        """
+        if plan.placed.awaited is not None:
+            plan.placed.awaited = None
             check_all_well(self._agreement.exchange(Record(text=plan.summary), AFTER))
-        return evaluation.commit(plan, outcome)
 
-    def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any] | Sums:
-        """Refuse: ranks agree on whole steps, which `conduct` makes."""
-        raise ExecutorError(
-            f"the executor {self.name!r} makes whole steps together with the other ranks; use run.step()."
-        )
+    def report(self, error: BaseException, identity: RunIdentity, plan: Plan | None) -> BaseException:
+        """Tell the other ranks of a failure where they wait for this one; return what all of them raise."""
+        placed = None if plan is None else plan.placed
+        awaited = self._first_exchange(identity) if placed is None else placed.awaited
+        if awaited is None or isinstance(error, RankLostError) or not is_alive(self.group):
+            return error
+        where = "planning a step" if plan is None else f"step {plan.index}"
+        shared = shared_error(self._agreement, error, where, awaited)
+        if placed is not None:
+            placed.awaited = BEFORE  # where all ranks begin if they try it again
+        return shared
 
-    def _fail(self, error: BaseException, where: str, phase: int, agrees: bool) -> NoReturn:
-        """Raise what all ranks raise, having told them."""
-        if not agrees or isinstance(error, RankLostError):
-            raise error
-        raise_together(self._agreement, error, where, phase)
+    def _first_exchange(self, identity: RunIdentity) -> int | None:
+        """Return the first exchange of a step; None where this step of the run has none."""
+        if not self.control and identity in self._agreed:
+            return None
+        return PLANNED if self.lockstep else BEFORE
 
-    def _compare(self, plan: Plan, dtypes: tuple[torch.dtype, ...], phase: int) -> list[Record]:
-        """Exchange records; raise on every rank if one failed or plans another thing."""
+    def _compare(self, plan: Plan, dtypes: tuple[torch.dtype, ...], phase: int, *, then: int) -> list[Record]:
+        """Exchange records; raise on every rank if one failed or plans another thing.
+
+        The others wait for this rank in the exchange `then` next.
+        """
+        plan.placed.awaited = None
         fingerprint = (*plan.fingerprint, self._own_part)
         records = self._agreement.exchange(Record(fingerprint, dtypes, plan.summary), phase)
         check_all_well(records)
         check_same_plan(records)
+        plan.placed.awaited = then
         return records
 
-    def _dtypes(self, plan: Plan, made: Made) -> tuple[torch.dtype, ...]:
+    def _dtypes(self, plan: Plan, predictions: Predictions) -> tuple[torch.dtype, ...]:
         """Return the dtype of each output's predictions; empty where this rank made none."""
         check_output_count(len(plan.samples))
         devices = {str(sample.device) for sample in plan.samples.values()}
@@ -217,64 +262,33 @@ class DistributedExecutor(Executor):
                 f"the executor {self.name!r} packs all outputs into one buffer, so they must be on one device; got "
                 f"{', '.join(sorted(devices))}."
             )
-        found: dict[str, torch.dtype] = {}
-        for unit, prediction in made.items():
-            for output, tensor in prediction.items():
-                plan.check_dtype(
-                    plan.branches[unit.branch].name, output, tensor, found.setdefault(output, tensor.dtype)
-                )
-        return tuple(found.values())
+        for output, given in predictions.items():
+            for branch, tensor in given.items():
+                if hasattr(tensor, "full_tensor"):  # a DTensor; importing the class to ask takes long
+                    raise DenoiserError(
+                        f"branch {branch!r} of step {plan.index}: output {output!r} is spread over a device mesh (a "
+                        "DTensor); every rank that runs the branch must return all of it, as full_tensor() gives it."
+                    )
+        return tuple(tensor.dtype for given in predictions.values() for tensor in list(given.values())[:1])
 
-    def _placed_for(self, plan: Plan) -> Placement:
+    def _placement(self, plan: Plan) -> Placement:
         branches = plan.layout.branches
         if self.split_rows and plan.can_split_rows(needs_tensor_statistics=not self.gathers_predictions):
             self._last_rows = plan.rows
             return place_rows(branches, plan.rows, self.size).at(self._positions)
         return place_branches(branches, self.size).at(self._positions)
 
-    def _run(self, plan: Plan, placement: Placement, denoise: Denoiser) -> Made:
-        """Run this rank's units, each checked against the sample."""
-        units = placement.units[self.rank]
-        bound = [self._bound(plan, unit) for unit in units]
-        if self.split_rows and not getattr(denoise, "takes_rows", False):
-            raise ExecutorError(
-                f"{type(self).__name__}(split_rows=True) needs a denoiser with takes_rows = True that runs the rows "
-                "branch.rows of the batch; StackedDenoiser does."
-            )
-        if self.batched and bound:
-            predictions = run_batch(bound, denoise, f"{type(self).__name__}(batched=True)")
-            self._counts.forwards += 1
-        else:
-            predictions = []
-            for branch in bound:
-                predictions.append(run_branch(branch, denoise))
-                self._counts.forwards += 1
-        for _ in range(placement.most - len(bound) if self.lockstep else 0):
-            run_branch(plan.branches[0], denoise)
-            self._counts.forwards += 1
-        made = {
-            unit: {name: each.detach() for name, each in plan.accepted(branch.name, prediction, unit.rows).items()}
-            for unit, branch, prediction in zip(units, bound, predictions, strict=True)
-        }
-        return made
-
-    def _bound(self, plan: Plan, unit: Unit) -> BoundBranch:
-        branch = plan.branches[unit.branch]
-        return branch if unit.rows is None else branch.for_rows(slice(*unit.rows))
-
     # The payload.
 
-    def _share(self, plan: Plan, made: Made) -> Any:
+    def _share(self, plan: Plan, predictions: Predictions) -> Any:
         """Return what this rank sends, computed while the others can still be told of an error."""
-        return made
+        return predictions
 
-    def _collected(
-        self, plan: Plan, placement: Placement, share: Any, dtypes: Sequence[torch.dtype]
-    ) -> Mapping[str, Any] | Sums:
+    def _collected(self, plan: Plan, share: Any, dtypes: Sequence[torch.dtype]) -> Predictions | Sums:
         """Move this step's payload and return what all ranks made."""
         raise NotImplementedError
 
-    def _moved(self, collective: Callable[..., Any], buffer: Tensor, *arguments: Any) -> None:
+    def _moved(self, plan: Plan, collective: Callable[..., Any], buffer: Tensor, *arguments: Any) -> None:
         """Make one payload collective of `buffer`; a group that breaks in it is a lost rank."""
         self._counts.payload_collectives += 1
         self._counts.payload_bytes += buffer.numel() * buffer.element_size()
@@ -295,6 +309,7 @@ class DistributedExecutor(Executor):
                     f"{buffer.device.type} that the executor {self.name!r} needs ({reason}); use Gloo on CPUs and NCCL "
                     "on GPUs."
                 ) from error
+            plan.placed.awaited = None  # the roll call is what the others hear of this rank
             raise self._agreement.roll_call(f"the payload did not arrive: {reason}") from error
 
     def _staged(self, buffer: Tensor) -> bool:

@@ -98,7 +98,7 @@ def control_group(group: ProcessGroup) -> Any:
     """
     if "cpu:gloo" in dist.get_backend_config(group).lower().split(","):
         return group
-    for known in [known for known in _control_groups if not _is_alive(known)]:
+    for known in [known for known in _control_groups if not is_alive(known)]:
         del _control_groups[known]
     if group not in _control_groups:
         store = dist.distributed_c10d.PrefixStore(
@@ -109,7 +109,8 @@ def control_group(group: ProcessGroup) -> Any:
     return _control_groups[group]
 
 
-def _is_alive(group: ProcessGroup) -> bool:
+def is_alive(group: ProcessGroup) -> bool:
+    """Whether the group still exists in this process."""
     try:
         dist.get_process_group_ranks(group)
     except (KeyError, ValueError, AssertionError, RuntimeError):
@@ -119,7 +120,7 @@ def _is_alive(group: ProcessGroup) -> bool:
 
 def check_alive(group: ProcessGroup) -> None:
     """Raise `ExecutorError` if the group was destroyed since the executor was made."""
-    if not _is_alive(group):
+    if not is_alive(group):
         raise ExecutorError(
             "the process group of this executor is gone (destroy_process_group was called); make a new executor."
         )

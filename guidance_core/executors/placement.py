@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import attrs
 
-if TYPE_CHECKING:
-    from guidance_core.branch import Branch
+from guidance_core.branch import Branch
 
 
 @attrs.frozen
@@ -23,6 +21,11 @@ class Unit:
     "Index of the branch in the plan."
     rows: tuple[int, int] | None = None
     "First and past-the-last row; None for all."
+
+    @property
+    def part(self) -> slice | None:
+        """The rows as a slice of the batch."""
+        return None if self.rows is None else slice(*self.rows)
 
 
 @attrs.frozen

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guidance_core.executors.base import Denoiser, Executor, add_note
-
-if TYPE_CHECKING:
-    from guidance_core.plan import Plan
+from guidance_core.plan import Plan
 
 
 class SerialExecutor(Executor):
@@ -19,7 +17,7 @@ class SerialExecutor(Executor):
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
         """Return the prediction of every branch, by name."""
         predictions = {}
-        for branch in plan.branches:
+        for branch in plan.own_branches:
             try:
                 predictions[branch.name] = denoise(branch)
             except Exception as error:

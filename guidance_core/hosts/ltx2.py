@@ -17,7 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.branch import BoundBranch
+from guidance_core.bound import BoundBranch
 from guidance_core.errors import ConfigurationError
 from guidance_core.perturbations import IsolateOutputs, Perturbation, SkipSelfAttention
 

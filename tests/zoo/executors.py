@@ -30,7 +30,9 @@ class SwapsTwoBranches(AllGatherExecutor):
     def _whole(self, plan, views):
         whole = super()._whole(plan, views)
         first, second = [*[branch.name for branch in plan.branches[1:3]], "cond", "cond"][:2]
-        return whole | {first: whole[second], second: whole[first]} if len(plan.branches) > 2 else whole
+        if len(plan.branches) <= 2:
+            return whole
+        return {name: given | {first: given[second], second: given[first]} for name, given in whole.items()}
 
 
 @broken("each-branch-once", "plans")
@@ -47,9 +49,9 @@ class EvaluatesTwice(SerialExecutor):
 class RunsEverythingEverywhere(AllGatherExecutor):
     """Runs every branch on every rank and uses its share."""
 
-    def _run(self, plan, placement, denoise):
+    def execute(self, plan, denoise):
         held = {branch.name: denoise(branch) for branch in plan.branches}
-        return super()._run(plan, placement, lambda branch: held[branch.name])
+        return super().execute(plan, lambda branch: held[branch.name])
 
 
 @broken("predictions-for-combine", "gives another result than serial")
@@ -88,15 +90,15 @@ class DoesNotSayWhichBranch(SerialExecutor):
 class TellsNobody(AllGatherExecutor):
     """Raises where a pass fails without telling the other ranks, which wait for it."""
 
-    def _fail(self, error, where, phase, agrees):
-        raise error
+    def report(self, error, identity, plan):
+        return error
 
 
 @broken("bad-prediction", "raised nothing, though")
 class MakesPredictionsFit(AllGatherExecutor):
     """Casts predictions to the dtype of the sample and pads them to its shape instead of refusing them."""
 
-    def _run(self, plan, placement, denoise):
+    def execute(self, plan, denoise):
         def fitting(branch):
             made = plan.named(denoise(branch), branch.name)
             fitted = {output: torch.zeros_like(x) for output, x in plan.samples.items()}
@@ -104,7 +106,7 @@ class MakesPredictionsFit(AllGatherExecutor):
                 fitted[output][..., : tensor.shape[-1]] = tensor
             return plan.restored(fitted)
 
-        return super()._run(plan, placement, fitting)
+        return super().execute(plan, fitting)
 
 
 @broken("different-plans", "With another strength on rank 1")
@@ -114,9 +116,11 @@ class ComparesNoPlans(AllReduceExecutor):
     def begin(self, make):
         return make()
 
-    def _compare(self, plan, dtypes, phase):
+    def _compare(self, plan, dtypes, phase, *, then):
+        plan.placed.awaited = None
         records = self._agreement.exchange(Record(dtypes=dtypes, text=plan.summary), phase)
         check_all_well(records)
+        plan.placed.awaited = then
         return records
 
 
@@ -179,8 +183,8 @@ class TakesCondForLateFailures(SerialExecutor):
 class SendsInTwoParts(AllGatherExecutor):
     """Sends its buffer in two halves, one collective each."""
 
-    def _gathered(self, buffer, placement):
-        parts = [AllGatherExecutor._gathered(self, part.clone(), placement) for part in buffer.chunk(2)]
+    def _gathered(self, plan, buffer, placement):
+        parts = [AllGatherExecutor._gathered(self, plan, part.clone(), placement) for part in buffer.chunk(2)]
         return [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
 
 
@@ -188,8 +192,8 @@ class SendsInTwoParts(AllGatherExecutor):
 class SendsInSmallParts(AllGatherExecutor):
     """Sends its buffer in sixteen parts, so that no message is large."""
 
-    def _gathered(self, buffer, placement):
-        parts = [AllGatherExecutor._gathered(self, part.clone(), placement) for part in buffer.chunk(16)]
+    def _gathered(self, plan, buffer, placement):
+        parts = [AllGatherExecutor._gathered(self, plan, part.clone(), placement) for part in buffer.chunk(16)]
         return [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
 
 
@@ -197,7 +201,7 @@ class SendsInSmallParts(AllGatherExecutor):
 class PicklesPredictions(AllGatherExecutor):
     """Gathers Python objects, which are pickled and loaded."""
 
-    def _gathered(self, buffer, placement):
+    def _gathered(self, plan, buffer, placement):
         received: list[Any] = [None] * self.size
         dist.all_gather_object(received, buffer, group=self.group)
         return received
@@ -219,10 +223,10 @@ class RoundsInPlace(SerialExecutor):
 class WeighsInPlace(AllReduceExecutor):
     """Multiplies predictions in their own memory after it has added them up."""
 
-    def _share(self, plan, made):
-        parts = super()._share(plan, made)
-        for prediction in made.values():
-            for tensor in prediction.values():
+    def _share(self, plan, predictions):
+        parts = super()._share(plan, predictions)
+        for given in predictions.values():
+            for tensor in given.values():
                 tensor.mul_(0.5)
         return parts
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from guidance_core import fingerprint
-from guidance_core.branch import BoundBranch
+from guidance_core.bound import BoundBranch
 from guidance_core.conformance.case import Case, Host
 from guidance_core.conformance.playing import Results, agree, halves_of, played
 from guidance_core.conformance.registry import check
@@ -21,7 +23,10 @@ from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.traces import raised
 from guidance_core.conformance.violation import Violation, require
 from guidance_core.errors import GuidanceError
+from guidance_core.executors.base import Executor
+from guidance_core.executors.serial import SerialExecutor
 from guidance_core.guidance import Guidance
+from guidance_core.plan import Plan
 from guidance_core.run import Run
 
 
@@ -189,8 +194,11 @@ class _Prepared:
         self.samples = [case.sample(step) for step in range(case.steps)]
         self.predictions = [
             {branch.name: case.prediction(branch, step) for branch in branches}
-            for step, branches in enumerate(self.runs[0]._bound)
+            for step, branches in enumerate(self._planned(step) for step in range(case.steps))
         ]
+
+    def _planned(self, step: int) -> Sequence[BoundBranch]:
+        return self.runs[0].plan(step, self.samples[step]).branches
 
     def made(self) -> list[Results]:
         """Make all steps of each run."""
@@ -216,6 +224,16 @@ class _BrokenError(Exception):
     pass
 
 
+class _IsNotConfirmed(SerialExecutor):
+    """Fails once a step is combined, as where another rank could not combine it."""
+
+    is_armed = False
+
+    def confirm(self, plan: Plan) -> None:
+        if self.is_armed:
+            raise _BrokenError
+
+
 @check(
     "failed-step",
     "A step that fails in the denoiser, or on another rank once it is combined here, or that is only planned, leaves "
@@ -223,17 +241,21 @@ class _BrokenError(Exception):
     draw=cases(steps=(2, 3), evaluations=2),
 )
 def failed_step(subject: Subject, case: Case) -> None:
-    run = subject.start(case)
+    executor = _IsNotConfirmed()
+    run = subject.start(case, executor=executor)
     got: Results = []
     for number, (step, levels) in enumerate(case.moments):
-        plan, host = run.plan(step, case.sample(step), **levels), Host(case, step)
-        run._combine(plan, {branch.name: host(branch) for branch in plan.branches})  # and never committed
+        run.plan(step, case.sample(step), **levels)  # and never finished
+        executor.is_armed = True
+        with contextlib.suppress(_BrokenError):
+            run.step(step, case.sample(step), Host(case, step), **levels)
+        executor.is_armed = False
         try:
             run.step(step, case.sample(step), _Breaks(case, step), **levels)
         except _BrokenError:
             pass
         else:
-            run = _caught_up(subject, case, number)
+            run = _caught_up(subject, case, number, executor)
         got.append(case.named(run.step(step, case.sample(step), Host(case, step), **levels)))
     agree(
         got,
@@ -244,9 +266,9 @@ def failed_step(subject: Subject, case: Case) -> None:
     )
 
 
-def _caught_up(subject: Subject, case: Case, count: int) -> Run:
+def _caught_up(subject: Subject, case: Case, count: int, executor: Executor) -> Run:
     """Return a run of which so many evaluations are made."""
-    run = subject.start(case)
+    run = subject.start(case, executor=executor)
     for step, levels in case.moments[:count]:
         run.step(step, case.sample(step), Host(case, step), **levels)
     return run
