@@ -76,6 +76,8 @@ class Placed:
     placement: Placement
     units: tuple[Unit, ...]
     "What this rank runs: the branches of `plan.own_branches`, in order."
+    agrees: bool
+    "Whether the ranks exchange records in this step."
     awaited: int | None
     "The exchange in which the other ranks wait for this one; None where they do not."
 
@@ -164,13 +166,14 @@ class DistributedExecutor(Executor):
         check_alive(self.group)
         placement = self._placement(plan)
         units = placement.units[self.rank]
-        plan.placed = Placed(placement, units, self._first_exchange(plan.identity))
+        first = self._first_exchange(plan.identity)
+        plan.placed = Placed(placement, units, first is not None, first)
         branches = [(plan.branches[unit.branch], unit.part) for unit in units]
         plan.own_branches = tuple(branch if rows is None else branch.for_rows(rows) for branch, rows in branches)
         plan.samples = {name: sample.detach() for name, sample in plan.samples.items()}  # no gradient travels
         if self.lockstep:
             plan.padding = placement.most - len(units)
-            if plan.placed.awaited is not None:  # ranks that call together must not begin with different plans
+            if plan.placed.agrees:  # ranks that call together must not begin with different plans
                 self._compare(plan, (), PLANNED, then=BEFORE)
 
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
@@ -206,7 +209,7 @@ class DistributedExecutor(Executor):
         with torch.no_grad():
             dtypes = self._dtypes(plan, predictions)
             share = self._share(plan, predictions)
-            if plan.placed.awaited is not None:
+            if plan.placed.agrees:
                 dtypes = agreed_dtypes(self._compare(plan, dtypes, BEFORE, then=AFTER))
             dtypes = dtypes or self._agreed.get(plan.identity, ())
             self._agreed[plan.identity] = dtypes
@@ -218,7 +221,7 @@ class DistributedExecutor(Executor):
         Raises:
             GuidanceError: one has not; the same error on all.
         """
-        if plan.placed.awaited is not None:
+        if plan.placed.agrees:
             plan.placed.awaited = None
             check_all_well(self._agreement.exchange(Record(text=plan.summary), AFTER))
 
@@ -226,13 +229,13 @@ class DistributedExecutor(Executor):
         """Tell the other ranks of a failure where they wait for this one; return what all of them raise."""
         placed = None if plan is None else plan.placed
         awaited = self._first_exchange(identity) if placed is None else placed.awaited
+        if placed is not None and placed.agrees:
+            placed.awaited = BEFORE  # where all ranks begin if they finish the plan again
         if awaited is None or isinstance(error, RankLostError) or not is_alive(self.group):
             return error
-        where = "planning a step" if plan is None else f"step {plan.index}"
-        shared = shared_error(self._agreement, error, where, awaited)
-        if placed is not None:
-            placed.awaited = BEFORE  # where all ranks begin if they try it again
-        return shared
+        return shared_error(
+            self._agreement, error, "planning a step" if plan is None else f"step {plan.index}", awaited
+        )
 
     def _first_exchange(self, identity: RunIdentity) -> int | None:
         """Return the first exchange of a step; None where this step of the run has none."""
