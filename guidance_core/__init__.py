@@ -4,8 +4,7 @@ A method names the forward passes (branches) a denoising step needs; the core ru
 executor and adds `guided = cond + Σ strength·(cond − branch) + Σ deltas`, then the corrections.
 """
 
-from guidance_core.bound import BoundBranch
-from guidance_core.branch import Branch, Hold, Needs
+from guidance_core.algebra.statistics import inner, norm, ratio, std
 from guidance_core.errors import (
     BranchConflictError,
     ConfigurationError,
@@ -34,24 +33,25 @@ from guidance_core.executors import (
     run_branch,
 )
 from guidance_core.guidance import Guidance
-from guidance_core.hookspecs import hookimpl
-from guidance_core.parameters import Scale, choice, flag, number, text, whole
-from guidance_core.perturbations import (
+from guidance_core.hosts.stacked_denoiser import StackedDenoiser
+from guidance_core.methods.hookspecs import hookimpl
+from guidance_core.methods.perturbations import (
     IdentityAttention,
     IsolateOutputs,
     Perturbation,
     SkipBlocks,
     SkipSelfAttention,
 )
-from guidance_core.plan import Plan
-from guidance_core.presets import settle
-from guidance_core.reference import Multiply, Reference
+from guidance_core.methods.reference import Multiply, Reference
+from guidance_core.methods.requests import Branch, Hold, Needs
+from guidance_core.methods.step import Step
+from guidance_core.parameters.fields import Scale, choice, flag, number, text, whole
+from guidance_core.parameters.schedules import Cosine, Linear, Schedule, Table, Window, Within
+from guidance_core.parameters.settled import settle
+from guidance_core.parameters.values import UNSET, PerOutput
 from guidance_core.run import Run
-from guidance_core.schedules import Cosine, Linear, Schedule, Table, Window, Within
-from guidance_core.stacking import StackedDenoiser
-from guidance_core.statistics import inner, norm, ratio, std
-from guidance_core.step import Step
-from guidance_core.values import UNSET, PerOutput
+from guidance_core.steps.bound_branch import BoundBranch
+from guidance_core.steps.plan import Plan
 
 __version__ = "0.1.0"
 

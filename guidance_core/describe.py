@@ -8,10 +8,10 @@ from typing import Any
 
 import attrs
 
-from guidance_core.branch import BASE, Branch
 from guidance_core.executors.placement import Placement
-from guidance_core.layout import Layout
-from guidance_core.stack import Stack
+from guidance_core.methods.requests import BASE, Branch
+from guidance_core.methods.stack import Stack
+from guidance_core.steps.layout import Layout
 
 
 @attrs.frozen

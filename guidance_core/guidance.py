@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
-from guidance_core import config
+from guidance_core.algebra.spaces import check_sigma, check_space
+from guidance_core.config import tables
+from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Executor
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
-from guidance_core.program import Program
+from guidance_core.methods.stack import Stack
 from guidance_core.run import Run
-from guidance_core.settings import RunSettings
-from guidance_core.spaces import check_sigma, check_space
-from guidance_core.spec import format_spec, parse_spec
-from guidance_core.stack import Stack
+from guidance_core.steps.program import Program
+from guidance_core.steps.settings import RunSettings
 
 Sigmas = Sequence[float] | torch.Tensor
 "Noise levels: one per step and the final one."
@@ -78,7 +78,7 @@ class Guidance:
     @classmethod
     def from_dict(cls, data: Any) -> Guidance:
         """Build a stack from plain data: `{"guidance": [{"plugin": "cfg", "scale": 3}]}`."""
-        loaded = config.load_plugins(data)
+        loaded = tables.load_plugins(data)
         guidance = cls([plugin for plugin, _ in loaded])
         guidance._stack = Stack.of(guidance.plugins, [given for _, given in loaded])
         return guidance
@@ -86,12 +86,12 @@ class Guidance:
     @classmethod
     def from_json(cls, text: str) -> Guidance:
         """Build a stack from JSON text with the form of `from_dict`."""
-        return cls.from_dict(config.from_json(text))
+        return cls.from_dict(tables.from_json(text))
 
     @classmethod
     def from_toml(cls, text: str) -> Guidance:
         """Build a stack from TOML text: one `[[guidance]]` table per plugin."""
-        return cls.from_dict(config.from_toml(text))
+        return cls.from_dict(tables.from_toml(text))
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
         """Return plain data that `from_dict` turns into an equal stack, as the other written forms do.
@@ -99,7 +99,7 @@ class Guidance:
         Raises:
             SpecError: a plugin is not published under an entry point, or a value cannot be written.
         """
-        return config.dump_plugins(self.plugins)
+        return tables.dump_plugins(self.plugins)
 
     def to_spec(self) -> str:
         """Return the one-line form."""
@@ -107,11 +107,11 @@ class Guidance:
 
     def to_json(self) -> str:
         """Return JSON text."""
-        return config.to_json(self.to_dict())
+        return tables.to_json(self.to_dict())
 
     def to_toml(self) -> str:
         """Return TOML text."""
-        return config.to_toml(self.to_dict())
+        return tables.to_toml(self.to_dict())
 
     def start(
         self,

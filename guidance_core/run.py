@@ -9,18 +9,18 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from guidance_core.arithmetic import Term, evaluate
-from guidance_core.branch import BASE
-from guidance_core.combination import Scene, Workspace, correct, guide
+from guidance_core.algebra.arithmetic import Term, evaluate
+from guidance_core.algebra.outputs import Structure, Structured
+from guidance_core.algebra.spaces import Noise, affine, check_sigma
 from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor
-from guidance_core.layout import Layout
-from guidance_core.outputs import Structure, Structured
-from guidance_core.plan import Plan, Predictions, Sums
-from guidance_core.program import Levels, Program
-from guidance_core.spaces import Noise, affine, check_sigma
-from guidance_core.step import States
+from guidance_core.methods.requests import BASE
+from guidance_core.methods.step import States
+from guidance_core.steps.combination import Scene, Workspace, correct, guide
+from guidance_core.steps.layout import Layout
+from guidance_core.steps.plan import Plan, Predictions, Sums
+from guidance_core.steps.program import Levels, Program
 
 Sigma: TypeAlias = float | Mapping[str, float]
 

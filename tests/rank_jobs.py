@@ -20,7 +20,7 @@ from guidance_core import (
     hookimpl,
 )
 from guidance_core.models import NULL_LABEL, load_digits_model
-from guidance_core.samplers import euler
+from guidance_core.models.samplers import euler
 
 EPS32 = 2.0**-23
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from guidance_core.bench import ranks as processes
+from guidance_core import ranks as processes
 
 tallies: dict[str, list[float]] = {}
 "What parallel examples showed: how many, the largest error in units of its bound, and in bf16 ulps."

@@ -114,7 +114,7 @@ def test_linear_guidance_is_the_written_out_formula(shape, ks, seed, dtype):
 @settings(deadline=None, max_examples=40)
 @given(shapes, strengths, strengths, seeds, st.floats(0.05, 0.95))
 def test_linear_guidance_is_the_same_in_every_space(shape, k, other, seed, sigma):
-    from guidance_core.spaces import SPACES, Noise, affine
+    from guidance_core.algebra.spaces import SPACES, Noise, affine
 
     x, c, u, w = draw(seed, *shape, count=4, dtype=torch.float64)
     noise = Noise(sigma, 1 - sigma)
@@ -164,9 +164,9 @@ def test_a_sample_depends_on_itself_alone_bit_for_bit(stack, shape, threads):
 @pytest.mark.parametrize("stack", STACKS)
 def test_blocks_change_no_bit(stack, dtype, monkeypatch):
     x, predictions = predict(3, 2, 600, 128, dtype=dtype)
-    monkeypatch.setattr("guidance_core.arithmetic.BLOCK", 20_000)
+    monkeypatch.setattr("guidance_core.algebra.arithmetic.BLOCK", 20_000)
     blocked = one_step(STACKS[stack], x, predictions)
-    monkeypatch.setattr("guidance_core.arithmetic.BLOCK", 50_000)
+    monkeypatch.setattr("guidance_core.algebra.arithmetic.BLOCK", 50_000)
     assert torch.equal(one_step(STACKS[stack], x, predictions), blocked)
 
 
@@ -174,7 +174,7 @@ def test_blocks_change_no_bit(stack, dtype, monkeypatch):
 def test_a_weighted_sum_is_the_same_in_blocks_and_at_once(dtype, monkeypatch):
     x, predictions = predict(3, 2, 600, 128, dtype=dtype)
     blocked = one_step([CFG(4.0), STG(1.0)], x, predictions)
-    monkeypatch.setattr("guidance_core.arithmetic.BLOCK", 10**9)
+    monkeypatch.setattr("guidance_core.algebra.arithmetic.BLOCK", 10**9)
     assert torch.equal(one_step([CFG(4.0), STG(1.0)], x, predictions), blocked)
 
 
@@ -264,7 +264,7 @@ def test_neither_a_factor_nor_the_sample_changes_the_dtype(dtype, factor, predic
     given = {"prediction_type": prediction_type}
     blocked = one_step([CFG(3.0), Halve(factor)], x.double(), predictions, **given)
     assert blocked.dtype == dtype
-    monkeypatch.setattr("guidance_core.arithmetic.BLOCK", 10**9)
+    monkeypatch.setattr("guidance_core.algebra.arithmetic.BLOCK", 10**9)
     assert torch.equal(one_step([CFG(3.0), Halve(factor)], x.double(), predictions, **given), blocked)
 
 

@@ -14,8 +14,8 @@ from bench_jobs import dies, fails, ids, waits
 from typer.testing import CliRunner
 
 from guidance_core.bench import parallel
-from guidance_core.bench.ranks import Ranks
 from guidance_core.errors import ConfigurationError, RankFailedError, RankLostError
+from guidance_core.ranks import Ranks
 
 pytest.importorskip("diffusers")
 PASS = 4 * sum(tokens * parallel.TINY.channels for tokens in parallel.TINY.grid.tokens)
@@ -98,7 +98,7 @@ def test_all_contenders_compute_the_same(report):
 
 
 def test_the_command_prints_all_of_it(report, monkeypatch):
-    from guidance_core.cli import app
+    from guidance_core.commands.app import app
 
     asked = []
     monkeypatch.setattr(parallel, "measure", lambda rounds: asked.append(rounds) or report)

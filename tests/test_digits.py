@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 from guidance_core import ConfigurationError, Guidance, GuidanceError, IsolateOutputs, SkipBlocks, number
 from guidance_core.models import NULL_LABEL, load_digits_model
 from guidance_core.models.gaussians import default_mixture
-from guidance_core.samplers import euler, heun
+from guidance_core.models.samplers import euler, heun
 
 runner = CliRunner()
 
 
 def test_guidance_makes_digits_easier_to_read():
-    from guidance_core.drawing import draw_digits
+    from guidance_core.models.drawing import draw_digits
 
     plain, guided = (draw_digits(Guidance.from_spec(spec), per_digit=10, steps=15) for spec in ("", "cfg:scale=3"))
     assert plain.passes_per_step == 1
@@ -28,7 +28,7 @@ def test_guidance_makes_digits_easier_to_read():
 
 
 def test_batched_draws_what_serial_draws():
-    from guidance_core.drawing import draw_digits
+    from guidance_core.models.drawing import draw_digits
 
     guidance = Guidance.from_spec("cfg:scale=3,stg:blocks=3,branch=weak")
     serial, batched = (draw_digits(guidance, per_digit=2, steps=8, executor=name) for name in ("serial", "batched"))
@@ -70,7 +70,7 @@ def test_the_mixture_is_tweedies_formula(sigma):
 
 
 def test_the_command_draws_a_picture(tmp_path):
-    from guidance_core.cli import app
+    from guidance_core.commands.app import app
 
     out = tmp_path / "a.png"
     command = ["sample", "-g", "", "-g", "cfg:scale=3", "--steps", "4", "--per-digit", "1", "--out", str(out), "--json"]
@@ -82,7 +82,7 @@ def test_the_command_draws_a_picture(tmp_path):
 
 
 def test_the_command_lists_every_shipped_method():
-    from guidance_core.cli import app
+    from guidance_core.commands.app import app
 
     listed = json.loads(runner.invoke(app, ["plugins", "--json"]).stdout)["plugins"]
     names = {row["name"] for row in listed if row["failure"] is None}
@@ -92,7 +92,7 @@ def test_the_command_lists_every_shipped_method():
 
 
 def test_the_command_lists_what_a_parameter_may_be(monkeypatch):
-    from guidance_core.cli import app
+    from guidance_core.commands.app import app
 
     monkeypatch.setenv("COLUMNS", "80")
     listed = json.loads(runner.invoke(app, ["plugins", "--json"]).stdout)["plugins"]
@@ -130,13 +130,13 @@ def test_the_command_lists_a_required_parameter(monkeypatch):
 
 def test_the_command_says_its_version():
     from guidance_core import __version__
-    from guidance_core.cli import app
+    from guidance_core.commands.app import app
 
     assert runner.invoke(app, ["--version"]).stdout == f"guidance-core {__version__}\n"
 
 
 def test_the_command_describes_named_outputs_only():
-    from guidance_core.cli import app
+    from guidance_core.commands.app import app
 
     result = runner.invoke(app, ["describe", "cfg", "--outputs", "video, audio", "--json"])
     assert json.loads(result.stdout)["steps"][0]["passes"][1]["strengths"] == {"video": "6.5", "audio": "6.5"}
@@ -145,7 +145,7 @@ def test_the_command_describes_named_outputs_only():
 
 
 def test_the_command_describes_ltx2():
-    from guidance_core.cli import app
+    from guidance_core.commands.app import app
 
     result = runner.invoke(app, ["describe", "ltx2:preset=2.3", "--json"])
     description = json.loads(result.stdout)
@@ -157,7 +157,7 @@ def test_the_command_describes_ltx2():
 
 
 def test_the_picture_names_its_rows_and_does_not_change(tmp_path):
-    from guidance_core.drawing import draw_digits, save_grid
+    from guidance_core.models.drawing import draw_digits, save_grid
 
     drawn = [draw_digits(Guidance.from_spec("cfg:scale=3"), per_digit=1, steps=2) for _ in range(2)]
     long = "cfg:scale=3,stg:scale=1,blocks=[1, 2, 3, 4, 5],interval:lo=0.2,hi=0.9,rescale:phi=0.7"
@@ -181,7 +181,7 @@ def test_the_picture_names_its_rows_and_does_not_change(tmp_path):
     ],
 )
 def test_what_sample_cannot_do_is_a_clear_error(words, says, tmp_path, monkeypatch):
-    from guidance_core.cli import app
+    from guidance_core.commands.app import app
 
     monkeypatch.chdir(tmp_path)
     result = runner.invoke(app, ["sample", *words, "--steps", "2", "--per-digit", "1"])

@@ -220,7 +220,7 @@ def test_whatever_is_raised_reaches_the_others(ranks, kind, error, says):
 
 
 def test_fingerprints_tell_values_apart_and_only_values():
-    from guidance_core.fingerprint import digest
+    from guidance_core.algebra.digest import digest
 
     different = [
         1,

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from guidance_core import ConfigurationError, GuidanceError, UnknownNameError
-from guidance_core.cli import app
+from guidance_core.commands.app import app
 from guidance_core.conformance import Options, run_checks, subject_of
 from guidance_core.scaffold import KINDS, LICENSES, check_name, new_package, write_package
 

@@ -8,7 +8,7 @@ from zoo.matrix import PAGE, be_quick, listed
 from zoo.sound import METHODS
 
 from guidance_core.conformance import Options, all_checks, executor_subject_of, report_of, runner, subject_of
-from guidance_core.conformance import ranks as shared
+from guidance_core.conformance import shared_ranks as shared
 from guidance_core.conformance.outcome import FAILED, NOT_APPLICABLE, PASSED
 from guidance_core.conformance.registry import check_named
 from guidance_core.conformance.runner import run_check

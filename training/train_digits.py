@@ -27,8 +27,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guidance_core.methods.perturbations import Perturbation, SkipBlocks, SkipSelfAttention
 from guidance_core.models.digits import NULL_LABEL, DigitsClassifier, DigitsTransformer
-from guidance_core.perturbations import Perturbation, SkipBlocks, SkipSelfAttention
 
 BATCH = 128
 LABEL_DROPOUT = 0.15

@@ -23,16 +23,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.bench.ranks import Ranks
 from guidance_core.bench.round_robin import RoundRobin
-from guidance_core.bound import BoundBranch
-from guidance_core.branch import Branch
 from guidance_core.executors import AllGatherExecutor, AllReduceExecutor, Executor, SerialExecutor
 from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.placement import place_branches, place_rows
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.ltx2 import OUTPUTS, SMALL, Grid, LTX2Denoiser, Sizes, small_inputs, small_transformer
+from guidance_core.methods.requests import Branch
+from guidance_core.ranks import Ranks
 from guidance_core.run import Run
+from guidance_core.steps.bound_branch import BoundBranch
 
 RANKS = 2
 "Ranks of the timed steps."

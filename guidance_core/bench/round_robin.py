@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.bound import BoundBranch
+from guidance_core.steps.bound_branch import BoundBranch
 
 Strengths = Mapping[str, Sequence[float]]
 "By output: cfg − 1, stg and mod − 1, as far as there are branches."

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from guidance_core.conformance.case import Case, Host
+from guidance_core.conformance.case_runs import Results
 from guidance_core.conformance.jobs import Made, bits
-from guidance_core.conformance.playing import Results
 from guidance_core.conformance.violation import Violation, first_difference, require
 from guidance_core.run import Run
 

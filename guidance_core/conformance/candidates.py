@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from guidance_core.values import UNSET, PerOutput
+from guidance_core.parameters.values import UNSET, PerOutput
 
 _NUMBERS = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 7.5, -1.0)
 _WHOLES = (0, 1, 2, 3)

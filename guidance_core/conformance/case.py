@@ -12,11 +12,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core import fingerprint
-from guidance_core.bound import BoundBranch
-from guidance_core.branch import BASE
+from guidance_core.algebra.digest import digest
+from guidance_core.algebra.outputs import SINGLE, Structure
 from guidance_core.errors import ConfigurationError
-from guidance_core.outputs import SINGLE, Structure
+from guidance_core.methods.requests import BASE
+from guidance_core.steps.bound_branch import BoundBranch
 
 FILLS = ("normal", "constant", "zero", "zero others", "equal", "twice")
 PREDICTION_TYPES = ("flow", "x0", "epsilon", "v")
@@ -155,7 +155,7 @@ class Case:
         shape = self.shape_of(output)
         rows = []
         for sample in self.samples:
-            seed = fingerprint.digest([self.seed, sample, what, step, output, *([evaluation] if evaluation else [])])
+            seed = digest([self.seed, sample, what, step, output, *([evaluation] if evaluation else [])])
             rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(seed & (2**63 - 1))))
         return (self.magnitude * torch.stack(rows)).to(self.torch_dtype)
 
@@ -167,7 +167,7 @@ def key_of(branch: BoundBranch) -> str:
     if condition == "positive" and not inputs and not branch.perturbations and branch.model is None:
         return BASE
     perturbations = sorted(map(str, branch.perturbations))
-    return f"{condition} {fingerprint.digest([inputs, perturbations, branch.model])}"
+    return f"{condition} {digest([inputs, perturbations, branch.model])}"
 
 
 @attrs.frozen(eq=False)

@@ -12,17 +12,17 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.branch import Branch, Hold, Needs, Request
+from guidance_core.algebra.statistics import ratio, std
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.lookup import imported, with_parameters
 from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, suggest
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.hookspecs import hookimpl
-from guidance_core.reference import Multiply, Reference
+from guidance_core.methods.hookspecs import hookimpl
+from guidance_core.methods.reference import Multiply, Reference
+from guidance_core.methods.requests import Branch, Hold, Needs, Request
 from guidance_core.run import Run
-from guidance_core.statistics import ratio, std
 
 EXTRAS = ("nothing", "corrects", "compares", "holds")
 "What may stand beside the branches of a case."

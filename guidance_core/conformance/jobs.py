@@ -19,17 +19,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from guidance_core.bound import BoundBranch
+from guidance_core.algebra.digest import digest
 from guidance_core.conformance.case import Case, Host, Pass
+from guidance_core.conformance.case_runs import Results, halves_of
 from guidance_core.conformance.executor_subject import ExecutorSubject
-from guidance_core.conformance.playing import Results, halves_of
 from guidance_core.conformance.subject import Subject
 from guidance_core.errors import GuidanceError
 from guidance_core.executors.all_gather import AllGatherExecutor
 from guidance_core.executors.all_reduce import AllReduceExecutor
-from guidance_core.fingerprint import digest
-from guidance_core.plan import Plan
 from guidance_core.run import Run
+from guidance_core.steps.bound_branch import BoundBranch
+from guidance_core.steps.plan import Plan
 
 EXECUTORS = {"all_gather": AllGatherExecutor, "all_reduce": AllReduceExecutor}
 

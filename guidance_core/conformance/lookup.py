@@ -11,14 +11,14 @@ from typing import Any
 
 import attrs
 
-from guidance_core.config import decode
+from guidance_core.config.spec import parse_spec
+from guidance_core.config.tables import decode
 from guidance_core.conformance.case import PREDICTION_TYPES
 from guidance_core.conformance.subject import Inputs, Subject
 from guidance_core.conformance.traces import short_traceback
 from guidance_core.discovery import EXECUTORS, names_of, plugin_class
 from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, suggest
 from guidance_core.guidance import Guidance
-from guidance_core.spec import parse_spec
 
 _PLACE = re.compile(r"([^:=]+:[A-Za-z_][\w.]*):")
 "`module:Class:`, with parameters to follow."

@@ -14,7 +14,7 @@ import attrs
 import hypothesis
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-from guidance_core.conformance import ranks
+from guidance_core.conformance import shared_ranks
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.executor_subject import ExecutorSubject
 from guidance_core.conformance.limits import TooLate, time_limit
@@ -103,7 +103,7 @@ def run_check(check: Check, subject: Any, options: Options | None = None) -> Out
     options = options or Options()
     started = time.monotonic()
     attempt = _Attempt(check, subject, options)
-    ranks.expect(options.ranks)
+    shared_ranks.expect(options.ranks)
 
     def outcome(status: str, reason: str = "", failure: Failure | None = None) -> Outcome:
         return Outcome(check, subject, status, reason, attempt.examples, time.monotonic() - started, failure)

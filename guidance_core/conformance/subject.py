@@ -12,20 +12,20 @@ from typing import Any, ClassVar, TypeAlias
 
 import attrs
 
-from guidance_core import schedules as schedules_module
-from guidance_core.conformance.beneath import Mover, Shaper
 from guidance_core.conformance.candidates import candidates
 from guidance_core.conformance.case import PREDICTION_TYPES, Case
+from guidance_core.conformance.companions import Mover, Shaper
 from guidance_core.errors import GuidanceError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.layout import Layout
-from guidance_core.presets import settle
-from guidance_core.program import Program
+from guidance_core.methods.stack import Stack, plugin_name
+from guidance_core.parameters import schedules as schedules_module
+from guidance_core.parameters.settled import settle
+from guidance_core.parameters.values import PerOutput
 from guidance_core.run import Run
-from guidance_core.settings import RunSettings
-from guidance_core.stack import Stack, plugin_name
-from guidance_core.values import PerOutput
+from guidance_core.steps.layout import Layout
+from guidance_core.steps.program import Program
+from guidance_core.steps.settings import RunSettings
 
 Inputs: TypeAlias = Mapping[str, Any] | Callable[[Case], Mapping[str, Any]]
 "Model inputs of a condition, or what makes them for a case."

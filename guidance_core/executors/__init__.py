@@ -6,7 +6,7 @@ from guidance_core.executors.auto import AutoExecutor
 from guidance_core.executors.base import Denoiser, Executor, run_branch
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.serial import SerialExecutor
-from guidance_core.plan import Sums
+from guidance_core.steps.plan import Sums
 
 __all__ = [
     "AllGatherExecutor",

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from guidance_core import errors
+from guidance_core.algebra.digest import PARTS
 from guidance_core.errors import ExecutorError, GuidanceError, PlanMismatchError, RankFailedError, RankLostError
 from guidance_core.executors.base import StartedT
 from guidance_core.executors.groups import timeout_of
-from guidance_core.fingerprint import PARTS
 
 TAG = 29063
 "Of the control messages; a model's own point-to-point messages use others."

@@ -11,7 +11,7 @@ from torch import Tensor
 from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.packing import Slot, slots_of
 from guidance_core.executors.placement import Placement, Unit
-from guidance_core.plan import Plan, Predictions
+from guidance_core.steps.plan import Plan, Predictions
 
 # Renamed in torch 2.13; the old name warns there.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor

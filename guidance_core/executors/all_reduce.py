@@ -10,15 +10,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.arithmetic import accumulation_dtype
-from guidance_core.bound import BoundBranch
-from guidance_core.branch import BASE
+from guidance_core.algebra.arithmetic import accumulation_dtype
+from guidance_core.algebra.statistics import kept_shape
 from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.packing import slots_of
 from guidance_core.executors.placement import Placement
-from guidance_core.plan import Plan, Predictions, Sums
-from guidance_core.reference import Statistic
-from guidance_core.statistics import kept_shape
+from guidance_core.methods.reference import Statistic
+from guidance_core.methods.requests import BASE
+from guidance_core.steps.bound_branch import BoundBranch
+from guidance_core.steps.plan import Plan, Predictions, Sums
 
 Key: TypeAlias = tuple[str, Statistic | None]
 "What a part of the buffer is: an output's sum (None), or one of its base prediction's statistics."

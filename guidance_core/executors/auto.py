@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
+from guidance_core.algebra.digest import digest
 from guidance_core.executors.agreement import Agreement, begin_together
 from guidance_core.executors.all_gather import AllGatherExecutor
 from guidance_core.executors.all_reduce import AllReduceExecutor
@@ -16,9 +17,8 @@ from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.groups import check_alive, control_group, resolve_group
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
-from guidance_core.fingerprint import digest
-from guidance_core.plan import Plan
-from guidance_core.program import Program
+from guidance_core.steps.plan import Plan
+from guidance_core.steps.program import Program
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

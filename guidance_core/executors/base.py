@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from guidance_core.bound import BoundBranch
-from guidance_core.branch import Branch
 from guidance_core.errors import DenoiserError, ExecutorError
 from guidance_core.executors.placement import Placement
-from guidance_core.plan import Plan, Predictions, Sums
-from guidance_core.program import Program
-from guidance_core.settings import RunIdentity
+from guidance_core.methods.requests import Branch
+from guidance_core.steps.bound_branch import BoundBranch
+from guidance_core.steps.plan import Plan, Predictions, Sums
+from guidance_core.steps.program import Program
+from guidance_core.steps.settings import RunIdentity
 
 
 class Denoiser(Protocol):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from guidance_core.bound import BoundBranch
 from guidance_core.errors import ConfigurationError, ExecutorError
 from guidance_core.executors.base import Denoiser, Executor, run_batch
-from guidance_core.plan import Plan
+from guidance_core.steps.bound_branch import BoundBranch
+from guidance_core.steps.plan import Plan
 
 
 class BatchedExecutor(Executor):

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.branch import Branch
+from guidance_core.algebra.digest import digest
 from guidance_core.errors import ConfigurationError, DenoiserError, ExecutorError, RankLostError
 from guidance_core.executors.agreement import (
     AFTER,
@@ -46,9 +46,9 @@ from guidance_core.executors.groups import (
     timeout_of,
 )
 from guidance_core.executors.placement import Placement, Unit, place_branches, place_rows
-from guidance_core.fingerprint import digest
-from guidance_core.plan import Plan, Predictions, Sums
-from guidance_core.settings import RunIdentity
+from guidance_core.methods.requests import Branch
+from guidance_core.steps.plan import Plan, Predictions, Sums
+from guidance_core.steps.settings import RunIdentity
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import attrs
 
-from guidance_core.branch import Branch
+from guidance_core.methods.requests import Branch
 
 
 @attrs.frozen

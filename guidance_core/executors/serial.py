@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from guidance_core.executors.base import Denoiser, Executor, add_note
-from guidance_core.plan import Plan
+from guidance_core.steps.plan import Plan
 
 
 class SerialExecutor(Executor):

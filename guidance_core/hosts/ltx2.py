@@ -17,9 +17,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.bound import BoundBranch
 from guidance_core.errors import ConfigurationError
-from guidance_core.perturbations import IsolateOutputs, Perturbation, SkipSelfAttention
+from guidance_core.methods.perturbations import IsolateOutputs, Perturbation, SkipSelfAttention
+from guidance_core.steps.bound_branch import BoundBranch
 
 OUTPUTS = ("video", "audio")
 "The names of the model's two outputs, in its order."

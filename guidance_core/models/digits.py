@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidance_core.errors import ConfigurationError
-from guidance_core.perturbations import IdentityAttention, Perturbation, SkipBlocks, SkipSelfAttention
+from guidance_core.methods.perturbations import IdentityAttention, Perturbation, SkipBlocks, SkipSelfAttention
 
 CLASSES = 10
 NULL_LABEL = 10

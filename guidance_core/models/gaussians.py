@@ -19,8 +19,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from guidance_core.algebra.spaces import Space, check_space
 from guidance_core.errors import ConfigurationError
-from guidance_core.spaces import Space, check_space
 
 UNCONDITIONAL = -1
 "The label of a sample that may come from any component."

@@ -11,7 +11,7 @@ import attrs
 
 from guidance_core import Executor, discovery
 from guidance_core.conformance import executor_subject_of, subject_of
-from guidance_core.conformance import ranks as shared
+from guidance_core.conformance import shared_ranks as shared
 
 SOUND = "\n\n    guided = c + (s − 1)·(c − u)\n\nSource: arXiv:2207.12598, eq. 6."
 "What the docstring of a plugin says besides, so that only those fail `documented` that mean to."

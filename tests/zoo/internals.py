@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from guidance_core.stack import plugin_name
+from guidance_core.methods.stack import plugin_name
 from zoo.entry import broken
 from zoo.sound import Linear
 

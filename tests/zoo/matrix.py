@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from guidance_core.conformance import Options, all_checks, runner
-from guidance_core.conformance import ranks as shared
+from guidance_core.conformance import shared_ranks as shared
 from guidance_core.conformance.outcome import FAILED
 from guidance_core.conformance.runner import run_check
 from zoo.everything import ZOO

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from guidance_core.branch import BASE
+from guidance_core.algebra.spaces import Noise, affine
 from guidance_core.conformance.candidates import same
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import (
+from guidance_core.conformance.case_runs import (
     ROUNDING_ONLY,
     Passes,
     Results,
@@ -31,8 +31,8 @@ from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import NotApplicable, Place, Violation, first_difference, require
 from guidance_core.errors import GuidanceError, PluginError
 from guidance_core.guidance import Guidance
+from guidance_core.methods.requests import BASE
 from guidance_core.run import Run
-from guidance_core.spaces import Noise, affine
 
 NEXT_TO_ONE = 1.0000000000000002
 NEAR = 1e-6

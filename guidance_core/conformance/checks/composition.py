@@ -9,9 +9,8 @@ from typing import Any
 import attrs
 import torch
 
-from guidance_core.branch import Branch
 from guidance_core.conformance.case import Case
-from guidance_core.conformance.playing import ROUNDING_ONLY, agree, played, predictions_of, steps_of
+from guidance_core.conformance.case_runs import ROUNDING_ONLY, agree, played, predictions_of, steps_of
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
@@ -19,7 +18,8 @@ from guidance_core.conformance.violation import NotApplicable, Violation, requir
 from guidance_core.discovery import plugin_class
 from guidance_core.errors import BranchConflictError, ConfigurationError, GuidanceError
 from guidance_core.guidance import Guidance
-from guidance_core.hookspecs import hookimpl
+from guidance_core.methods.hookspecs import hookimpl
+from guidance_core.methods.requests import Branch
 
 PARTNERS = {"cfg": {"scale": 3.0}, "rescale": {"phi": 0.5}, "interval": {"lo": 0.0, "hi": 0.6}}
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from guidance_core.conformance.asking import asked
 from guidance_core.conformance.case import Case, Host
+from guidance_core.conformance.fresh_process import asked
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject, unreachable
 from guidance_core.conformance.traces import short_traceback
 from guidance_core.conformance.violation import NotApplicable, Violation
-from guidance_core.layout import Acting
-from guidance_core.plan import Plan
-from guidance_core.step import Step
+from guidance_core.methods.step import Step
+from guidance_core.steps.layout import Acting
+from guidance_core.steps.plan import Plan
 
 
 class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]

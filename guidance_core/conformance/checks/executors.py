@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from hypothesis import strategies as st
 
-from guidance_core.conformance import ranks as shared
+from guidance_core.conformance import shared_ranks as shared
 from guidance_core.conformance.across_ranks import compare_ranks, same_bits, sum_bounds
 from guidance_core.conformance.case import STRUCTURES, Case
 from guidance_core.conformance.executor_subject import EXTRAS, ExecutorSubject, Looks

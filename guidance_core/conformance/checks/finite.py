@@ -6,7 +6,7 @@ import attrs
 import torch
 
 from guidance_core.conformance.case import Case
-from guidance_core.conformance.playing import Results, played
+from guidance_core.conformance.case_runs import Results, played
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject

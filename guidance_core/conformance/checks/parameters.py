@@ -14,15 +14,15 @@ import torch
 
 from guidance_core import discovery
 from guidance_core.conformance.case import Case
-from guidance_core.conformance.playing import PARAMETER_ROUNDING, ROUNDING_ONLY, agree, only, played, recorded
+from guidance_core.conformance.case_runs import PARAMETER_ROUNDING, ROUNDING_ONLY, agree, only, played, recorded
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import NotApplicable, Violation, require
 from guidance_core.errors import ConfigurationError, GuidanceError, PluginError
 from guidance_core.guidance import Guidance
-from guidance_core.schedules import Linear, Within
-from guidance_core.values import PerOutput
+from guidance_core.parameters.schedules import Linear, Within
+from guidance_core.parameters.values import PerOutput
 
 PATIENCE = 10.0
 "Seconds to look for an effect of a parameter, of many."

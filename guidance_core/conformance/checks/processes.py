@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from guidance_core.conformance import ranks as shared
+from guidance_core.conformance import shared_ranks as shared
 from guidance_core.conformance.across_ranks import compare_ranks, same_bits, sum_bounds
-from guidance_core.conformance.asking import asked, cases_for
 from guidance_core.conformance.case import Case
+from guidance_core.conformance.fresh_process import asked, cases_for
 from guidance_core.conformance.jobs import Made, digests, on_rank, other_plan
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases

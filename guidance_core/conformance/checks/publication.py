@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from guidance_core import discovery
-from guidance_core.conformance.asking import asked
+from guidance_core.conformance.fresh_process import asked
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import NotApplicable, Violation, require

@@ -13,10 +13,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core import fingerprint
-from guidance_core.bound import BoundBranch
+from guidance_core.algebra.digest import digest
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import Results, agree, halves_of, played
+from guidance_core.conformance.case_runs import Results, agree, halves_of, played
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject
@@ -26,8 +25,9 @@ from guidance_core.errors import GuidanceError
 from guidance_core.executors.base import Executor
 from guidance_core.executors.serial import SerialExecutor
 from guidance_core.guidance import Guidance
-from guidance_core.plan import Plan
 from guidance_core.run import Run
+from guidance_core.steps.bound_branch import BoundBranch
+from guidance_core.steps.plan import Plan
 
 
 @check(
@@ -310,11 +310,11 @@ def second_evaluation(subject: Subject, case: Case) -> None:
 )
 def plugin_unchanged(subject: Subject, case: Case) -> None:
     plugin = subject.changed(case.parameters)
-    before = fingerprint.digest([plugin]), repr(plugin), _held(plugin)
+    before = digest([plugin]), repr(plugin), _held(plugin)
     beside = _beside(plugin)
     guidance = Guidance(subject.stacked(plugin))
     played(subject, case, guidance)
-    after = fingerprint.digest([plugin]), repr(plugin), _held(plugin)
+    after = digest([plugin]), repr(plugin), _held(plugin)
     require(before == after, f"After a run {plugin!r} is not what it was: state belongs in step.state.")
     changed = [name for name, size in _beside(plugin).items() if beside.get(name) != size]
     require(
@@ -342,4 +342,4 @@ def _held(plugin: Any) -> int:
         for value in vars(base).values()
         if isinstance(value, list | dict | set | deque | Tensor)
     ]
-    return fingerprint.digest([*held, *own])
+    return digest([*held, *own])

@@ -9,7 +9,7 @@ import torch
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidance_core.conformance.case import Case, Host
-from guidance_core.conformance.playing import ROUNDING_ONLY, agree, only, played, steps_of
+from guidance_core.conformance.case_runs import ROUNDING_ONLY, agree, only, played, steps_of
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject

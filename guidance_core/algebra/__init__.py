@@ -1,0 +1,1 @@
+"""Arithmetic on predictions: conversions between prediction types, sums, statistics, named outputs."""

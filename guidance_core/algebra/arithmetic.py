@@ -1,0 +1,237 @@
+"""The one expression a step is made of, evaluated without waste: `a·sample + b·Σ wᵢ·pᵢ`.
+
+Terms are accumulated in float32 (float64 where a prediction is float64), in the order given, the
+sample last, and rounded once. The same elementary operations are applied to every element wherever it lies, so a
+result depends on the values alone: not on batch mates, strides, the number of threads, or whether
+it was computed block by block.
+
+On CPUs large tensors are worked on in blocks that stay in cache, which also keeps temporaries small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from guidance_core.algebra.spaces import IDENTITY, SHIFT, Affine
+
+BLOCK = 131072
+"Elements worked on at a time: the float32 temporaries of a block stay in cache."
+
+Weight: TypeAlias = float | Tensor
+"A number, or a tensor with as many dimensions as the prediction, each its size or 1."
+
+Term: TypeAlias = tuple[Tensor, Weight]
+Span: TypeAlias = tuple[slice, slice]
+
+
+def scalar(number: float, beside: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a number as a scalar tensor, which torch multiplies `beside` by faster than by a number.
+
+    Scalars are kept, but not where `beside` is of another kind, such as a fake tensor, whose modes make other
+    scalars too.
+    """
+    return _SCALARS[number, dtype] if type(beside) is Tensor else torch.tensor(number, dtype=dtype, device="cpu")
+
+
+class _Scalars(dict[tuple[float, torch.dtype], Tensor]):
+    """Scalar tensors by number and dtype, made when first asked for; looking one up is all that a step pays."""
+
+    MOST = 4096
+
+    def __missing__(self, key: tuple[float, torch.dtype]) -> Tensor:
+        number, dtype = key
+        with torch.inference_mode(False):  # it outlives the mode it is made in
+            made = torch.tensor(number, dtype=dtype, device="cpu")
+        if type(made) is Tensor:  # not one of a mode such as FakeTensorMode, which is of no use outside
+            if len(self) >= self.MOST:
+                self.clear()
+            self[key] = made
+        return made
+
+
+_SCALARS = _Scalars()
+
+
+def accumulation_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype that sums of such tensors are accumulated in: float32, or float64 for float64."""
+    return torch.float64 if tensor.dtype is torch.float64 else torch.float32
+
+
+def evaluate(
+    terms: Sequence[Term],
+    sample: Tensor | None = None,
+    space: Affine = IDENTITY,
+    *,
+    dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return `a·sample + b·Σ wᵢ·pᵢ`, rounded once to `dtype`.
+
+    Args:
+        terms: predictions `[B, ...]` of one shape, with their weights.
+        sample: the noisy sample, of the same shape; needed where `a` is not 0.
+        space: `a` and `b`.
+        dtype: of the result; the accumulation dtype of the first prediction if not given.
+        out: contiguous buffer of the accumulation dtype to write a large result into.
+
+    Returns:
+        The result; where nothing is to be computed, the prediction itself.
+    """
+    is_sum = len(terms) > 1
+    if is_sum and space.a == 1.0:  # b goes into the weights, which are numbers most of the time
+        terms, space = [(prediction, weight * space.b) for prediction, weight in terms], SHIFT
+    first, weight = terms[0]
+    given = first.dtype
+    working = torch.float64 if given is torch.float64 else torch.float32
+    dtype = dtype or working
+    if first.numel() > BLOCK and first.is_cpu and not _is_tracked(terms):
+        if not is_sum and space is IDENTITY and given is dtype and type(weight) is float and weight == 1.0:
+            return first
+        result = out if out is not None and out.dtype == dtype else torch.empty(first.shape, dtype=dtype)
+        _by_blocks(result, terms, sample, space, working)
+        return result
+    total = first if given is working else first.to(working)
+    if type(weight) is not float:
+        total = total * weight
+    elif weight != 1.0:
+        total = total * scalar(weight, total, working)
+    if is_sum:
+        for prediction, weight in terms[1:]:
+            if type(weight) is not float:
+                total = total + prediction.to(working) * weight
+            elif total is first:
+                total = first.add(prediction, alpha=weight)
+            elif weight == -1.0:
+                total.sub_(prediction)  # quicker to dispatch, and the same
+            else:
+                total.add_(prediction, alpha=weight)
+    if space is not IDENTITY:
+        if sample is not None and sample.dtype is torch.float64 and working is not torch.float64:
+            sample = sample.to(working)  # as block by block
+        total = to_space(total, sample, space, owned=total is not first)
+    return total if dtype is working else total.to(dtype)
+
+
+def is_blocked(tensor: Tensor) -> bool:
+    """Whether a tensor of this size and device is worked on block by block."""
+    return tensor.numel() > BLOCK and tensor.is_cpu
+
+
+def _is_tracked(terms: Sequence[Term]) -> bool:
+    return torch.is_grad_enabled() and any(prediction.requires_grad for prediction, _ in terms)
+
+
+def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool = True) -> Tensor:
+    """Return `a·sample + b·total`; `total` may be overwritten if it is `owned`."""
+    if space is IDENTITY or sample is None:
+        return total
+    if space is SHIFT and owned:
+        return total.add_(sample)
+    if space.a == 1.0:
+        return sample.add(total, alpha=space.b)
+    if space.a == -space.b:
+        return (total.sub_(sample) if owned else total - sample).mul_(scalar(space.b, sample, total.dtype))
+    factor = scalar(space.b, total, total.dtype)
+    scaled = total.mul_(factor) if owned else total * factor
+    return scaled.add_(sample, alpha=space.a)
+
+
+def _by_blocks(
+    result: Tensor,
+    terms: Sequence[Term],
+    sample: Tensor | None,
+    space: Affine,
+    working: torch.dtype,
+) -> None:
+    shape = _three_dims(terms)
+    views = [(prediction.reshape(shape), _view(weight, prediction, shape, working)) for prediction, weight in terms]
+    samples = sample.reshape(shape) if sample is not None and space is not IDENTITY else None
+    results = result.view(shape)
+    total_buffer, term_buffer = (torch.empty(_largest(shape), dtype=working) for _ in range(2))
+    for span in _spans(shape):
+        target = results[span]
+        total = target if result.dtype == working else total_buffer[: target.numel()].view(target.shape)
+        buffer = term_buffer[: target.numel()].view(target.shape)
+        for number, (prediction, weight) in enumerate(views):
+            part, factor = prediction[span], _part(weight, span)
+            if number == 0:
+                _multiply(part, factor, total)
+            elif isinstance(factor, Tensor):
+                _multiply(part, factor, buffer)
+                total.add_(buffer)
+            else:
+                total.add_(_loaded(part, buffer), alpha=factor)
+        if samples is not None:
+            _to_space_in_place(total, _loaded(samples[span], buffer), space)
+        if total is not target:
+            target.copy_(total)
+
+
+def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:
+    """Do what `to_space` does, operation for operation, in the memory of `total`."""
+    if space.a == 1.0 and space is not SHIFT:
+        torch.add(sample, total, alpha=space.b, out=total)
+    else:
+        to_space(total, sample, space)
+
+
+def _multiply(prediction: Tensor, weight: Weight, out: Tensor) -> None:
+    factor = weight if isinstance(weight, Tensor) else scalar(weight, out, out.dtype)
+    if prediction.dtype == out.dtype:
+        torch.mul(prediction, factor, out=out)
+    else:
+        out.copy_(prediction).mul_(factor)
+
+
+def _loaded(given: Tensor, buffer: Tensor) -> Tensor:
+    return given if given.dtype == buffer.dtype else buffer.copy_(given)
+
+
+def _three_dims(terms: Sequence[Term]) -> tuple[int, int, int]:
+    """Return the shape `[batch, rows, rest]` to walk through: blocks are made of whole rows."""
+    shape = terms[0][0].shape
+    inner = any(isinstance(weight, Tensor) and weight[:1].numel() > 1 for _, weight in terms)
+    if not inner or len(shape) == 1:
+        return shape[0], shape[1:].numel(), 1
+    return shape[0], shape[1], shape[2:].numel()
+
+
+def _view(weight: Weight, prediction: Tensor, shape: tuple[int, int, int], working: torch.dtype) -> Weight:
+    if not isinstance(weight, Tensor):
+        return weight
+    weight = weight.to(working)
+    if weight[:1].numel() == 1:
+        return weight.reshape(-1, 1, 1)
+    if weight.shape[2:].numel() > 1:
+        weight = weight.expand(*weight.shape[:2], *prediction.shape[2:])
+    return weight.reshape(weight.shape[0], weight.shape[1], -1)
+
+
+def _part(weight: Weight, span: Span) -> Weight:
+    if not isinstance(weight, Tensor):
+        return weight
+    batch, rows = span
+    return weight[batch if weight.shape[0] > 1 else slice(None), rows if weight.shape[1] > 1 else slice(None)]
+
+
+def _spans(shape: tuple[int, int, int]) -> Iterator[Span]:
+    """Yield blocks of at most `BLOCK` elements: rows of one sample, or several whole samples."""
+    batch, rows, rest = shape
+    if rows * rest <= BLOCK:
+        samples = BLOCK // (rows * rest)
+        for first in range(0, batch, samples):
+            yield slice(first, min(first + samples, batch)), slice(None)
+        return
+    height = max(1, BLOCK // rest)
+    for number in range(batch):
+        for first in range(0, rows, height):
+            yield slice(number, number + 1), slice(first, min(first + height, rows))
+
+
+def _largest(shape: tuple[int, int, int]) -> int:
+    batch, rows, rest = shape
+    return max(min(batch * rows * rest, BLOCK), rest)

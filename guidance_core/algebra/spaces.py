@@ -1,0 +1,128 @@
+"""Prediction types and the conversions between them.
+
+With the noisy sample `x = α·x0 + σ·ε`, the four types are
+
+    epsilon   ε
+    v         α·ε − σ·x0
+    x0        x0
+    flow      ε − x0                (rectified flow, where α = 1 − σ; also called velocity)
+
+Every conversion is affine in sample and prediction, `target = a·x + b·prediction`, so a weighted
+sum of predictions whose weights add up to 1 may be taken in any of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import attrs
+
+from guidance_core.errors import ConfigurationError, did_you_mean
+from guidance_core.parameters.schedules import ROUNDING
+
+Space = Literal["epsilon", "v", "x0", "flow"]
+SPACES: tuple[str, ...] = get_args(Space)
+
+
+def check_space(what: str, given: object) -> None:
+    """Raise `ConfigurationError` unless `given` names a prediction type."""
+    if given not in SPACES:
+        hint = did_you_mean(given, SPACES) if isinstance(given, str) else ""
+        raise ConfigurationError(f"{what} must be one of {', '.join(SPACES)}; got {given!r}.{hint}")
+
+
+def check_sigma(what: str, sigma: float, prediction_type: str) -> None:
+    """Raise `ConfigurationError` unless `sigma` is a noise level that this prediction type has."""
+    if prediction_type == "flow" and sigma > 1 + ROUNDING:
+        hint = " That looks like a timestep; sigma is timestep / 1000." if sigma > 10 else ""
+        raise ConfigurationError(f"{what} must lie in [0, 1] for flow predictions; got {sigma:.7g}.{hint}")
+
+
+@attrs.frozen
+class Noise:
+    """The noise level of one evaluation: `x = alpha·x0 + sigma·ε`."""
+
+    sigma: float
+    alpha: float | None = None
+    "`None` where the host did not say; flow implies `1 − sigma`, v implies `√(1 − sigma²)`."
+    conversions: dict[tuple[str, str], Affine] = attrs.field(factory=dict, init=False, eq=False, repr=False)
+    "Those asked for so far, by source and target: the same ones are wanted at every evaluation."
+
+    def alpha_for(self, spaces: tuple[str, str]) -> float:
+        """Return alpha for a conversion between `spaces`, or raise `ConfigurationError`."""
+        rectified = 1.0 - self.sigma
+        if "flow" in spaces:
+            if self.alpha is not None and not math.isclose(self.alpha, rectified, rel_tol=1e-4, abs_tol=1e-6):
+                raise ConfigurationError(
+                    "flow predictions need alpha = 1 - sigma; "
+                    f"at sigma {self.sigma:g} the run has alpha {self.alpha:g}."
+                )
+            return rectified
+        if self.alpha is not None:
+            return self.alpha
+        if "v" in spaces and self.sigma <= 1:
+            return math.sqrt(1.0 - self.sigma**2)
+        raise ConfigurationError(
+            f"converting {spaces[0]} to {spaces[1]} at sigma {self.sigma:g} needs alpha: start the run with "
+            "alphas=[...], one per step (1.0 each where the sample is x0 + sigma * noise)."
+        )
+
+
+@attrs.frozen
+class Affine:
+    """The conversion `target = a·sample + b·source` between two spaces at one noise level."""
+
+    a: float
+    b: float
+
+
+IDENTITY = Affine(0.0, 1.0)
+SHIFT = Affine(1.0, 1.0)
+
+
+def affine(source: str, target: str, noise: Noise) -> Affine:
+    """Return the conversion from `source` to `target` at this noise level.
+
+    Raises:
+        ConfigurationError: alpha is needed and not known, or the conversion does not exist at this
+            noise level (from x0 at sigma 0, from epsilon at alpha 0).
+    """
+    if source == target:
+        return IDENTITY
+    found = noise.conversions.get((source, target))
+    if found is None:
+        found = noise.conversions[source, target] = _affine(source, target, noise)
+    return found
+
+
+def _affine(source: str, target: str, noise: Noise) -> Affine:
+    alpha = noise.alpha_for((source, target))
+    a1, b1 = _to_x0(source, alpha, noise.sigma)
+    a2, b2 = _from_x0(target, alpha, noise.sigma)
+    return Affine(a2 + b2 * a1, b2 * b1)
+
+
+def _to_x0(source: str, alpha: float, sigma: float) -> tuple[float, float]:
+    if source == "x0":
+        return 0.0, 1.0
+    if source == "flow":
+        return 1.0, -sigma
+    if source == "epsilon":
+        if alpha == 0:
+            raise ConfigurationError("an epsilon prediction says nothing about x0 where alpha is 0.")
+        return 1.0 / alpha, -sigma / alpha
+    power = alpha**2 + sigma**2
+    return alpha / power, -sigma / power
+
+
+def _from_x0(target: str, alpha: float, sigma: float) -> tuple[float, float]:
+    if target == "x0":
+        return 0.0, 1.0
+    if sigma == 0:
+        raise ConfigurationError(f"x0 cannot be converted to {target} at sigma 0.")
+    if target == "flow":
+        return 1.0 / sigma, -1.0 / sigma
+    if target == "epsilon":
+        return 1.0 / sigma, -alpha / sigma
+    return alpha / sigma, -(alpha**2 + sigma**2) / sigma

@@ -1,0 +1,1 @@
+"""The command `guidance-core`. Needs the extra `cli`."""

@@ -1,0 +1,215 @@
+"""Plugins from and to plain data, JSON and TOML.
+
+Plain data is a list of tables, one per plugin, in order:
+
+    {"guidance": [{"plugin": "cfg", "scale": 3.0}, {"plugin": "rescale", "phi": 0.7}]}
+
+A value per output is a table by output; a schedule is `{"schedule": "linear", "start": 7, "stop": 1}`;
+a tensor is `{"tensor": [1.0, 3.0]}`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import cattrs
+import tomli_w
+import torch
+
+from guidance_core.discovery import PLUGINS, entry_name, plugin_class
+from guidance_core.errors import ConfigurationError, GuidanceError, SpecError, UnknownNameError, did_you_mean, suggest
+from guidance_core.parameters.schedules import SCHEDULES, Schedule
+from guidance_core.parameters.settled import settle
+from guidance_core.parameters.values import PerOutput, TensorValue
+
+TABLE = "guidance"
+_converter = cattrs.Converter(detailed_validation=False)
+
+
+def load_plugins(data: Any) -> list[tuple[Any, frozenset[str]]]:
+    """Return the plugins that plain data stands for, each with the names of the parameters it gives.
+
+    Raises:
+        SpecError: the data has another form.
+        UnknownNameError: no such plugin or parameter; the nearest is suggested.
+        ConfigurationError: a value is not allowed.
+    """
+    extra = sorted(map(str, set(data) - {TABLE})) if isinstance(data, Mapping) else []
+    if extra:
+        hint = did_you_mean(extra[0], [TABLE])
+        raise SpecError(f'only "{TABLE}" is known at the top; got {", ".join(extra)}.{hint}')
+    tables = data.get(TABLE) if isinstance(data, Mapping) else data
+    if not isinstance(tables, Sequence) or isinstance(tables, str):
+        hint = " In TOML a list's tables begin with [[guidance]]." if isinstance(tables, Mapping) else ""
+        got = "nothing" if tables is None else f"a {type(tables).__name__}"
+        raise SpecError(f'guidance is a list of tables under "{TABLE}", one per plugin; got {got}.{hint}')
+    loaded = []
+    for table in tables:
+        if not isinstance(table, Mapping) or not isinstance(table.get("plugin"), str):
+            raise SpecError(f'each plugin is a table with "plugin": its name, and its parameters; got {table!r}.')
+        parameters = {str(name): value for name, value in table.items() if name != "plugin"}
+        loaded.append((build_plugin(table["plugin"], parameters), frozenset(parameters)))
+    return loaded
+
+
+def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
+    """Make the plugin of that name from plain parameter values."""
+    cls = plugin_class(name)
+    if not attrs.has(cls):
+        raise ConfigurationError(f"plugin {name!r} ({cls.__name__}) is no attrs class.")
+    attrs.resolve_types(cls)
+    fields = {field.alias or field.name: field for field in attrs.fields(cls) if field.init}
+    for parameter in parameters:
+        if parameter not in fields:
+            raise UnknownNameError(f"plugin {name!r} has no parameter {parameter!r}.{suggest(parameter, fields)}")
+    try:
+        return cls(**{parameter: _typed(fields[parameter], value) for parameter, value in parameters.items()})
+    except GuidanceError as error:
+        raise type(error)(f"plugin {name!r}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"plugin {name!r} cannot be made from {dict(parameters)}: {error}") from error
+
+
+def _typed(field: attrs.Attribute[Any], value: Any) -> Any:
+    decoded = decode(value)
+    takes_anything = field.converter is not None or field.type in (Any, object)
+    if field.type is None or takes_anything or isinstance(decoded, PerOutput | TensorValue | Schedule):
+        return decoded
+    try:
+        if field.type is float and isinstance(decoded, str):
+            raise ValueError("not a number")
+        return _converter.structure(value, field.type)
+    except Exception:
+        raise ConfigurationError(
+            f"{field.name} must be {getattr(field.type, '__name__', field.type)}; got {value!r}."
+        ) from None
+
+
+def decode(value: Any) -> Any:
+    """Turn plain data into schedules, tensors and values per output."""
+    if isinstance(value, Mapping):
+        if "schedule" in value:
+            return _decode_schedule(value)
+        if set(value) == {"tensor"}:
+            try:
+                return TensorValue(torch.tensor(value["tensor"], dtype=torch.float32))
+            except (TypeError, ValueError) as error:
+                raise SpecError(f"a tensor is a nested list of numbers; got {value['tensor']!r} ({error}).") from None
+        return PerOutput({str(output): decode(inner) for output, inner in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(decode(inner) for inner in value)
+    return value
+
+
+def _decode_schedule(table: Mapping[str, Any]) -> Any:
+    name = table["schedule"]
+    cls = SCHEDULES.get(name)
+    if cls is None:
+        raise UnknownNameError(f"there is no schedule {name!r}.{suggest(str(name), SCHEDULES)}")
+    given = {str(key): decode(value) for key, value in table.items() if key != "schedule"}
+    fields = {field.name: field for field in attrs.fields(cls) if field.init}
+    for key in given:
+        if key not in fields:
+            raise UnknownNameError(f"schedule {name!r} has no parameter {key!r}.{suggest(key, fields)}")
+    missing = [key for key, field in fields.items() if field.default is attrs.NOTHING and key not in given]
+    if missing:
+        raise SpecError(f"schedule {name!r} needs {', '.join(missing)}.")
+    return cls(**given)
+
+
+def dump_plugins(plugins: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the plain data that stands for the plugins: what differs from the defaults.
+
+    Raises:
+        SpecError: a plugin has no published name by which it could be found again, or a parameter's
+            value cannot be written.
+    """
+    return {TABLE: [{"plugin": _published_name(type(plugin)), **_parameters(plugin)} for plugin in plugins]}
+
+
+def _published_name(cls: type) -> str:
+    name = entry_name(cls)
+    if name is None:
+        raise SpecError(
+            f"{cls.__name__} cannot be written by name, because it is not published: give it one in its package's "
+            f'pyproject.toml, [project.entry-points."{PLUGINS}"], as in '
+            f'my-method = "{cls.__module__}:{cls.__qualname__}", and install the package.'
+        )
+    return name
+
+
+def _parameters(plugin: Any) -> dict[str, Any]:
+    return {
+        name: encode(getattr(plugin, name), f"{type(plugin).__name__}: {name}")
+        for name, settled in settle(plugin).items()
+        if settled.origin == "given"
+    }
+
+
+def encode(value: Any, what: str) -> Any:
+    """Turn a parameter's value into plain data."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, PerOutput):
+        return {output: encode(inner, what) for output, inner in value.items()}
+    if isinstance(value, TensorValue):
+        return {"tensor": value.tensor.tolist()}
+    for name, cls in SCHEDULES.items():
+        if type(value) is cls:
+            fields = [field for field in attrs.fields(cls) if field.init]
+            held = {field.name: getattr(value, field.name) for field in fields}
+            kept = {field.name: encode(held[field.name], what) for field in fields if held[field.name] != field.default}
+            return {"schedule": name, **kept}
+    if isinstance(value, list | tuple):
+        return [encode(inner, what) for inner in value]
+    if attrs.has(type(value)) and not isinstance(value, Schedule):
+        return _converter.unstructure(value)
+    raise SpecError(f"{what} holds {value!r}, which cannot be written as data.")
+
+
+def from_json(text: str) -> Any:
+    """Read JSON text into plain data, or raise `SpecError` with the line."""
+    return _read(json.loads, text, "JSON")
+
+
+def from_toml(text: str) -> Any:
+    """Read TOML text into plain data, or raise `SpecError` with the line."""
+    return _read(tomllib.loads, text, "TOML")
+
+
+def _read(parse: Callable[[str], Any], text: str, language: str) -> Any:
+    if not isinstance(text, str):
+        raise SpecError(f"{language} is text; got {type(text).__name__}.")
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise SpecError(f"this is not {language}: {error}") from None
+
+
+def to_json(data: Any) -> str:
+    """Write plain data as JSON text."""
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def _without_null(data: Any) -> Any:
+    """Write None as the word that specs have for it: TOML has no null."""
+    if isinstance(data, Mapping):
+        return {key: _without_null(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_null(value) for value in data]
+    return "none" if data is None else data
+
+
+def to_toml(data: Any) -> str:
+    """Write plain data as TOML text."""
+    try:
+        return tomli_w.dumps(_without_null(data))
+    except TypeError as error:
+        raise SpecError(f"TOML cannot hold this ({error}); use JSON.") from None

@@ -1,0 +1,136 @@
+"""The base prediction as corrections see it, and what they may return beside a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+
+from guidance_core.algebra.arithmetic import BLOCK, accumulation_dtype, evaluate, is_blocked, to_space
+from guidance_core.algebra.spaces import IDENTITY, Noise, affine
+from guidance_core.algebra.statistics import LEAF, Read, is_by_leaves, norm, norm_of, std, std_of
+from guidance_core.errors import PluginError
+from guidance_core.methods.requests import Needs
+
+Statistic: TypeAlias = tuple[str, str, str]
+"A statistic of the base prediction: space, `std` or `norm`, and what it covers."
+
+
+@attrs.frozen
+class Multiply:
+    """A correction that only scales: the guided prediction is multiplied by `factor`.
+
+    Returning it instead of the product lets the core fold the factor into its last pass over memory.
+    """
+
+    factor: Tensor
+    "Float32, with as many dimensions as the prediction; statistics have that shape."
+
+
+class BasePrediction:
+    """The base prediction of one output; conversions and statistics are computed once, on demand."""
+
+    __slots__ = ("_given", "_known", "_noise", "_own", "_sample", "_tensors")
+
+    def __init__(
+        self,
+        prediction: Tensor | None,
+        sample: Tensor,
+        prediction_type: str,
+        noise: Noise,
+        known: Mapping[Statistic, Tensor] | None = None,
+    ) -> None:
+        """Take the prediction in the host's space, or None where only statistics travelled here."""
+        self._given = prediction
+        self._sample = sample
+        self._own = prediction_type
+        self._noise = noise
+        self._known = {**known} if known else {}
+        is_ready = prediction is not None and prediction.dtype is torch.float32
+        self._tensors = {prediction_type: prediction} if is_ready else {}
+
+    @property
+    def _prediction(self) -> Tensor:
+        if self._given is None:
+            raise PluginError("the base prediction is not on this device; a correction must ask for it beforehand.")
+        return self._given
+
+    def tensor(self, space: str) -> Tensor:
+        """Return the prediction in a space, `[B, ...]`, float32."""
+        found = self._tensors.get(space)
+        if found is None:
+            conversion = affine(self._own, space, self._noise)
+            found = self._tensors[space] = evaluate([(self._prediction, 1.0)], self._sample, conversion)
+        return found
+
+    def statistic(self, wanted: Statistic) -> Tensor:
+        """Return a statistic of the prediction, dimensions kept."""
+        found = self._known.get(wanted)
+        if found is None:
+            space, kind, over = wanted
+            tensor = self._tensors.get(space)
+            if tensor is None and over == "sample":
+                found = self._by_leaves(space, kind)
+            if found is None:
+                tensor = self.tensor(space) if tensor is None else tensor
+                found = std(tensor, over) if kind == "std" else norm(tensor, over)
+            self._known[wanted] = found
+        return found
+
+    def _by_leaves(self, space: str, kind: str) -> Tensor | None:
+        """Return a statistic per sample of a large prediction, which is never held in that space; None of another."""
+        prediction = self._prediction
+        if not is_blocked(prediction) or not is_by_leaves(prediction) or (n := prediction[0].numel()) <= LEAF:
+            return None
+        of = std_of if kind == "std" else norm_of
+        each = [of(self._reader(number, space), n) for number in range(prediction.shape[0])]
+        return torch.stack(each).view(-1, *(1,) * (prediction.ndim - 1))
+
+    def _reader(self, number: int, space: str) -> Read:
+        """Read one sample's prediction in a space a block at a time, without ever holding it whole."""
+        row, noisy = self._prediction[number].reshape(-1), self._sample[number].reshape(-1)
+        working = accumulation_dtype(row)
+        buffer, loaded = torch.empty(BLOCK, dtype=working), torch.empty(BLOCK, dtype=working)
+        conversion = affine(self._own, space, self._noise)
+
+        def read(start: int, stop: int) -> Tensor:
+            total = buffer[: stop - start].copy_(row[start:stop])
+            sample = noisy[start:stop]
+            if conversion is not IDENTITY and sample.dtype != working:
+                sample = loaded[: stop - start].copy_(sample)
+            return to_space(total, sample, conversion)
+
+        return read
+
+
+class Reference:
+    """The base prediction (`cond`) of one output, in the space the plugin asked for."""
+
+    __slots__ = ("_base", "_needs", "_space")
+
+    def __init__(self, base: BasePrediction, needs: Needs, space: str) -> None:
+        self._base = base
+        self._needs = needs
+        self._space = space
+
+    def std(self, over: str = "sample") -> Tensor:
+        """Return its standard deviation, `[B, 1, ...]`; ask with `Needs(std=over)`."""
+        if over not in self._needs.std:
+            raise PluginError(f"reference.std({over!r}) was not asked for; return Needs(std={over!r}) beforehand.")
+        return self._base.statistic((self._space, "std", over))
+
+    def norm(self, over: str = "sample") -> Tensor:
+        """Return its Euclidean norm, `[B, 1, ...]`; ask with `Needs(norm=over)`."""
+        if over not in self._needs.norm:
+            raise PluginError(f"reference.norm({over!r}) was not asked for; return Needs(norm={over!r}) beforehand.")
+        return self._base.statistic((self._space, "norm", over))
+
+    @property
+    def tensor(self) -> Tensor:
+        """The prediction itself, `[B, ...]`, float32; ask with `Needs(reference=True)`."""
+        if not self._needs.reference:
+            raise PluginError("reference.tensor was not asked for; return Needs(reference=True) beforehand.")
+        return self._base.tensor(self._space)

@@ -1,0 +1,101 @@
+"""A stack of plugins: checked, named, and registered once."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from guidance_core.discovery import entry_name
+from guidance_core.errors import ConfigurationError
+from guidance_core.methods.hooks import Hook, collect
+from guidance_core.parameters.schedules import Table
+from guidance_core.parameters.settled import Settled, settle
+from guidance_core.parameters.values import PerOutput
+
+
+@attrs.frozen(eq=False)
+class Stack:
+    """Plugins in the order given, by name, with their hooks."""
+
+    plugins: Mapping[str, Any]
+    "By name; a second `cfg` is named `cfg#2`."
+    hooks: Mapping[str, Hook]
+    given: Sequence[frozenset[str] | None]
+    "For each plugin the parameters its maker gave, where that is known."
+
+    @classmethod
+    def of(cls, plugins: Sequence[Any], given: Sequence[frozenset[str] | None] | None = None) -> Stack:
+        """Check and name the plugins.
+
+        Raises:
+            ConfigurationError: one is no instance of a frozen attrs class, has no hooks, or excludes
+                another.
+        """
+        named: dict[str, Any] = {}
+        seen: Counter[str] = Counter()
+        for plugin in plugins:
+            _check_plugin(plugin)
+            name = plugin_name(type(plugin))
+            seen[name] += 1
+            named[name if seen[name] == 1 else f"{name}#{seen[name]}"] = plugin
+        _check_exclusions(named)
+        return cls(named, collect(list(named.items())), given or [None] * len(named))
+
+    def named_outputs(self) -> tuple[str, ...]:
+        """Return the outputs that parameters give values for, in order of first mention."""
+        names: dict[str, None] = {}
+        for plugin in self.plugins.values():
+            for settled in settle(plugin).values():
+                for output in _outputs(settled.value):
+                    names[output] = None
+        return tuple(names)
+
+    def settled(self) -> dict[str, dict[str, Settled]]:
+        """Return every parameter of every plugin with its effective value and origin."""
+        pairs = zip(self.plugins.items(), self.given, strict=True)
+        return {name: settle(plugin, given) for (name, plugin), given in pairs}
+
+
+def plugin_name(cls: type) -> str:
+    """Return the name a plugin class is published under, or its own name as `my-method`."""
+    published = entry_name(cls)
+    if published is not None:
+        return published
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls.__name__)
+    return words.replace("_", "-").strip("-").lower()
+
+
+def _check_plugin(plugin: Any) -> None:
+    if isinstance(plugin, type):
+        raise ConfigurationError(f"{plugin.__name__} is a class; pass an instance, {plugin.__name__}(...).")
+    if isinstance(plugin, str):
+        raise ConfigurationError(f"{plugin!r} is a name; use Guidance.from_spec({plugin!r}).")
+    cls = type(plugin)
+    if not attrs.has(cls) or not attrs.inspect(cls).is_frozen:
+        raise ConfigurationError(
+            f"a plugin is an instance of a frozen attrs class (@attrs.frozen); {cls.__name__} is not. "
+            "What changes during a run belongs in step.state."
+        )
+
+
+def _check_exclusions(named: Mapping[str, Any]) -> None:
+    for name, plugin in named.items():
+        excluded = getattr(type(plugin), "excludes", ())
+        for other in named:
+            if other != name and other.partition("#")[0] in excluded:
+                raise ConfigurationError(
+                    f"plugins {name!r} and {other!r} exclude each other: both are forms of the same guidance, and "
+                    "together they would apply it twice. Leave one out."
+                )
+
+
+def _outputs(value: Any) -> tuple[str, ...]:
+    if isinstance(value, PerOutput):
+        return tuple(value)
+    if isinstance(value, Table):
+        return tuple(output for _, inner in value.rows for output in _outputs(inner))
+    return ()

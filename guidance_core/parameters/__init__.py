@@ -1,0 +1,1 @@
+"""What a method is told: numbers, values per output, schedules, and the fields that take them."""

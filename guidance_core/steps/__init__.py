@@ -1,0 +1,1 @@
+"""What a step runs and what is made of it: layout, plan, combination."""

@@ -1,0 +1,284 @@
+"""From the predictions of a step to its guided result, one output at a time.
+
+    guided = Σ wᵢ·pᵢ + Σ deltas,   w = 1 + Σ strengths for cond and −strength for each other branch
+
+then the corrections, each in the space it asked for. Everything is accumulated in float32 and
+rounded once to the dtype of the predictions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+
+from guidance_core.algebra.arithmetic import Term, Weight, accumulation_dtype, evaluate, is_blocked
+from guidance_core.algebra.spaces import IDENTITY, Affine, Noise, affine
+from guidance_core.errors import PluginError
+from guidance_core.methods.hooks import Implementation, around
+from guidance_core.methods.reference import BasePrediction, Multiply, Reference, Statistic
+from guidance_core.methods.requests import BASE
+from guidance_core.methods.step import Moment, States, Step
+from guidance_core.steps.layout import Acting, OutputLayout
+
+
+@attrs.define(eq=False)
+class Scene:
+    """What guiding one output needs to know, beside the predictions."""
+
+    layout: OutputLayout
+    sample: Tensor
+    noise: Noise
+    moment: Moment
+    state: States
+    workspace: Workspace
+
+    def affine(self, source: str, target: str) -> Affine:
+        """Return the conversion between two spaces at this noise level."""
+        return affine(source, target, self.noise)
+
+    def step(self, acting: Acting) -> Step:
+        """Return the step that a hook gets."""
+        name = acting.implementation.plugin
+        return Step(self.moment, name, acting.plugin, self.state, self.layout.name, self.sample)
+
+
+class Workspace:
+    """A run's float32 buffers for large guided predictions, reused from step to step.
+
+    Fresh memory of that size costs more time in page faults than the arithmetic done in it.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    def buffer(self, output: str, like: Tensor) -> Tensor:
+        """Return a float32 buffer of the shape of `like`."""
+        held = self._buffers.get(output)
+        if held is None or held.shape != like.shape:
+            with torch.inference_mode(False):  # it outlives the mode it is made in
+                held = self._buffers[output] = torch.empty(like.shape, dtype=torch.float32)
+        return held
+
+    def safe(self, value: Any) -> Any:
+        """Return `value`, copied where it lives in one of the buffers and would be overwritten."""
+        if isinstance(value, Tensor):
+            owned = any(value.data_ptr() and _shares(value, buffer) for buffer in self._buffers.values())
+            return value.clone() if owned else value
+        if isinstance(value, dict):
+            return {key: self.safe(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+            return type(value)(self.safe(inner) for inner in value)
+        return value
+
+
+def _shares(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+class Predictions(Mapping[str, Tensor]):
+    """What a `combine` may look at: `cond` and the branches its plugin asked for, in its space."""
+
+    def __init__(self, plugin: str, names: tuple[str, ...], convert: Callable[[str], Tensor]) -> None:
+        self._plugin = plugin
+        self._names = names
+        self._convert = convert
+
+    def __getitem__(self, branch: str) -> Tensor:
+        if branch not in self._names:
+            raise PluginError(
+                f"plugin {self._plugin!r} looked for the prediction {branch!r}, but it can see "
+                f"{', '.join(self._names)}. It sees the branches it returned from build_branches in this step; "
+                "one of strength 0 has to be required=True."
+            )
+        return self._convert(branch)
+
+    def __contains__(self, branch: object) -> bool:
+        return branch in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
+    """Return the guided prediction of one output, `[B, ...]` in the dtype of its base prediction.
+
+    Args:
+        scene: the output's layout, its sample and its noise level.
+        predictions: the output's prediction by branch, in the host's space.
+
+    Raises:
+        PluginError: a hook raised or returned something it may not.
+        ConfigurationError: a strength does not broadcast, or a space cannot be reached.
+    """
+    layout, base = scene.layout, predictions[BASE]
+    terms: list[Term] = []
+    for branch, weight in layout.numbers or layout.weights(base):
+        terms.append((predictions[branch], weight))
+    if layout.combining or layout.combine_wrappers:
+        terms += _deltas(scene, predictions)
+    return correct(scene, terms, base, base)
+
+
+def correct(
+    scene: Scene,
+    terms: list[Term],
+    like: Tensor,
+    base: Tensor | None,
+    known: Mapping[Statistic, Tensor] | None = None,
+) -> Tensor:
+    """Return the sum of `terms` (in the host's space) after all corrections, in the dtype of `like`.
+
+    Args:
+        scene: the output's layout, its sample and its noise level.
+        terms: predictions, sums and deltas with their weights.
+        like: a tensor of the result's shape and dtype.
+        base: the base prediction, where it is at hand.
+        known: what is known of it where it is not.
+    """
+    layout, sample, noise = scene.layout, scene.sample, scene.noise
+    own, space = scene.moment.prediction_type, layout.first_space
+    if space is None:
+        return evaluate(terms, dtype=like.dtype)
+    buffer = scene.workspace.buffer(layout.name, like) if is_blocked(like) else None
+    total = evaluate(terms, sample, IDENTITY if space == own else affine(own, space, noise), out=buffer)
+    reference = BasePrediction(base, sample, own, noise, known)
+    if layout.correct_wrappers:
+        tensor, factor, space = _wrapped(scene, layout.correct_wrappers, (total, 1.0, space), reference)
+    else:
+        tensor, factor, space = _chained(scene, (total, 1.0, space), reference)
+    if space == own and isinstance(factor, Tensor) and like.dtype is tensor.dtype is factor.dtype and buffer is None:
+        return tensor * factor  # what `evaluate` would come to
+    result = evaluate([(tensor, factor)], sample, affine(space, own, noise), dtype=like.dtype)
+    return scene.workspace.safe(result) if result is tensor else result
+
+
+_Guided: TypeAlias = tuple[Tensor, Weight, str]
+"A guided prediction on its way through the corrections: (tensor, factor, space) is `factor · tensor`, in `space`."
+
+
+def _converted(scene: Scene, guided: _Guided, space: str) -> Tensor:
+    tensor, factor, source = guided
+    if source == space and type(factor) is float:
+        return tensor
+    return evaluate([(tensor, factor)], scene.sample, scene.affine(source, space))
+
+
+def _wrapped(scene: Scene, wrappers: Sequence[Acting], guided: _Guided, base: BasePrediction) -> _Guided:
+    """Run the chain of corrections inside its wrappers, the last of which is the outermost."""
+    if not wrappers:
+        return _chained(scene, guided, base)
+    *inside, wrapper = wrappers
+    space = wrapper.space
+    tensor = _converted(scene, guided, space)
+    result = around(
+        wrapper.implementation,
+        (scene.step(wrapper), tensor, Reference(base, wrapper.needs, space)),
+        lambda: _converted(scene, _wrapped(scene, inside, (tensor, 1.0, space), base), space),
+    )()
+    if isinstance(result, Multiply) or result is None:
+        raise wrapper.implementation.wrong("a tensor (a wrapper returns the corrected prediction itself)", result)
+    _check_tensor(wrapper.implementation, result, tensor)
+    return result, 1.0, space
+
+
+def _chained(scene: Scene, guided: _Guided, base: BasePrediction) -> _Guided:
+    tensor, factor, source = guided
+    for acting in scene.layout.correcting:
+        implementation, space = acting.implementation, acting.space
+        if space != source or type(factor) is not float:
+            tensor = _converted(scene, (tensor, factor, source), space)
+        step = Step(scene.moment, implementation.plugin, acting.plugin, scene.state, scene.layout.name, scene.sample)
+        try:
+            result = implementation.function(step, tensor, Reference(base, acting.needs, space))
+        except Exception as error:
+            raise implementation.failed(error) from error
+        factor, source = 1.0, space
+        if isinstance(result, Multiply):
+            factor = _factor(implementation, result, tensor)
+        elif result is not None:
+            _check_tensor(implementation, result, tensor)
+            tensor = result
+    return tensor, factor, source
+
+
+def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
+    """Call every `combine` and return the deltas as terms of the sum in the host's space."""
+    own = scene.moment.prediction_type
+    converted: dict[tuple[str, str], Tensor] = {}
+
+    def visible(acting: Acting) -> Predictions:
+        space = acting.space
+
+        def convert(branch: str) -> Tensor:
+            if (space, branch) not in converted:
+                term = (predictions[branch], 1.0)
+                converted[space, branch] = evaluate([term], scene.sample, scene.affine(own, space))
+            return converted[space, branch]
+
+        return Predictions(acting.implementation.plugin, acting.branches, convert)
+
+    def added(wrappers: list[Acting]) -> list[Term]:
+        callers = wrappers[-1:] or scene.layout.combining
+        terms: list[Term] = []
+        for acting in callers:
+            space = acting.space
+            given = (scene.step(acting), visible(acting))
+            if wrappers:
+                inside = wrappers[:-1]
+                factor = scene.affine(own, space).b
+
+                def inner(inside: list[Acting] = inside, factor: Weight = factor) -> Tensor | None:
+                    within = added(inside)
+                    return evaluate([(evaluate(within), factor)]) if within else None
+
+                delta = around(acting.implementation, given, inner)()
+            else:
+                delta = acting.implementation(*given)
+            if delta is not None:
+                _check_tensor(acting.implementation, delta, predictions[BASE])
+                terms.append((delta, scene.affine(space, own).b))
+        return terms
+
+    return added(list(scene.layout.combine_wrappers))
+
+
+def _check_tensor(implementation: Implementation, result: Any, like: Tensor) -> None:
+    is_floating = isinstance(result, Tensor) and result.is_floating_point()
+    if is_floating and result.shape == like.shape and result.device == like.device:
+        return
+    expected = f"a floating-point tensor of shape {tuple(like.shape)}, or None,"
+    if is_floating:
+        raise PluginError(
+            f"plugin {implementation.plugin!r} must return {expected} on {like.device} from {implementation.hook}; "
+            f"got shape {tuple(result.shape)} on {result.device}."
+        )
+    raise implementation.wrong(expected, result)
+
+
+def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> Tensor:
+    factor = result.factor
+    if (
+        isinstance(factor, Tensor)
+        and factor.ndim == like.ndim
+        and (factor.numel() == 1 or _fits(factor.shape, like.shape))
+    ):
+        if factor.dtype is like.dtype:
+            return factor
+        if factor.dtype.is_floating_point:
+            return factor.to(accumulation_dtype(like))
+    expected = f"Multiply with a floating-point tensor that broadcasts to {tuple(like.shape)}"
+    raise implementation.wrong(expected, factor)
+
+
+@functools.lru_cache(maxsize=256)
+def _fits(shape: tuple[int, ...], full: tuple[int, ...]) -> bool:
+    """Whether a shape of as many dimensions broadcasts to `full`."""
+    return all(size in (1, whole) for size, whole in zip(shape, full, strict=True))

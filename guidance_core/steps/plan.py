@@ -1,0 +1,304 @@
+"""The plan of a step: its branches, and what those who run them need to know and may ask.
+
+A plan is a layout bound to a sample. Executors work with plans alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, NoReturn, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+
+from guidance_core.algebra.arithmetic import Weight, evaluate
+from guidance_core.algebra.digest import digest
+from guidance_core.algebra.outputs import Structure
+from guidance_core.algebra.spaces import Noise
+from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError, NonFiniteError
+from guidance_core.methods.reference import BasePrediction, Statistic
+from guidance_core.methods.requests import BASE
+from guidance_core.methods.step import States
+from guidance_core.steps.bound_branch import BoundBranch
+from guidance_core.steps.layout import Layout
+from guidance_core.steps.settings import RunIdentity
+
+Predictions: TypeAlias = dict[str, dict[str, Tensor]]
+"Predictions by output, then by branch."
+
+
+@attrs.frozen(eq=False)
+class Sums:
+    """What an executor hands back that adds up the branches instead of gathering them.
+
+    Every mapping is by output, every tensor in the host's space. `Plan.partial_sum` computes one
+    rank's share, `Plan.wanted_statistics` names what corrections will ask of the base prediction.
+    """
+
+    sums: Mapping[str, Tensor]
+    "`Σ wᵢ·pᵢ`, `[B, ...]`, in the accumulation dtype."
+    like: Mapping[str, Tensor]
+    "A tensor of the shape, dtype and device of the base prediction; its values are not read."
+    statistics: Mapping[str, Mapping[tuple[str, str, str], Tensor]]
+    "Of the base prediction, by (space, `std` or `norm`, over)."
+    references: Mapping[str, Tensor]
+    "The base prediction itself, where the plan wants it."
+
+
+class Plan:
+    """The branches of one step, for those who run the forwards, and what finishing it needs.
+
+    with run.plan(i, x) as plan:
+        guided = plan.finish({branch.name: forward(branch) for branch in plan.own_branches})
+    """
+
+    __slots__ = (
+        "_finish",
+        "_give_up",
+        "_structure",
+        "branches",
+        "has_failed",
+        "identity",
+        "is_finished",
+        "layout",
+        "noise",
+        "own_branches",
+        "padding",
+        "placed",
+        "samples",
+        "state",
+        "version",
+    )
+
+    def __init__(
+        self,
+        identity: RunIdentity,
+        layout: Layout,
+        branches: tuple[BoundBranch, ...],
+        structure: Structure,
+        samples: dict[str, Tensor],
+        noise: Mapping[str, Noise],
+        state: States,
+        version: int,
+        finish: Callable[[Plan, Mapping[str, Any] | Sums], Any],
+        give_up: Callable[[Plan, BaseException], None],
+    ) -> None:
+        self._finish = finish
+        self._give_up = give_up
+        self._structure = structure
+        self.identity = identity
+        "Which run it belongs to, with the run's settings."
+        self.layout = layout
+        self.branches = branches
+        "The passes to run, `cond` first; empty where every output keeps its last x0."
+        self.own_branches = branches
+        "Those that this process runs: on several ranks perhaps none, or some rows of one (`branch.rows`)."
+        self.padding = 0
+        "Forwards to make besides, for ranks that must call their model equally often (`lockstep`)."
+        self.placed: Any = None
+        "What the executor noted when it chose this process's branches."
+        self.samples = samples
+        "The noisy sample by output."
+        self.noise = noise
+        "The noise level by output."
+        self.state = state
+        "What plugins keep in the run, as hooks left it when they named the branches."
+        self.version = version
+        "How many steps the run had finished when the plan was made."
+        self.is_finished = False
+        self.has_failed = False
+        "Whether finishing it failed or it was given up, and every rank knows; it may be tried again."
+
+    def finish(self, predictions: Mapping[str, Any] | Sums) -> Any:
+        """Combine the predictions of `own_branches`, by name, into the guided prediction; see `Run.finish`."""
+        return self._finish(self, predictions)
+
+    def abandon(self, error: BaseException) -> NoReturn:
+        """Give the step up because of `error`: raise it, on several ranks as what all of them raise."""
+        self._give_up(self, error)
+        raise error
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Have an exception of the block raised on all ranks; the block must finish the plan."""
+        if self.is_finished or self.has_failed:
+            return
+        if error is None:
+            self.abandon(
+                ConfigurationError(
+                    f"step {self.index} was planned but not finished: call plan.finish(predictions) inside the block, "
+                    "or plan.abandon(error)."
+                )
+            )
+        self._give_up(self, error)
+
+    @property
+    def index(self) -> int:
+        """Index of the step."""
+        return self.layout.moment.index
+
+    @property
+    def sigma(self) -> float:
+        """Noise level of the step (of the first output)."""
+        return self.noise[self._structure.names[0]].sigma
+
+    @property
+    def rows(self) -> int:
+        """Batch size of the sample."""
+        return int(next(iter(self.samples.values())).shape[0])
+
+    @property
+    def summary(self) -> str:
+        """The step and its branches in a few words, for messages."""
+        branches = ", ".join(branch.name for branch in self.branches) or "no branches"
+        evaluation = self.layout.moment.evaluation
+        again = f", evaluation {evaluation}" if evaluation else ""
+        shapes = ", ".join(f"{name} {kind_of(sample)}" for name, sample in self.samples.items())
+        return f"step {self.index} of {self.layout.moment.count}{again} at sigma {self.sigma:g}: {branches}; {shapes}"
+
+    @property
+    def fingerprint(self) -> tuple[int, ...]:
+        """What ranks compare before they exchange predictions; see `PARTS`."""
+        shapes = [(tuple(sample.shape), sample.dtype, sample.device.type) for sample in self.samples.values()]
+        sample = digest([self._structure.kind, *self.samples, shapes, list(self.noise.values())])
+        return (*self.identity.fingerprint, *self.layout.fingerprint, sample)
+
+    def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
+        """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""
+        entries = self._structure.entries(prediction)
+        if entries is None:
+            raise self._misfit(prediction, branch)
+        return dict(zip(self.samples, entries, strict=True))
+
+    def _misfit(self, prediction: Any, branch: str) -> GuidanceError:
+        return self._structure.misfit(prediction, f"the prediction of branch {branch!r}", DenoiserError)
+
+    def restored(self, named: Mapping[str, Tensor]) -> Any:
+        """Return the tensor, tuple or dict that predictions by output stand for."""
+        return self._structure.restore(named)
+
+    def shape_of(self, output: str, rows: slice | None = None) -> tuple[int, ...]:
+        """Return the shape of an output's prediction, of some rows of the batch or all."""
+        shape = tuple(self.samples[output].shape)
+        return shape if rows is None else (rows.stop - rows.start, *shape[1:])
+
+    def taken_apart(self, predictions: Mapping[str, Any]) -> Predictions:
+        """Return the predictions of `own_branches` by output, then by branch.
+
+        Raises:
+            DenoiserError: one is missing, does not fit the sample, or has another dtype than the first.
+            NonFiniteError: one holds NaN or infinity, and the run checks that.
+        """
+        structure = self._structure
+        made: list[tuple[BoundBranch, Sequence[Tensor]]] = []
+        for branch in self.own_branches:
+            name = branch.name
+            try:
+                prediction = predictions[name]
+            except KeyError:
+                raise DenoiserError(
+                    f"the prediction of branch {name!r} of step {self.index} is missing; got "
+                    f"{', '.join(map(str, predictions)) or 'none'}."
+                ) from None
+            except TypeError:
+                raise DenoiserError(
+                    f"predictions are given by branch name; step {self.index} got a {type(predictions).__name__}."
+                ) from None
+            entries = structure.entries(prediction)
+            if entries is None:
+                raise self._misfit(prediction, name)
+            made.append((branch, entries))
+        by_output: Predictions = {}
+        for number, (output, sample) in enumerate(self.samples.items()):
+            by_output[output] = given = {}
+            seen, device, first = self.layout.outputs[output].seen, sample.device, None
+            for branch, entries in made:
+                tensor = entries[number]
+                first = tensor if first is None else first
+                shape = sample.shape if branch.rows is None else self.shape_of(output, branch.rows)
+                if tensor.shape != shape or tensor.dtype is not first.dtype or tensor.device != device:
+                    raise self._misshapen(branch, output, tensor, first)
+                if not tensor.dtype.is_floating_point:
+                    raise DenoiserError(
+                        f"branch {branch.name!r}: output {output!r} must be floating point; got {tensor.dtype}."
+                    )
+                # A sum over a tensor rounds by its layout in memory, which predictions lose when they travel.
+                given[branch.name] = tensor.contiguous() if branch.name in seen else tensor
+        if self.identity.settings.check_finite:
+            for output, given in by_output.items():
+                for name, tensor in given.items():
+                    self.check_finite(name, output, tensor)
+        return by_output
+
+    def _misshapen(self, branch: BoundBranch, output: str, tensor: Tensor, first: Tensor) -> DenoiserError:
+        what = f"branch {branch.name!r} of step {self.index}: output {output!r} is {kind_of(tensor)}"
+        if tensor is first or (branch.rows is not None and tensor.dtype is first.dtype):
+            sample, rows = self.samples[output], branch.rows
+            part = "" if rows is None else f" in rows {rows.start} to {rows.stop - 1}"
+            return DenoiserError(f"{what}, but its sample{part} is {self.shape_of(output, rows)} on {sample.device}.")
+        name = self.own_branches[0].name
+        whose = "the base branch" if name == BASE else f"branch {name!r}"
+        return DenoiserError(f"{what}, but that of {whose} is {kind_of(first)}.")
+
+    def check_finite(self, branch: str, output: str, tensor: Tensor) -> None:
+        """Raise `NonFiniteError` if a prediction holds NaN or infinity."""
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"branch {branch!r} of step {self.index}: output {output!r} holds NaN or infinity.")
+
+    def can_split_rows(self, *, needs_tensor_statistics: bool) -> bool:
+        """Whether the batch can be shared out by rows.
+
+        It cannot where outputs differ in batch size, or a statistic over the whole batch has to be
+        computed from the parts.
+        """
+        if len({sample.shape[0] for sample in self.samples.values()}) > 1:
+            return False
+        wanted = (key for output in self.samples for key in self.wanted_statistics(output))
+        return not (needs_tensor_statistics and any(over == "tensor" for _, _, over in wanted))
+
+    def partial_sum(self, output: str, predictions: Mapping[str, Tensor], rows: slice | None = None) -> Tensor | None:
+        """Return `Σ wᵢ·pᵢ` over those branches of the plan that `predictions` holds; None if none counts.
+
+        With `rows`, predictions hold those rows of the batch only.
+        """
+        if not predictions:
+            return None
+        weights = self.layout.outputs[output].weights(self.samples[output])
+        terms = [(predictions[name], _in_rows(weight, rows)) for name, weight in weights if name in predictions]
+        return evaluate(terms) if terms else None
+
+    def wanted_statistics(self, output: str) -> tuple[Statistic, ...]:
+        """Return (space, `std` or `norm`, over) of each statistic of the base prediction that is wanted."""
+        wanted = {
+            (acting.space, kind, over): None
+            for acting in self.layout.outputs[output].all_correcting
+            for kind, overs in (("std", acting.needs.std), ("norm", acting.needs.norm))
+            for over in overs
+        }
+        return tuple(wanted)
+
+    def wants_reference(self, output: str) -> bool:
+        """Whether a correction looks at the whole base prediction of `output`."""
+        return any(acting.needs.reference for acting in self.layout.outputs[output].all_correcting)
+
+    def statistic(self, output: str, base: Tensor, key: Statistic, rows: slice | None = None) -> Tensor:
+        """Compute one wanted statistic from the base prediction of `output`; dimensions are kept."""
+        own = self.identity.settings.prediction_type
+        sample = self.samples[output]
+        sample = sample if rows is None else sample[rows]
+        return BasePrediction(base, sample, own, self.noise[output]).statistic(key)
+
+
+def _in_rows(weight: Weight, rows: slice | None) -> Weight:
+    return weight[rows] if isinstance(weight, Tensor) and rows is not None and weight.shape[0] > 1 else weight
+
+
+def kind_of(tensor: Tensor) -> str:
+    """Return shape, dtype and device in words."""
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"

@@ -1,0 +1,75 @@
+"""What a run was started with, and what stands for it in its plans."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from guidance_core.algebra.digest import digest
+from guidance_core.parameters.settled import settle
+
+
+@attrs.frozen(eq=False)
+class RunSettings:
+    """What a run was started with, checked."""
+
+    conditions: Mapping[str, Mapping[str, Any] | None] | None
+    sigmas: Mapping[str | None, tuple[float, ...]]
+    "By output; under None where all outputs share one list."
+    alphas: tuple[float, ...] | None
+    prediction_type: str
+    outputs: tuple[str, ...] | None
+    check_finite: bool
+
+    @property
+    def count(self) -> int:
+        """Number of steps."""
+        return len(next(iter(self.sigmas.values()))) - 1
+
+
+@attrs.frozen(eq=False)
+class RunIdentity:
+    """Which run a plan belongs to: its number here, and what other processes can compare."""
+
+    id: int
+    "Number of the run, unique in the process."
+    plugins: Mapping[str, Any]
+    "The stack's plugins by name."
+    settings: RunSettings
+
+    @functools.cached_property
+    def fingerprint(self) -> tuple[int, int, int]:
+        """What stands for the methods with their parameters, the sigmas, and the run's other settings."""
+        settings = self.settings
+        given = sorted(name for name, inputs in (settings.conditions or {}).items() if inputs is not None)
+        methods = [*self.plugins, *self.plugins.values()]
+        sigmas = [settings.sigmas, settings.alphas]
+        return digest(methods), digest(sigmas), digest([settings.prediction_type, settings.check_finite, given])
+
+    @property
+    def summary(self) -> str:
+        """What the run consists of, so that the texts of two processes show where they differ."""
+        settings = self.settings
+        methods = ", ".join(_method(name, plugin) for name, plugin in self.plugins.items())
+        sigmas = "; ".join(", ".join(f"{level:.6g}" for level in levels) for levels in settings.sigmas.values())
+        return (
+            f"a run of {settings.count} steps with {_cut(methods, 550) or 'no methods'} "
+            f"for {settings.prediction_type} predictions at sigmas {_cut(sigmas, 150)}"
+        )
+
+
+def _method(name: str, plugin: object) -> str:
+    given = [
+        f"{parameter}={_cut(repr(settled.value), 150)}"
+        for parameter, settled in settle(plugin).items()
+        if settled.origin == "given"
+    ]
+    return f"{name}({', '.join(given)})" if given else name
+
+
+def _cut(text: str, longest: int) -> str:
+    """Cut a text, with a mark that differs where what is cut off does."""
+    return text if len(text) <= longest else f"{text[: longest - 20]}... (#{digest([text]) & 0xFFFFFFFF:08x})"
