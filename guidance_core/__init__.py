@@ -52,10 +52,10 @@ from guidance_core.parameters.values import UNSET, PerOutput
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.plan import Plan
-
-__version__ = "0.1.0"
+from guidance_core.version import CONTRACT_VERSION, __version__
 
 __all__ = [
+    "CONTRACT_VERSION",
     "UNSET",
     "AllGatherExecutor",
     "AllReduceExecutor",
@@ -102,6 +102,7 @@ __all__ = [
     "UnknownNameError",
     "Window",
     "Within",
+    "__version__",
     "choice",
     "flag",
     "hookimpl",

@@ -1,4 +1,4 @@
-"""Processes with Gloo between them on this machine, that live on and are fed work.
+"""Ranks on this machine: processes with Gloo between them, that live on and are fed work.
 
     with Ranks(2) as ranks:
         results = ranks.run(function, *arguments)   # function(group, *arguments) on every rank
@@ -19,12 +19,15 @@ import socket
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from guidance_core.errors import ConfigurationError, RankFailedError, RankLostError
+import torch
+import torch.distributed as dist
+
+from guidance_core.errors import RankFailedError, RankLostError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 "Parameters of glibc's `mallopt`."
@@ -33,28 +36,39 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 class Ranks:
     """`size` processes in one Gloo group. `run(..., ranks=k)` uses the first k, in a group of their own."""
 
-    def __init__(self, size: int, *, imports: Sequence[str] = (), seconds: float = 300.0) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        imports: Sequence[str] = (),
+        timeout: float = 300.0,
+        patience: float | None = None,
+        outlives_failures: bool = False,
+    ) -> None:
         """Start them.
 
         Args:
             size: how many.
             imports: further modules that every rank will need; one that is missing is passed over.
-            seconds: how long a collective may wait for a rank before the group gives up.
+            timeout: seconds that a collective may wait for a rank before the group gives up.
+            patience: seconds that `run` waits for the ranks' answers; None for as long as it takes.
+            outlives_failures: whether the processes go on after a job that raised; by default all are ended at once,
+                since the others may wait for the one that failed.
         """
         self.size = size
+        self._patience = patience
+        self._outlives_failures = outlives_failures
         self._folder = tempfile.TemporaryDirectory(prefix="guidance-core-ranks-")
         store = Path(self._folder.name, "store").as_uri()
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
-        if "forkserver" not in multiprocessing.get_all_start_methods():
-            raise ConfigurationError("several processes are started by a fork server, which this system does not have.")
-        context = multiprocessing.get_context("forkserver")
-        # What every rank needs is imported once, in the process that they are forked from.
-        context.set_forkserver_preload(["torch.distributed", "guidance_core", "guidance_plugins", *imports])
+        self._busy = 0
+        "Ranks that were given a job."
         try:
+            context = _context(imports)
             for rank in range(size):
                 here, there = context.Pipe()
-                process = context.Process(target=_serve, args=(there, rank, size, store, seconds), daemon=True)
+                process = context.Process(target=_serve, args=(there, rank, size, store, timeout), daemon=True)
                 process.start()
                 there.close()
                 self._pipes.append(here)
@@ -73,40 +87,86 @@ class Ranks:
         """Call `function(group, *arguments)` on the first `ranks` ranks and return what each returned.
 
         Raises:
-            RankFailedError: it raised on a rank. All processes are ended.
-            RankLostError: a process died. All others are ended.
+            RankFailedError: it raised on a rank.
+            RankLostError: a process died, or does not answer in time. All others are ended.
         """
-        count = ranks or self.size
-        waiting = {pipe: rank for rank, pipe in enumerate(self._pipes[:count])}
-        results: list[Any] = [None] * count
+        self.start(function, *arguments, ranks=ranks)
+        return self.results(seconds=self._patience)
+
+    def start(self, function: Callable[..., Any], *arguments: Any, ranks: int | None = None) -> None:
+        """Have the first `ranks` ranks call `function(group, *arguments)`; `results` waits for them.
+
+        Raises:
+            RankLostError: a process is gone. All others are ended.
+        """
+        self._busy = ranks or self.size
         try:
-            for pipe in waiting:
-                pipe.send((function, count, arguments))
+            for pipe in self._pipes[: self._busy]:
+                pipe.send((function, self._busy, arguments))
+        except OSError:
+            self.close(kill=True)
+            raise RankLostError(f"one of {self.size} processes has ended.") from None
+
+    def results(self, *, seconds: float | None = None, without: Sequence[int] = ()) -> list[Any]:
+        """Return what the function returned on every rank, and None for the ranks in `without`.
+
+        Args:
+            seconds: how long to wait; None for as long as it takes.
+            without: ranks that are known to be gone.
+
+        Raises:
+            RankFailedError: it raised on a rank.
+            RankLostError: a process died, or does not answer in time. All others are ended.
+        """
+        until = None if seconds is None else time.monotonic() + seconds
+        waiting = {self._pipes[rank]: rank for rank in range(self._busy) if rank not in without}
+        results: list[Any] = [None] * self._busy
+        failures: dict[int, str] = {}
+        try:
             while waiting:
-                for ready in wait(list(waiting)):
+                found = wait(list(waiting), None if until is None else max(0.0, until - time.monotonic()))
+                if not found:
+                    late = ", ".join(map(str, sorted(waiting.values())))
+                    raise RankLostError(f"rank {late} of {self._busy} does not answer within {seconds:g} s.")
+                for ready in found:
                     assert isinstance(ready, Connection)
                     rank = waiting.pop(ready)
                     succeeded, value = ready.recv()
-                    if not succeeded:
-                        raise RankFailedError(f"rank {rank} of {count} failed:\n{value}")
-                    results[rank] = value
+                    if succeeded:
+                        results[rank] = value
+                        continue
+                    failures[rank] = value
+                    if not self._outlives_failures:
+                        raise _failed(failures, self._busy)
         except (EOFError, OSError):
             self.close(kill=True)
-            raise RankLostError(f"a process of {count} ranks died without an error of its own.") from None
+            raise RankLostError(f"a process of {self._busy} ranks died without an error of its own.") from None
         except BaseException:
-            self.close(kill=True)
+            self.close(kill=True)  # a late answer must not be taken for the next job's
             raise
+        if failures:
+            raise _failed(failures, self._busy)
         return results
 
-    def close(self, *, kill: bool = False) -> None:
-        """End the processes: asked first, unless `kill`."""
-        until = time.monotonic() + (0.0 if kill else 5.0)
+    def kill(self, rank: int) -> None:
+        """Kill one process with SIGKILL."""
+        self._processes[rank].kill()
+
+    def leave(self, *, seconds: float = 5.0) -> list[int | None]:
+        """Ask all to end; return their exit codes, None for one that does not end in time."""
+        until = time.monotonic() + seconds
         for pipe in self._pipes:
             with contextlib.suppress(OSError):
                 pipe.send(None)
         for process in self._processes:
-            if not kill:
-                process.join(max(0.0, until - time.monotonic()))
+            process.join(max(0.0, until - time.monotonic()))
+        return [process.exitcode for process in self._processes]
+
+    def close(self, *, kill: bool = False) -> None:
+        """End the processes: asked first, unless `kill`."""
+        if not kill:
+            self.leave()
+        for process in self._processes:
             if process.exitcode is None:
                 process.kill()
         for process in self._processes:
@@ -117,20 +177,51 @@ class Ranks:
         self._folder.cleanup()
 
 
-def _serve(pipe: Connection, rank: int, size: int, store: str, seconds: float) -> None:
+def _failed(failures: Mapping[int, str], count: int) -> RankFailedError:
+    return RankFailedError("\n".join(f"rank {rank} of {count} failed:\n{why}" for rank, why in failures.items()))
+
+
+def _context(imports: Sequence[str]) -> Any:
+    """Return how processes are started: forked from one that has imported what each will need, where that exists."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed", "guidance_core", "guidance_plugins", *imports])
+    return context
+
+
+@contextlib.contextmanager
+def torchrun_group(seconds: float = 60.0) -> Iterator[dist.ProcessGroup]:
+    """Be one rank of the Gloo group that torchrun started, inside the block, with one thread.
+
+    Args:
+        seconds: how long a collective may wait for a rank.
+    """
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method="env://", timeout=datetime.timedelta(seconds=seconds))
+    try:
+        assert dist.group.WORLD is not None
+        yield dist.group.WORLD
+    finally:
+        dist.destroy_process_group()
+
+
+def torchrun_size() -> int | None:
+    """Return how many ranks torchrun started, or None where it did not start this process."""
+    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else None
+
+
+def _serve(pipe: Connection, rank: int, size: int, store: str, timeout: float) -> None:
     """Take jobs until there are no more, or nobody is left to give any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     os.dup2(2, 1)  # what is printed here is not the answer of the process that started this one
-    import torch
-    import torch.distributed as dist
-
     torch.set_num_threads(1)
     _keep_freed_memory()
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
     os.environ["GLOO_SOCKET_IFNAME"] = loopback
-    timeout = datetime.timedelta(seconds=seconds)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timeout)
-    groups = {count: dist.new_group(range(count), timeout=timeout) for count in range(1, size)} | {
+    patience = datetime.timedelta(seconds=timeout)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=patience)
+    groups = {count: dist.new_group(range(count), timeout=patience) for count in range(1, size)} | {
         size: dist.group.WORLD
     }
     with contextlib.suppress(EOFError, OSError):

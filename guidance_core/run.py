@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from operator import index as as_index
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import Term, evaluate
-from guidance_core.algebra.outputs import Structure, Structured
-from guidance_core.algebra.spaces import Noise, affine, check_sigma
+from guidance_core.algebra.outputs import Structure, Structured, read_sample
 from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor
 from guidance_core.methods.requests import BASE
-from guidance_core.methods.step import States
+from guidance_core.methods.step import States, copied
 from guidance_core.steps.combination import Scene, Workspace, correct, guide
+from guidance_core.steps.held import HeldOutputs
 from guidance_core.steps.layout import Layout
 from guidance_core.steps.plan import Plan, Predictions, Sums
-from guidance_core.steps.program import Levels, Program
-
-Sigma: TypeAlias = float | Mapping[str, float]
+from guidance_core.steps.program import Program, Sigma
 
 
 class Run:
@@ -45,7 +42,7 @@ class Run:
         self._program = program
         self._state: States = {}
         self._version = 0
-        self._held: dict[str, tuple[Tensor, Any]] = {}
+        self._held = HeldOutputs(program.settings.prediction_type)
         self._workspace = Workspace()
         self._last = (-1, 0)
         self._structure: Structure | None = None
@@ -144,23 +141,21 @@ class Run:
         """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
         return describe_run(self._program.stack, self.executor.describe(), self.layouts, self.executor.placed)
 
-    # A step: planned, combined, committed, or given up.
-
     def _planned(
         self, index: int, sample: Structured, sigma: Sigma | None, alpha: float | None, model: str | None
     ) -> Plan:
         index = self._checked_index(index)
-        structure, samples = self._checked_sample(sample)
+        structure, samples = self._structure, samples = read_sample(sample, self.settings.outputs, self._structure)
         if structure.names != self._program.outputs:
             self._program = self._program.for_outputs(structure.names)
         evaluation = self._last[1] + 1 if self._last[0] == index else 0
         scheduled = self._program.steps[index]
-        state = _copied(self._state) if self._state else {}
+        state = copied(self._state) if self._state else {}
         layout = scheduled.layout
         usual = sigma is None and alpha is None and model is None and evaluation == 0
-        if not usual or layout.depends_on_state or (layout.holds and not layout.holds <= self._held.keys()):
-            noise = scheduled.noise if sigma is None and alpha is None else self._own_noise(index, sigma, alpha)
-            scheduled = self._program.scheduled(index, noise, evaluation, model, self._held, state)
+        if not usual or layout.depends_on_state or (layout.holds and not layout.holds <= self._held.names):
+            noise = scheduled.noise if sigma is None and alpha is None else self._program.levels(index, sigma, alpha)
+            scheduled = self._program.scheduled(index, noise, evaluation, model, self._held.names, state)
             layout = scheduled.layout
         if layout.has_tensor_strengths:
             for name, each in samples.items():
@@ -180,11 +175,11 @@ class Run:
 
     def _combined(self, plan: Plan, predictions: Predictions | Sums) -> tuple[dict[str, Tensor], States]:
         """Return the guided prediction of each output, and the state to keep; nothing of it lasts yet."""
-        state = _copied(plan.state) if plan.state else {}
+        state = copied(plan.state) if plan.state else {}
         results = {}
         for name, layout in plan.layout.outputs.items():
             if layout.held:
-                results[name] = self._held_result(plan, name)
+                results[name] = self._held.result(plan, name)
                 continue
             sample, moment = plan.samples[name], plan.layout.moment
             if isinstance(predictions, Sums):
@@ -213,7 +208,7 @@ class Run:
                 for name, states in state.items()
             }
         if self._program.keeps:
-            self._keep_x0(plan, results)
+            self._held.keep(plan, results, self._program.keeps)
         moment = plan.layout.moment
         self._last = (moment.index, moment.evaluation)
         return plan.restored(results)
@@ -226,8 +221,6 @@ class Run:
         if shared is not error:
             raise shared from error
 
-    # What depends on the sample.
-
     def _checked_index(self, index: int) -> int:
         try:
             number = as_index(index)
@@ -238,67 +231,3 @@ class Run:
                 f"step {number} is out of range: the run has {self.count} steps, 0 to {self.count - 1}."
             )
         return number
-
-    def _checked_sample(self, sample: Any) -> tuple[Structure, dict[str, Tensor]]:
-        structure = self._structure
-        entries = None if structure is None else structure.entries(sample)
-        if structure is None or entries is None:
-            structure = Structure.of(sample, self.settings.outputs)
-            entries = structure.entries(sample)
-            if entries is None:
-                raise structure.misfit(sample, "the sample", ConfigurationError)
-        samples = {}
-        for number, name in enumerate(structure.names):
-            samples[name] = tensor = entries[number]
-            if not tensor.dtype.is_floating_point:
-                raise ConfigurationError(f"the sample ({name}) must be floating point; got {tensor.dtype}.")
-            if tensor.ndim == 0 or tensor.numel() == 0:
-                raise ConfigurationError(
-                    f"the sample ({name}) must be [B, ...] with at least one element; got shape {tuple(tensor.shape)}."
-                )
-        self._structure = structure
-        return structure, samples
-
-    def _own_noise(self, index: int, sigma: Sigma | None, alpha: float | None) -> Levels:
-        outputs = self._program.outputs
-        levels = sigma if isinstance(sigma, Mapping) else dict.fromkeys(outputs, sigma)
-        if set(levels) != set(outputs):
-            raise ConfigurationError(
-                f"sigma is given for {', '.join(levels)}, but the outputs are {', '.join(outputs)}."
-            )
-        noise = {}
-        for name, level in levels.items():
-            value = self._program.sigma(name, index) if level is None else _level("sigma", level)
-            check_sigma("sigma", value, self.settings.prediction_type)
-            own_alpha = self._program.alpha(index) if level is None else None
-            noise[name] = Noise(value, own_alpha if alpha is None else _level("alpha", alpha))
-        return {name: noise[name] for name in outputs}
-
-    # Held outputs.
-
-    def _keep_x0(self, plan: Plan, results: Mapping[str, Tensor]) -> None:
-        own = self.settings.prediction_type
-        for name in self._program.keeps - plan.layout.holds:
-            result = results[name]
-            x0 = evaluate([(result, 1.0)], plan.samples[name], affine(own, "x0", plan.noise[name]))
-            self._held[name] = (x0.clone() if x0 is result else x0, result.dtype)
-
-    def _held_result(self, plan: Plan, output: str) -> Tensor:
-        x0, dtype = self._held[output]
-        conversion = affine("x0", self.settings.prediction_type, plan.noise[output])
-        result = evaluate([(x0, 1.0)], plan.samples[output], conversion, dtype=dtype)
-        return result.clone() if result is x0 else result
-
-
-def _copied(state: States) -> States:
-    return {name: {output: dict(kept) for output, kept in states.items()} for name, states in state.items()}
-
-
-def _level(what: str, given: Any) -> float:
-    try:
-        level = float(given)
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{what} must be a number; got {given!r}.") from None
-    if not math.isfinite(level) or level < 0:
-        raise ConfigurationError(f"{what} must be finite and not negative; got {level}.")
-    return level

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import settings
-from ranks import Ranks, tallies
+from tallies import tallies
+
+from guidance_core.ranks import Ranks
 
 torch.set_num_threads(1)
 
@@ -19,7 +21,7 @@ settings.load_profile("seeded")
 @pytest.fixture(scope="session")
 def ranks():
     """Six processes with Gloo between them."""
-    with Ranks(6) as pool:
+    with Ranks(6, outlives_failures=True, patience=120) as pool:
         yield pool
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from fault_jobs import Breaks, Faulty
 from rank_jobs import EXECUTORS, Case, Counting, bits, flat
-from ranks import Ranks
 
 from guidance_core import Guidance, GuidanceError
+from guidance_core.ranks import Ranks
 
 LINEAR = (
     "",
@@ -114,7 +114,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"seed {options.seed}; the same again: python tests/soak.py --seed {options.seed}", flush=True)
-    with Ranks(options.ranks, timeout=30) as pool:
+    with Ranks(options.ranks, timeout=30, outlives_failures=True, patience=120) as pool:
         start = time.monotonic()
         pool.start(soak, options.steps, options.seed)
         found = pool.results(seconds=60 + options.steps)

@@ -32,8 +32,8 @@ from guidance_core.conformance import (
     run_checks,
     subject_of,
 )
+from guidance_core.conformance.checks import check_named
 from guidance_core.conformance.limits import TooLate, time_limit
-from guidance_core.conformance.registry import check_named
 from guidance_core.conformance.runner import run_check
 from guidance_core.discovery import find_plugins
 from guidance_plugins import CFG, Rescale

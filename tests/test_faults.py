@@ -12,7 +12,8 @@ from pathlib import Path
 import fault_jobs
 import pytest
 from fault_jobs import SLOW
-from ranks import Ranks
+
+from guidance_core.ranks import Ranks
 
 RAISED = {
     "forward raises": ("RankFailedError", "RuntimeError: boom"),
@@ -63,26 +64,26 @@ def wait_for(*paths: Path) -> None:
 @pytest.mark.parametrize("victim", [0, 1, 2])
 @pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
 def test_a_killed_rank_is_named_by_the_survivors_within_the_timeout(name, victim, tmp_path):
-    with Ranks(3, timeout=10) as pool:
+    with Ranks(3, timeout=10, outlives_failures=True, patience=120) as pool:
         ready = tmp_path / "in its forward"
         pool.start(fault_jobs.killed, name, victim, str(ready))
         wait_for(ready)
         pool.kill(victim)
-        seen = pool.results(seconds=15, dead=(victim,))
+        seen = pool.results(seconds=15, without=(victim,))
         survivors = [each for rank, each in enumerate(seen) if rank != victim]
         assert {each.error for each in survivors} == {"RankLostError"}
         assert {each.ranks for each in survivors} == {(victim,)}
         assert all(f"rank {victim} of 3 does not answer" in each.message for each in survivors)
         assert all(each.seconds < 10 for each in survivors)
         assert all(each.next_is_right for each in survivors), "a second step must fail the same way"
-        codes = pool.exit_codes(seconds=10)
+        codes = pool.leave(seconds=10)
         assert [code for rank, code in enumerate(codes) if rank != victim] == [0, 0]
 
 
 def test_random_plans_and_faults_leave_nothing_behind():
     import soak
 
-    with Ranks(3, timeout=30) as pool:
+    with Ranks(3, timeout=30, outlives_failures=True, patience=120) as pool:
         soak.check(pool.run(soak.soak, 180, 1))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ranks import tally
+from tallies import tally
 
 pytest.importorskip("diffusers")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import mesh_jobs
 import pytest
-from ranks import Ranks
+
+from guidance_core.ranks import Ranks
 
 
 @pytest.fixture(scope="module")
 def pool():
     """Four ranks of their own: meshes are made by all of them."""
-    with Ranks(4) as four:
+    with Ranks(4, outlives_failures=True, patience=120) as four:
         yield four
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ranks import Ranks, tally
+from tallies import tally
+
+from guidance_core.ranks import Ranks
 
 pytest.importorskip("diffusers")
 
@@ -37,7 +39,7 @@ def assert_costs(found, count):
 
 
 def test_guidance_is_one_dimension_of_a_mesh():
-    with Ranks(4) as pool:
+    with Ranks(4, outlives_failures=True, patience=120) as pool:
         for results in pool.run(model_jobs.on_a_mesh):
             for name, same, made in results:
                 assert same, f"{name} differs from serial"
@@ -46,5 +48,5 @@ def test_guidance_is_one_dimension_of_a_mesh():
 
 
 def test_a_model_sharded_over_the_guidance_ranks_runs_in_lockstep():
-    with Ranks(2) as pool:
+    with Ranks(2, outlives_failures=True, patience=120) as pool:
         assert pool.run(model_jobs.sharded_in_lockstep) == [(True, [2, 2, 2])] * 2

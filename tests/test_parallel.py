@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_jobs import BROKEN_GATHERS, BROKEN_REDUCES, Case, digits_by_rows, equivalence
-from ranks import tally
+from tallies import tally
 
 numbers = st.floats(-30, 30).map(lambda value: round(value, 3)) | st.sampled_from([0.0, 1.0, -1.0, 1e4, -3e5])
 

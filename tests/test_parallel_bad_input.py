@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import misuse_jobs
 import pytest
-from ranks import Ranks
 
 from guidance_core import AutoExecutor, ConfigurationError, Guidance
+from guidance_core.ranks import Ranks
 
 
 def shared(found):
@@ -18,7 +18,7 @@ def shared(found):
 @pytest.fixture(scope="module")
 def pool():
     """Three ranks of their own: their groups are made by all of them."""
-    with Ranks(3) as three:
+    with Ranks(3, outlives_failures=True, patience=120) as three:
         yield three
 
 
@@ -40,7 +40,7 @@ def test_a_backend_is_asked_only_for_what_a_step_needs(pool, name):
 
 
 def test_an_executor_does_not_outlive_its_default_group(tmp_path):
-    with Ranks(2) as two:
+    with Ranks(2, outlives_failures=True, patience=120) as two:
         for said, local, again in two.run(misuse_jobs.default_group_is_gone, (tmp_path / "store").as_uri()):
             errors, messages = zip(*said, strict=True)
             assert errors == (

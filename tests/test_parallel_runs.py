@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import run_jobs
 import torch
-from ranks import Ranks
 
 from guidance_core import AllGatherExecutor, ConfigurationError, Guidance
+from guidance_core.ranks import Ranks
 from guidance_plugins import CFG
 
 LINEAR = {
@@ -142,7 +142,7 @@ def test_wrong_use_is_one_error_on_every_rank(ranks, job, arguments, count, erro
 
 
 def test_a_group_without_this_process_and_meshes_that_are_not_clear():
-    with Ranks(4) as pool:
+    with Ranks(4, outlives_failures=True, patience=120) as pool:
         outside = pool.run(run_jobs.not_in_the_group)
         assert outside[0] == [("", "")]
         assert {seen for each in outside[1:] for seen, _ in each} == {"ConfigurationError"}
@@ -167,7 +167,7 @@ def test_describe_shows_placement_and_speedup(ranks):
 
 
 def test_control_messages_of_another_backend_go_over_gloo_with_its_timeout():
-    with Ranks(3) as pool:
+    with Ranks(3, outlives_failures=True, patience=120) as pool:
         assert pool.run(run_jobs.control_beside_another_backend) == [(7.0, "rank 0, rank 1, rank 2")] * 3
 
 
@@ -251,7 +251,7 @@ def test_describe_shows_how_rows_are_shared_out_once_the_batch_is_known(ranks):
 
 
 def test_a_wrong_prediction_in_lockstep_does_not_leave_the_others_in_the_model():
-    with Ranks(2, timeout=8) as pool:
+    with Ranks(2, timeout=8, outlives_failures=True, patience=120) as pool:
         (error, message), after = only(pool.run(run_jobs.wrong_shape_in_lockstep))
     assert error == "DenoiserError"
     assert "rank 1" in message

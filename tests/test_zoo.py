@@ -9,8 +9,8 @@ from zoo.sound import METHODS
 
 from guidance_core.conformance import Options, all_checks, executor_subject_of, report_of, runner, subject_of
 from guidance_core.conformance import shared_ranks as shared
+from guidance_core.conformance.checks import check_named
 from guidance_core.conformance.outcome import FAILED, NOT_APPLICABLE, PASSED
-from guidance_core.conformance.registry import check_named
 from guidance_core.conformance.runner import run_check
 
 SHIPPED = ("cfg", "apg", "rescale", "interval")

@@ -109,6 +109,36 @@ class Structure:
         return tuple(map(named.__getitem__, self.names))
 
 
+def read_sample(
+    sample: Any, declared: tuple[str, ...] | None, known: Structure | None
+) -> tuple[Structure, dict[str, Tensor]]:
+    """Return the structure of a noisy sample and its tensors by output.
+
+    Args:
+        sample: as `Structure.of` takes it.
+        declared: the names given to `start(outputs=...)`, or `None`.
+        known: the structure of the sample before it, which this one usually has too.
+
+    Raises:
+        ConfigurationError: it has another form than declared, or an entry is not `[B, ...]` floating point.
+    """
+    entries = None if known is None else known.entries(sample)
+    structure = known
+    if structure is None or entries is None:
+        structure = Structure.of(sample, declared)
+        entries = structure.entries(sample)
+        if entries is None:
+            raise structure.misfit(sample, "the sample", ConfigurationError)
+    for name, tensor in zip(structure.names, entries, strict=True):
+        if not tensor.dtype.is_floating_point:
+            raise ConfigurationError(f"the sample ({name}) must be floating point; got {tensor.dtype}.")
+        if tensor.ndim == 0 or tensor.numel() == 0:
+            raise ConfigurationError(
+                f"the sample ({name}) must be [B, ...] with at least one element; got shape {tuple(tensor.shape)}."
+            )
+    return structure, dict(zip(structure.names, entries, strict=True))
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"a dict with {', '.join(map(str, value)) or 'nothing'}"

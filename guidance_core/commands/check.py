@@ -151,7 +151,7 @@ class _Chosen:
 
     def check(self, kinds: set[str]) -> None:
         """Raise `UnknownNameError` unless each name is a check of one of these kinds."""
-        from guidance_core.conformance.registry import check_named
+        from guidance_core.conformance.checks import check_named
 
         for name in (*self.only, *self.skip, *self.expected_failures):
             check_named(name, *kinds)

@@ -21,11 +21,12 @@ except ImportError as error:  # pragma: no cover
     ) from error
 
 from guidance_core.conformance.case import Case
+from guidance_core.conformance.checks import all_checks
 from guidance_core.conformance.executor_subject import ExecutorSubject, executor_subject_of
 from guidance_core.conformance.lookup import subject_of
 from guidance_core.conformance.options import Options
 from guidance_core.conformance.outcome import Outcome
-from guidance_core.conformance.registry import Check, all_checks
+from guidance_core.conformance.registry import Check
 from guidance_core.conformance.report import report_of
 from guidance_core.conformance.runner import check_one, run_checks
 from guidance_core.conformance.subject import Subject

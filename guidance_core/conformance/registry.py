@@ -1,20 +1,16 @@
-"""The list of checks: each is one promise of the library, or one law of its algebra, with a sentence."""
+"""What a check is: one promise of the library, or one law of its algebra, with a sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
+from hypothesis.strategies import SearchStrategy
 
-from guidance_core.errors import UnknownNameError, suggest
+from guidance_core.conformance.case import Case
 
-if TYPE_CHECKING:
-    from hypothesis.strategies import SearchStrategy
-
-    from guidance_core.conformance.case import Case
-
-Draw = Callable[[Any], "SearchStrategy[Case]"]
+Draw: TypeAlias = Callable[[Any], SearchStrategy[Case]]
 "Makes the strategy for cases from the subject."
 
 Function: TypeAlias = Callable[..., None]
@@ -48,56 +44,19 @@ class Check:
     "Of the examples asked for; a costly check makes fewer."
 
 
-_checks: dict[str, Check] = {}
-
-THEMES = (
-    "runs",
-    "samples",
-    "algebra",
-    "finite",
-    "branches",
-    "parameters",
-    "composition",
-    "publication",
-    "devices",
-    "processes",
-    "executors",
-)
-"The order in which checks are made: what others rest on comes first."
+registered: dict[str, Check] = {}
+"All checks whose modules were imported, by name."
 
 FUNDAMENTAL = ("works", "same-bits-again", "inputs-unchanged", "plugin-unchanged", "describes-itself", "equals-serial")
 "Checks whose failure makes others fail."
 
 
 def check(name: str, sentence: str, **settings: Any) -> Callable[[Function], Function]:
-    """Register a function as a check; its theme is the module it stands in."""
+    """Register a function as a check; its theme is the module, or the folder, that it stands in."""
 
     def register(function: Function) -> Function:
-        theme = function.__module__.rpartition(".")[2]
-        _checks[name] = Check(name, sentence, theme, function, **settings)
+        theme = function.__module__.partition(".checks.")[2].partition(".")[0]
+        registered[name] = Check(name, sentence, theme, function, **settings)
         return function
 
     return register
-
-
-def all_checks(subject: str | None = None) -> tuple[Check, ...]:
-    """Return the checks of plugins, of executors, or all, in order."""
-    from guidance_core.conformance import checks  # noqa: F401  (registers them)
-
-    ordered = sorted(_checks.values(), key=lambda each: THEMES.index(each.theme))
-    return tuple(each for each in ordered if subject in (None, each.subject))
-
-
-def check_named(name: str, *subjects: str) -> Check:
-    """Return the check of that name, of these kinds of subject if any are given.
-
-    Raises:
-        UnknownNameError: there is none; the nearest is suggested.
-    """
-    everything = {each.name: each for each in all_checks()}
-    known = {each.name: each for each in everything.values() if not subjects or each.subject in subjects}
-    if name in everything and name not in known:
-        raise UnknownNameError(f"{name!r} is a check of {everything[name].subject}s; this is none.")
-    if name not in known:
-        raise UnknownNameError(f"there is no check {name!r}.{suggest(name, known)}")
-    return known[name]

@@ -16,6 +16,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 
 from guidance_core.conformance import shared_ranks
 from guidance_core.conformance.case import Case
+from guidance_core.conformance.checks import all_checks, check_named
 from guidance_core.conformance.executor_subject import ExecutorSubject
 from guidance_core.conformance.limits import TooLate, time_limit
 from guidance_core.conformance.lookup import subject_of
@@ -30,7 +31,7 @@ from guidance_core.conformance.outcome import (
     Failure,
     Outcome,
 )
-from guidance_core.conformance.registry import Check, all_checks, check_named
+from guidance_core.conformance.registry import Check
 from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.traces import raised
 from guidance_core.conformance.violation import NotApplicable, Violation

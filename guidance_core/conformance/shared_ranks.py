@@ -35,7 +35,7 @@ def run(function: Callable[..., Any], *arguments: Any, ranks: int, **named: Any)
     global _pool, _path
     if _pool is None or _pool.size < ranks or _path != tuple(sys.path):
         close()
-        _pool, _path = Ranks(max(ranks, _most), seconds=TIMEOUT), tuple(sys.path)
+        _pool, _path = Ranks(max(ranks, _most), timeout=TIMEOUT), tuple(sys.path)
         atexit.register(close)
     try:
         return _pool.run(functools.partial(function, **named), *arguments, ranks=ranks)

@@ -8,11 +8,12 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
+from guidance_core.conformance.checks import all_checks, check_named
 from guidance_core.conformance.executor_subject import executor_subject_of
 from guidance_core.conformance.lookup import subject_of
 from guidance_core.conformance.options import Options
 from guidance_core.conformance.outcome import EXPECTED_FAILURE, NOT_APPLICABLE, UNEXPECTED_PASS
-from guidance_core.conformance.registry import Check, all_checks, check_named
+from guidance_core.conformance.registry import Check
 from guidance_core.conformance.report import report_of
 from guidance_core.conformance.runner import judged, run_check
 from guidance_core.conformance.subject import Inputs

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import pluggy
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from guidance_core.methods.reference import Multiply, Reference
-    from guidance_core.methods.requests import Request
-    from guidance_core.methods.step import Step
+from guidance_core.methods.reference import Multiply, Reference
+from guidance_core.methods.requests import Request
+from guidance_core.methods.step import Step
 
 PROJECT = "guidance_core"
 

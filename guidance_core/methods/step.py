@@ -18,6 +18,11 @@ States: TypeAlias = dict[str, dict[str | None, dict[str, Any]]]
 "What plugins keep in a run: by plugin, then by output (None: of the whole step)."
 
 
+def copied(state: States) -> States:
+    """Return a copy with dicts of its own and the same values."""
+    return {name: {output: dict(kept) for output, kept in states.items()} for name, states in state.items()}
+
+
 @attrs.frozen
 class Moment:
     """The part of a step that all plugins share: where it stands and what the run consists of."""

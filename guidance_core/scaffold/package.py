@@ -13,9 +13,9 @@ from string import Template
 
 import attrs
 
-from guidance_core import __version__
 from guidance_core.errors import ConfigurationError, UnknownNameError, suggest
 from guidance_core.scaffold.names import Names, check_name
+from guidance_core.version import __version__
 
 VERSION = "0.1.0"
 "Of a new package."

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 
 from guidance_core.algebra.outputs import SINGLE
-from guidance_core.algebra.spaces import Noise, affine
+from guidance_core.algebra.spaces import Noise, affine, check_sigma
 from guidance_core.errors import ConfigurationError
 from guidance_core.methods.stack import Stack
 from guidance_core.methods.step import Moment, States
 from guidance_core.parameters.schedules import Position
 from guidance_core.steps.bound_branch import BoundBranch
-from guidance_core.steps.layout import Layout, build_layout
+from guidance_core.steps.build import build_layout
+from guidance_core.steps.layout import Layout
 from guidance_core.steps.settings import RunIdentity, RunSettings
+
+Sigma: TypeAlias = float | Mapping[str, float]
+"A noise level, or one for each output."
 
 Levels: TypeAlias = dict[str, Noise]
 "Noise level by output."
@@ -116,6 +121,25 @@ class Program:
         """Return the signal level of a step, where the host gave one."""
         return None if self.settings.alphas is None else self.settings.alphas[index]
 
+    def levels(self, index: int, sigma: Sigma | None, alpha: float | None) -> Levels:
+        """Return the levels of an evaluation at a noise level of its own.
+
+        Raises:
+            ConfigurationError: a level cannot be used, or is missing for an output.
+        """
+        levels = sigma if isinstance(sigma, Mapping) else dict.fromkeys(self.outputs, sigma)
+        if set(levels) != set(self.outputs):
+            raise ConfigurationError(
+                f"sigma is given for {', '.join(levels)}, but the outputs are {', '.join(self.outputs)}."
+            )
+        noise = {}
+        for name, level in levels.items():
+            value = self.sigma(name, index) if level is None else _level("sigma", level)
+            check_sigma("sigma", value, self.settings.prediction_type)
+            own_alpha = self.alpha(index) if level is None else None
+            noise[name] = Noise(value, own_alpha if alpha is None else _level("alpha", alpha))
+        return {name: noise[name] for name in self.outputs}
+
     def _moment(self, index: int, positions: Mapping[str, Position], evaluation: int, model: str | None) -> Moment:
         count = self.settings.count
         return Moment(
@@ -161,3 +185,13 @@ class Program:
             BoundBranch(branch, layout.inputs[branch.name], layout.moment, sigmas, layout.holds)
             for branch in layout.branches
         )
+
+
+def _level(what: str, given: Any) -> float:
+    try:
+        level = float(given)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{what} must be a number; got {given!r}.") from None
+    if not math.isfinite(level) or level < 0:
+        raise ConfigurationError(f"{what} must be finite and not negative; got {level}.")
+    return level

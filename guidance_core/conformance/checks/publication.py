@@ -17,7 +17,7 @@ _REFERENCE = re.compile(
     r"arxiv|doi\.|https?://|^\s*source\b|\bsource:|\bet al\b|\breference", re.IGNORECASE | re.MULTILINE
 )
 
-_PUBLIC = ("conformance", "hosts", "models", "samplers")
+_PUBLIC = ("conformance", "hosts", "models")
 "Modules inside `guidance_core` that are for everybody."
 
 

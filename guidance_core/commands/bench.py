@@ -1,0 +1,49 @@
+"""`guidance-core bench`: measurements of the library against its peers and its floor."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from guidance_core.commands.options import AsJson, print_json
+
+bench_app = typer.Typer(help="Measure the library against its peers and its floor.", no_args_is_help=True)
+
+
+@bench_app.command("dispatch")
+def bench_dispatch(
+    rounds: Annotated[int, typer.Option(min=10, help="Steps to time of each.")] = 2000,
+    as_json: AsJson = False,
+) -> None:
+    """Time one step with a model that costs nothing, [1, 16, 8], one thread."""
+    from guidance_core.bench import dispatch
+
+    _report(dispatch.measure(rounds), as_json)
+
+
+@bench_app.command("combine")
+def bench_combine(
+    rounds: Annotated[int, typer.Option(min=3, help="Steps to time of each.")] = 7, as_json: AsJson = False
+) -> None:
+    """Time LTX-2's combination of four branches with rescale, one thread, against written-out formulas."""
+    from guidance_core.bench import combine
+
+    _report(combine.measure(rounds), as_json)
+
+
+@bench_app.command("parallel")
+def bench_parallel(
+    rounds: Annotated[int, typer.Option(min=2, help="Steps to time of each.")] = 15, as_json: AsJson = False
+) -> None:
+    """Time and count LTX-2's branches on several ranks, one thread each, against serial and the engines' dispatch."""
+    from guidance_core.bench import parallel
+
+    _report(parallel.measure(rounds), as_json)
+
+
+def _report(report: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print(report)

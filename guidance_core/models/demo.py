@@ -1,0 +1,139 @@
+"""The demonstration: rows of digits drawn in this process, on ranks of its own, or on those of torchrun."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TypeAlias
+
+import attrs
+import torch
+import torch.distributed as dist
+
+from guidance_core.discovery import executor_class
+from guidance_core.errors import ConfigurationError, GuidanceError, RankLostError
+from guidance_core.executors.base import Executor
+from guidance_core.guidance import Guidance
+from guidance_core.models.drawing import Drawing, check_one_output, draw_digits
+from guidance_core.ranks import Ranks, torchrun_group, torchrun_size
+
+TIMEOUT = 60.0
+"Seconds that ranks wait for one that does not answer."
+
+Announce: TypeAlias = Callable[[str, int], Callable[[], object]]
+"Called with a row's spec and its number of steps; returns what to call after each step."
+
+Watch: TypeAlias = Callable[[], AbstractContextManager[Announce]]
+"Makes what shows how far the drawing is; called on the first rank."
+
+
+@attrs.frozen
+class Demo:
+    """A picture to draw."""
+
+    specs: tuple[str, ...]
+    "A row for each."
+    steps: int
+    seed: int
+    per_digit: int
+    executor: str
+    "Empty for `serial` in one process and `all_gather` on several ranks."
+    ranks: int
+    "Processes to start; under torchrun its own are used."
+
+    @property
+    def size(self) -> int:
+        """Number of ranks, those of torchrun included."""
+        return torchrun_size() or self.ranks
+
+    @property
+    def chosen(self) -> str:
+        """Name of the executor."""
+        return self.executor or ("all_gather" if self.size > 1 else "serial")
+
+    def check(self) -> None:
+        """Raise `GuidanceError` for what cannot be drawn, before any process starts."""
+        started = torchrun_size()
+        check_ranks(self.ranks)
+        if started is not None and self.ranks not in (1, started):
+            raise ConfigurationError(
+                f"torchrun started {started} ranks, which --ranks {self.ranks} cannot change; leave --ranks out."
+            )
+        check_executor(self.chosen, self.size)
+        for spec in self.specs:
+            check_one_output(Guidance.from_spec(spec))
+
+    def draw(self, watch: Watch) -> list[Drawing]:
+        """Return what each row shows; on the ranks of torchrun after the first, nothing.
+
+        Raises:
+            GuidanceError: a row cannot be drawn.
+            SystemExit: on a rank of torchrun after the first, where the first one raises.
+        """
+        if torchrun_size() is not None:
+            with torchrun_group(TIMEOUT) as group:
+                drawn = _on_rank(group, self, watch)
+            if isinstance(drawn, GuidanceError) and group.rank() > 0 and not isinstance(drawn, RankLostError):
+                raise SystemExit(2)
+        elif self.ranks > 1:
+            with Ranks(self.ranks, timeout=TIMEOUT, imports=[__name__]) as ranks:
+                drawn = ranks.run(_on_rank, self, watch)[0]
+        else:
+            torch.set_num_threads(1)  # more only get in each other's way in a model this small
+            return _drawn(self, watch)
+        if isinstance(drawn, GuidanceError):
+            raise drawn
+        return drawn
+
+
+def check_ranks(ranks: int) -> None:
+    """Raise `ConfigurationError` unless this machine can be expected to start so many ranks."""
+    most = max(8, 4 * (os.cpu_count() or 1))
+    if ranks < 1:
+        raise ConfigurationError(f"--ranks must be at least 1; got {ranks}.")
+    if ranks > most:
+        raise ConfigurationError(
+            f"--ranks {ranks} is more than this machine can start: at most {most} for {os.cpu_count()} processors."
+        )
+
+
+def check_executor(name: str, ranks: int) -> None:
+    """Raise `ConfigurationError` unless an executor of that name exists and can use so many ranks."""
+    cls = executor_class(name)
+    if ranks == 1:
+        return
+    chooses = issubclass(cls, Executor) and cls.for_run is not Executor.for_run
+    shares = issubclass(cls, Executor) and cls.place is not Executor.place
+    if not chooses and not shares:
+        raise ConfigurationError(
+            f"the executor {name!r} does all the work in one process, so {ranks} ranks would each do the same; "
+            "use all_gather, all_reduce or auto, or one process."
+        )
+
+
+def _drawn(demo: Demo, watch: Watch | None) -> list[Drawing]:
+    if watch is None:
+        return [_row(demo, spec, lambda: None) for spec in demo.specs]
+    with watch() as announce:
+        return [_row(demo, spec, announce(spec, demo.steps)) for spec in demo.specs]
+
+
+def _row(demo: Demo, spec: str, on_step: Callable[[], object]) -> Drawing:
+    return draw_digits(
+        Guidance.from_spec(spec),
+        steps=demo.steps,
+        per_digit=demo.per_digit,
+        seed=demo.seed,
+        executor=demo.chosen,
+        on_step=on_step,
+    )
+
+
+def _on_rank(group: dist.ProcessGroup, demo: Demo, watch: Watch) -> list[Drawing] | GuidanceError:
+    """Draw as one of several ranks; return an error, and on the first rank what was drawn."""
+    try:
+        drawn = _drawn(demo, watch if group.rank() == 0 else None)
+    except GuidanceError as error:
+        return error
+    return drawn if group.rank() == 0 else []

@@ -1,0 +1,42 @@
+"""Outputs that keep their last x0 while a method holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+
+import torch
+from torch import Tensor
+
+from guidance_core.algebra.arithmetic import evaluate
+from guidance_core.algebra.spaces import affine
+from guidance_core.steps.plan import Plan
+
+
+class HeldOutputs:
+    """The last x0 of the outputs of a run that some step holds."""
+
+    def __init__(self, prediction_type: str) -> None:
+        self._type = prediction_type
+        self._kept: dict[str, tuple[Tensor, torch.dtype]] = {}
+        "By output: x0 in the accumulation dtype, and the dtype of the predictions."
+
+    @property
+    def names(self) -> Set[str]:
+        """The outputs that have an x0 to keep."""
+        return self._kept.keys()
+
+    def keep(self, plan: Plan, results: Mapping[str, Tensor], outputs: Iterable[str]) -> None:
+        """Take the x0 of a step's results, of those of `outputs` that it did not hold."""
+        for name in outputs:
+            if name in plan.layout.holds:
+                continue
+            result = results[name]
+            x0 = evaluate([(result, 1.0)], plan.samples[name], affine(self._type, "x0", plan.noise[name]))
+            self._kept[name] = (x0.clone() if x0 is result else x0, result.dtype)
+
+    def result(self, plan: Plan, output: str) -> Tensor:
+        """Return the kept x0 as a prediction for the plan's sample, `[B, ...]`."""
+        x0, dtype = self._kept[output]
+        conversion = affine("x0", self._type, plan.noise[output])
+        result = evaluate([(x0, 1.0)], plan.samples[output], conversion, dtype=dtype)
+        return result.clone() if result is x0 else result
