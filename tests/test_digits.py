@@ -115,17 +115,19 @@ def test_the_command_lists_what_a_parameter_may_be(monkeypatch):
 
 
 def test_the_command_lists_a_required_parameter(monkeypatch):
-    from guidance_core import cli, discovery
+    from guidance_core import discovery
+    from guidance_core.commands import plugins
+    from guidance_core.commands.app import app
 
     @attrs.frozen
     class Needy:
         scale: float = number(help="how far")
 
     found = discovery.Found("needy", "needy:Needy", "theirs", "1.0", Needy)
-    monkeypatch.setattr(cli, "find_plugins", lambda: [found])
-    (row,) = json.loads(runner.invoke(cli.app, ["plugins", "--json"]).stdout)["plugins"]
+    monkeypatch.setattr(plugins, "find_plugins", lambda: [found])
+    (row,) = json.loads(runner.invoke(app, ["plugins", "--json"]).stdout)["plugins"]
     assert row["parameters"] == [{"name": "scale", "required": True, "help": "how far"}]
-    assert "scale=required" in runner.invoke(cli.app, ["plugins"]).stdout
+    assert "scale=required" in runner.invoke(app, ["plugins"]).stdout
 
 
 def test_the_command_says_its_version():

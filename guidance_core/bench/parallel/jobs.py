@@ -1,0 +1,51 @@
+"""What every contender does: LTX-2 with four branches, and with three of two samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from guidance_core.hosts.ltx2 import Grid, Sizes
+
+RANKS = 2
+"Ranks of the timed steps."
+COUNTED = (3, 4, 5, 6)
+"Ranks of the steps that are only counted."
+SIGMA, PHI, STEPS = 0.7, 0.7, 64
+TINY = Sizes(2, heads=2, head_dim=16, audio_head_dim=8, channels=8, caption_channels=16, grid=Grid(2, 2, 2, 4))
+"For steps that are only counted."
+SERIAL, FORWARDS, BASELINE, GATHER, REDUCE = "serial", "forwards", "baseline", "all_gather", "all_reduce"
+CONTENDERS = (SERIAL, FORWARDS, BASELINE, GATHER, REDUCE)
+WITHOUT_CONTROL = " without control"
+LABELS = {
+    SERIAL: "serial, one rank",
+    FORWARDS: "forwards alone, nothing sent",
+    GATHER: "all_gather",
+    REDUCE: "all_reduce",
+    BASELINE: "the engines' dispatch (baseline)",
+}
+
+
+@attrs.frozen
+class Job:
+    """What every contender does."""
+
+    title: str
+    spec: str
+    strengths: Mapping[str, tuple[float, ...]]
+    "The same in the baseline's words, by output."
+    batch: int = 1
+    options: Mapping[str, bool] = attrs.field(factory=dict)
+    "Of the distributed executors."
+
+
+_SPEC = "ltx2:cfg_scale={video: 3, audio: 7},stg_scale=1,rescale_scale=0.7,stg_blocks=1,modality_scale="
+FOUR = Job("four branches, one sample", f"{_SPEC}3", {"video": (2.0, 1.0, 2.0), "audio": (6.0, 1.0, 2.0)})
+THREE = Job(
+    "three branches, two samples, rows shared out",
+    f"{_SPEC}1",
+    {"video": (2.0, 1.0), "audio": (6.0, 1.0)},
+    batch=2,
+    options={"split_rows": True, "batched": True},
+)

@@ -1,0 +1,222 @@
+"""What one rank does and sees: the contenders make their steps in turn."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from guidance_core.bench.parallel.jobs import (
+    BASELINE,
+    CONTENDERS,
+    FORWARDS,
+    GATHER,
+    PHI,
+    REDUCE,
+    SERIAL,
+    SIGMA,
+    STEPS,
+    WITHOUT_CONTROL,
+    Job,
+)
+from guidance_core.bench.round_robin import RoundRobin
+from guidance_core.executors import AllGatherExecutor, AllReduceExecutor, Executor, SerialExecutor
+from guidance_core.executors.distributed import DistributedExecutor
+from guidance_core.executors.placement import place_branches, place_rows
+from guidance_core.guidance import Guidance
+from guidance_core.hosts.ltx2 import OUTPUTS, LTX2Denoiser, Sizes, small_inputs, small_transformer
+from guidance_core.methods.requests import Branch
+from guidance_core.run import Run
+from guidance_core.steps.bound_branch import BoundBranch
+
+
+@attrs.frozen
+class Spent:
+    """What one rank ran and sent, in one step."""
+
+    forwards: int
+    rows: int
+    "Samples in these forwards."
+    collectives: int
+    bytes: int
+    exchanges: int
+    control: float
+    "Seconds."
+    cpu: float
+    "Seconds of processor time."
+
+
+@attrs.frozen
+class Seen:
+    """What one rank saw of a contender."""
+
+    took_part: bool
+    seconds: tuple[float, ...]
+    spent: tuple[Spent, ...]
+    bits: str
+    "Digest of the first result; empty where there is none."
+    difference: float
+    "Largest difference of the first result to the serial one, on rank 0."
+
+
+class Contenders:
+    """The contenders of a job on this rank. A step's number is its argument."""
+
+    def __init__(self, group: dist.ProcessGroup, job: Job, sizes: Sizes) -> None:
+        self._job = job
+        self.model = small_transformer(sizes)
+        self.model.register_forward_hook(self._forwarded)
+        self.inputs = small_inputs(sizes, batch=job.batch)
+        self.forwards = self.rows = 0
+        guidance = Guidance.from_spec(job.spec)
+        self._executors: dict[str, Executor] = {
+            SERIAL: SerialExecutor(),
+            GATHER: AllGatherExecutor(group, **job.options),
+            REDUCE: AllReduceExecutor(group, **job.options),
+        }
+        self._runs = {name: start(guidance, self.inputs.conditions, each) for name, each in self._executors.items()}
+        plan = self._runs[SERIAL].plan(0, self.inputs.sample)
+        self._baseline = RoundRobin(group, plan.branches, job.strengths, PHI)
+        self._own = self._placed(plan.branches, plan.layout.branches, group, job)
+
+    @staticmethod
+    def _placed(
+        bound: Sequence[BoundBranch], branches: Sequence[Branch], group: dist.ProcessGroup, job: Job
+    ) -> list[BoundBranch]:
+        """Return what the executors run on this rank."""
+        shares_rows = job.options.get("split_rows", False)
+        placement = (
+            place_rows(branches, job.batch, group.size()) if shares_rows else place_branches(branches, group.size())
+        )
+        units = placement.units[group.rank()]
+        return [bound[u.branch] if u.rows is None else bound[u.branch].for_rows(slice(*u.rows)) for u in units]
+
+    def _forwarded(self, _: Any, __: Any, made: tuple[Tensor, ...]) -> None:
+        self.forwards += 1
+        self.rows += made[0].shape[0]
+
+    def step(self, name: str, number: int) -> Sequence[Tensor]:
+        """Make one step and return its result."""
+        denoise = LTX2Denoiser(self.model, self.inputs.sample, SIGMA, self.inputs.grid)
+        if name == FORWARDS:
+            self._together(denoise, self._own)
+            return ()
+        if name == BASELINE:
+            return self._baseline.step(self.inputs.sample, SIGMA, denoise)
+        result: tuple[Tensor, ...] = self._runs[name].step(number % STEPS, self.inputs.sample, denoise)
+        return result
+
+    def _together(self, denoise: LTX2Denoiser, branches: list[BoundBranch]) -> None:
+        if self._job.options.get("batched", False) and branches:
+            denoise.batch(branches)
+            return
+        for branch in branches:
+            denoise(branch)
+
+    def spent(self, name: str) -> Spent:
+        """Return what was spent so far."""
+        executor = self._executors.get(name)
+        if isinstance(executor, DistributedExecutor):
+            counts = executor.counts
+            sent = (counts.payload_collectives, counts.payload_bytes, counts.control_exchanges, counts.control_seconds)
+        else:
+            sent = (self._baseline.collectives, self._baseline.bytes, 0, 0.0) if name == BASELINE else (0, 0, 0, 0.0)
+        return Spent(self.forwards, self.rows, *sent, time.process_time())
+
+
+def start(guidance: Guidance, conditions: Mapping[str, Any], executor: Executor) -> Run:
+    """Start a run of many equal steps."""
+    sigmas = [SIGMA] * (STEPS + 1)
+    return guidance.start(
+        conditions=conditions, sigmas=sigmas, prediction_type="flow", outputs=OUTPUTS, executor=executor
+    )
+
+
+def observe(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: int, warmup: int) -> dict[str, Seen]:
+    """Make the steps of every contender in turn, another one first in each round."""
+    with torch.inference_mode():
+        contenders = Contenders(group, job, sizes)
+        names = CONTENDERS
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        spent: dict[str, list[Spent]] = {name: [] for name in names}
+        first: dict[str, Sequence[Tensor]] = {}
+        for number in range(warmup + rounds):
+            turn = number % len(names)
+            for name in (*names[turn:], *names[:turn]):
+                takes_part = _takes_part(group, name)
+                dist.barrier(group)
+                before, begun = contenders.spent(name), time.perf_counter()
+                result = contenders.step(name, number) if takes_part else ()
+                ended, after = time.perf_counter(), contenders.spent(name)
+                first.setdefault(name, result)
+                if number >= warmup:
+                    seconds[name].append(ended - begun if takes_part else 0.0)
+                    spent[name].append(_difference(after, before))
+        dist.barrier(group)
+    return {
+        name: Seen(
+            _takes_part(group, name),
+            tuple(seconds[name]),
+            tuple(spent[name]),
+            _bits(first[name]),
+            max((float((a - b).abs().max()) for a, b in zip(first[name], first[SERIAL], strict=False)), default=0.0),
+        )
+        for name in names
+    }
+
+
+def observe_overhead(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: int) -> dict[str, list[float]]:
+    """Make steps whose forwards return at once; return the seconds by dispatch."""
+    inputs = small_inputs(sizes, batch=job.batch)
+    guidance = Guidance.from_spec(job.spec)
+    executors: dict[str, Executor] = {
+        SERIAL: SerialExecutor(),
+        GATHER: AllGatherExecutor(group),
+        GATHER + WITHOUT_CONTROL: AllGatherExecutor(group, control=False),
+        REDUCE: AllReduceExecutor(group),
+        REDUCE + WITHOUT_CONTROL: AllReduceExecutor(group, control=False),
+    }
+    with torch.inference_mode():
+        runs = {name: start(guidance, inputs.conditions, executor) for name, executor in executors.items()}
+        branches = runs[SERIAL].plan(0, inputs.sample).branches
+        known = {branch.name: small_inputs(sizes, batch=job.batch, seed=i).sample for i, branch in enumerate(branches)}
+        baseline = RoundRobin(group, branches, job.strengths, PHI)
+
+        def denoise(branch: BoundBranch) -> Any:
+            return known[branch.name]
+
+        def step(name: str, number: int) -> None:
+            if name == BASELINE:
+                baseline.step(inputs.sample, SIGMA, denoise)
+            else:
+                runs[name].step(number % STEPS, inputs.sample, denoise)
+
+        seconds: dict[str, list[float]] = {name: [] for name in (SERIAL, BASELINE, *list(executors)[1:])}
+        for number in range(rounds):
+            for name, times in seconds.items():
+                dist.barrier(group)
+                begun = time.perf_counter()
+                step(name, number)
+                times.append(time.perf_counter() - begun)
+        dist.barrier(group)
+    return seconds
+
+
+def _difference(after: Spent, before: Spent) -> Spent:
+    pairs = zip(attrs.astuple(after), attrs.astuple(before), strict=True)
+    return Spent(*(one - other for one, other in pairs))
+
+
+def _takes_part(group: dist.ProcessGroup, name: str) -> bool:
+    return name != SERIAL or group.rank() == 0
+
+
+def _bits(result: Sequence[Tensor]) -> str:
+    parts = (tensor.contiguous().view(torch.uint8).numpy().tobytes() for tensor in result)
+    return hashlib.sha256(b"".join(parts)).hexdigest() if result else ""
