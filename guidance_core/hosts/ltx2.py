@@ -121,7 +121,9 @@ class LTX2Denoiser:
 
     takes_rows = True
 
-    def __init__(self, model: Any, sample: Streams, sigma: float, grid: Grid, *, fps: float = 24.0) -> None:
+    def __init__(
+        self, model: Any, sample: Streams, sigma: float, grid: Grid, *, fps: float = 24.0, **options: Any
+    ) -> None:
         """Describe a step.
 
         Args:
@@ -130,6 +132,8 @@ class LTX2Denoiser:
             sigma: noise level of both, 0 to 1; the model gets it times 1000, as `timestep` and as `sigma`.
             grid: what the tokens stand for.
             fps: frames of the video per second.
+            options: further arguments of the model, the same for every branch; diffusers' pipeline passes
+                `use_cross_timestep=True`.
         """
         self._model = model
         self._sample = sample
@@ -140,6 +144,7 @@ class LTX2Denoiser:
             "width": grid.width,
             "audio_num_frames": grid.audio_frames,
             "fps": fps,
+            **options,
         }
 
     def __call__(self, branch: BoundBranch) -> Streams:
