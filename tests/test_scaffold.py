@@ -18,10 +18,19 @@ import attrs
 import pytest
 from typer.testing import CliRunner
 
-from guidance_core import ConfigurationError, GuidanceError, UnknownNameError
+from guidance_core import ConfigurationError, GuidanceError, UnknownNameError, __version__
 from guidance_core.commands.app import app
 from guidance_core.conformance import Options, run_checks, subject_of
-from guidance_core.scaffold import KINDS, LICENSES, check_name, new_package, write_package
+from guidance_core.scaffold import (
+    KINDS,
+    LICENSES,
+    Library,
+    check_name,
+    installed_library,
+    library_from,
+    new_package,
+    write_package,
+)
 
 ROOT = Path(__file__).parents[1]
 FILES = {
@@ -74,19 +83,63 @@ def test_json_lists_the_files(tmp_path):
 @kinds
 @pytest.mark.parametrize("license", LICENSES)
 def test_pyproject_says_what_the_package_is(kind, license):
-    package = new_package("my-method", kind=kind, license=license, author='Zoë “Z” "O\'" \\ $name')
+    library = Library(versions=">=0.2")
+    package = new_package("my-method", kind=kind, license=license, library=library, author='Zoë “Z” "O\'" \\ $name')
     project = tomllib.loads(package.files["pyproject.toml"])["project"]
     assert project["name"] == "my-method"
     assert project["version"] == "0.1.0"
     assert project["description"]
     assert project["authors"] == [{"name": 'Zoë “Z” "O\'" \\ $name'}]
     assert project["requires-python"] == ">=3.11"
-    assert {word.partition(">")[0] for word in project["dependencies"]} == {"attrs", "guidance-core", "torch"}
-    assert project["optional-dependencies"] == {"test": ["guidance-core[testing,cli]"]}
+    assert project["dependencies"] == ["attrs", "guidance-core>=0.2", "torch"]
+    assert project["optional-dependencies"] == {"test": ["guidance-core[cli,demo,testing]>=0.2"]}
     assert project["entry-points"] == {"guidance_core.plugins": {"my-method": "my_method:MyMethod"}}
     assert project.get("license") == LICENSES[license]
     assert project.get("license-files") == (["LICENSE"] if LICENSES[license] else None)
     assert ("LICENSE" in package.files) is (LICENSES[license] is not None)
+
+
+@pytest.mark.parametrize(
+    ("given", "requirement"),
+    [
+        (">=0.2", "guidance-core[cli]>=0.2"),
+        (" ~=0.2.1, <1 ", "guidance-core[cli]~=0.2.1,<1"),
+        (
+            "git+https://host.example/guidance-core@main",
+            "guidance-core[cli] @ git+https://host.example/guidance-core@main",
+        ),
+        (str(ROOT), f"guidance-core[cli] @ {ROOT.as_uri()}"),
+    ],
+)
+def test_the_library_can_be_named(given, requirement):
+    assert library_from(given).requirement(["cli"]) == requirement
+
+
+@pytest.mark.parametrize("given", ["", "latest", "0.2", "no/such/folder", str(ROOT / "docs"), ">=0.2; rm -rf"])
+def test_what_names_no_library_is_refused(given):
+    with pytest.raises(ConfigurationError, match="guidance-core"):
+        library_from(given)
+
+
+@pytest.mark.parametrize(
+    ("origin", "requirement"),
+    [
+        (None, f"guidance-core>={__version__}"),
+        ({"url": "file:///src/core", "dir_info": {"editable": True}}, "guidance-core @ file:///src/core"),
+        ({"url": "file:///a/guidance_core.whl", "archive_info": {}}, "guidance-core @ file:///a/guidance_core.whl"),
+        (
+            {"url": "https://host.example/core.git", "vcs_info": {"vcs": "git", "commit_id": "abc123"}},
+            "guidance-core @ git+https://host.example/core.git@abc123",
+        ),
+    ],
+)
+def test_a_package_takes_the_library_from_where_the_running_one_came(monkeypatch, origin, requirement):
+    class Distribution:
+        def read_text(self, name):
+            return json.dumps(origin) if origin and name == "direct_url.json" else None
+
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Distribution())
+    assert installed_library().requirement() == requirement
 
 
 @pytest.mark.parametrize("license", [name for name in LICENSES if name != "none"])
@@ -307,6 +360,9 @@ class Environment:
         self.variables = {**kept, "OMP_NUM_THREADS": "1"}
         self.call(sys.executable, "-m", "venv", str(folder / "venv"))
         (site,) = (folder / "venv").glob("lib/python*/site-packages")
+        shutil.rmtree(site / "setuptools", ignore_errors=True)  # Python 3.11 brings one too old for torch
+        for metadata in site.glob("setuptools-*"):
+            shutil.rmtree(metadata)
         Path(site, "neighbours.pth").write_text(f"{self._neighbours()}\n")  # comes after the environment's own
 
     def _neighbours(self):
@@ -362,6 +418,19 @@ def check_installed(environment, name):
     assert loads["status"] == "passed"
     quickly = ("--guidance-ranks", "0", "--guidance-max-examples", "2", "--guidance-seed", "0")
     assert "passed" in environment.python("-m", "pytest", "-q", "--guidance-plugin", name, *quickly)
+
+
+def test_a_package_installs_where_the_library_is_not_installed(tmp_path):
+    environment = Environment(tmp_path)
+    write_package(new_package("my-method", author="Ada", library=library_from(str(ROOT))), tmp_path)
+    # everything else is there already, so that nothing is fetched
+    environment.python(
+        "-m", "pip", "install", "-q", "--no-index", "--no-build-isolation", f"{tmp_path / 'my-method'}[test]"
+    )
+    assert environment.plugins()["my-method"]["failure"] is None
+    assert "guidance-core" in environment.python("-m", "pip", "list")
+    environment.command("check", "my-method", "--ranks", "0", "--max-examples", "2", "--seed", "0", "--only", "works")
+    environment.command("sample", "-g", "my-method", "--steps", "2", "--per-digit", "1", "--out", "a.png")
 
 
 def test_a_package_lives_from_its_wheel_to_its_removal(tmp_path):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from guidance_core.scaffold.library import library_from
 from guidance_core.scaffold.package import KINDS, LICENSES, NOBODY, new_package, write_package
 
 
@@ -26,11 +27,19 @@ def new(
         str | None,
         typer.Option(help=f"Who holds the copyright; if not given, whom git knows, or {NOBODY!r}."),
     ] = None,
+    library: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the package gets guidance-core from: versions such as '>=0.2', a folder, or a URL. If not "
+            "given: where the running one was installed from."
+        ),
+    ] = None,
     into: Annotated[Path, typer.Option(help="The folder to write the package's own folder in.")] = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Write a package for a method of your own: a method that works, its tests, and what publishes it."""
-    package = new_package(name, kind=kind, license=license, author=author)
+    source = None if library is None else library_from(library)
+    package = new_package(name, kind=kind, license=license, author=author, library=source)
     folder = write_package(package, into)
     commands = [
         f"cd {shlex.quote(str(folder))}",
@@ -40,11 +49,13 @@ def new(
     ]
     if as_json:
         facts = {"name": package.names.name, "kind": package.kind, "license": LICENSES[package.license]}
+        facts["library"] = package.library.requirement()
         print(json.dumps({**facts, "folder": str(folder), "files": list(package.files), "next": commands}, indent=2))
         return
     print(f"{folder}: a method of the kind {package.kind}")
     for path in package.files:
         print(f"  {path}")
+    print(f"guidance-core: {package.library.url or package.library.requirement()}")
     print("next:")
     for command in commands:
         print(f"  {command}")

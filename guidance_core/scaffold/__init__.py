@@ -4,7 +4,19 @@ The templates are files of this package with `string.Template` placeholders. Wha
 that works, its test, and everything a package needs around it.
 """
 
+from guidance_core.scaffold.library import Library, installed_library, library_from
 from guidance_core.scaffold.names import Names, check_name
 from guidance_core.scaffold.package import KINDS, LICENSES, Package, new_package, write_package
 
-__all__ = ["KINDS", "LICENSES", "Names", "Package", "check_name", "new_package", "write_package"]
+__all__ = [
+    "KINDS",
+    "LICENSES",
+    "Library",
+    "Names",
+    "Package",
+    "check_name",
+    "installed_library",
+    "library_from",
+    "new_package",
+    "write_package",
+]

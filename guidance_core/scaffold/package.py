@@ -14,8 +14,8 @@ from string import Template
 import attrs
 
 from guidance_core.errors import ConfigurationError, UnknownNameError, suggest
+from guidance_core.scaffold.library import Library, installed_library
 from guidance_core.scaffold.names import Names, check_name
-from guidance_core.version import __version__
 
 VERSION = "0.1.0"
 "Of a new package."
@@ -84,6 +84,8 @@ class Package:
     names: Names
     kind: str
     license: str
+    library: Library
+    "Where it gets guidance-core from."
     files: Mapping[str, str]
     "The text of each file, by its path in the package's folder."
 
@@ -100,6 +102,7 @@ def new_package(
     license: str = "apache-2.0",
     author: str | None = None,
     year: int | None = None,
+    library: Library | None = None,
 ) -> Package:
     """Return the package for a method called `name`; writes nothing.
 
@@ -109,6 +112,7 @@ def new_package(
         license: a name in `LICENSES`, in any case.
         author: who holds the copyright; what git knows, if not given.
         year: of the copyright; this one if not given.
+        library: where the package gets guidance-core from; where the running one came from, if not given.
 
     Raises:
         ConfigurationError: the name cannot be used (see `check_name`), or the author is no line of text.
@@ -125,7 +129,8 @@ def new_package(
     author = (git_user() or NOBODY) if author is None else author.strip()
     if not author or not author.isprintable():
         raise ConfigurationError(f"the author must be a name on one line; got {author!r}.")
-    facts = _facts(names, KINDS[kind], license, author, year or datetime.date.today().year)
+    library = library or installed_library()
+    facts = _facts(names, KINDS[kind], license, author, year or datetime.date.today().year, library)
     paths = {**names_of(names), "kind": kind}
     files = {
         Template(path).substitute(paths): _rendered(f"templates/{Template(template).substitute(paths)}", facts)
@@ -134,7 +139,7 @@ def new_package(
     files[f"src/{names.module}/py.typed"] = ""
     if LICENSES[license]:
         files["LICENSE"] = _rendered(f"licenses/{license}", facts)
-    return Package(names, kind, license, dict(sorted(files.items())))
+    return Package(names, kind, license, library, dict(sorted(files.items())))
 
 
 def names_of(names: Names) -> dict[str, str]:
@@ -142,12 +147,15 @@ def names_of(names: Names) -> dict[str, str]:
     return attrs.asdict(names)
 
 
-def _facts(names: Names, kind: Kind, license: str, author: str, year: int) -> dict[str, str]:
+def _facts(names: Names, kind: Kind, license: str, author: str, year: int, library: Library) -> dict[str, str]:
     spdx = LICENSES[license]
     return {
         **names_of(names),
         "version": VERSION,
-        "core_version": __version__,
+        "library": json.dumps(library.requirement()),
+        "library_for_tests": json.dumps(library.requirement(("cli", "demo", "testing"))),
+        "hatch_fields": "\n[tool.hatch.metadata]\nallow-direct-references = true\n" if library.url else "",
+        "library_section": _LIBRARY_SECTION.format(url=library.url) if library.url else "",
         "summary": kind.summary,
         "formula": kind.formula,
         "spec": Template(kind.spec).substitute(name=names.name),
@@ -158,6 +166,18 @@ def _facts(names: Names, kind: Kind, license: str, author: str, year: int) -> di
         "license_fields": f'license = "{spdx}"\nlicense-files = ["LICENSE"]\n' if spdx else "",
         "license_section": f"\n## Licence\n\n{spdx}; see [LICENSE](LICENSE).\n" if spdx else "",
     }
+
+
+_LIBRARY_SECTION = """
+This also installs guidance-core, from the place that `pyproject.toml` names:
+
+```text
+{url}
+```
+
+Before you publish the package, replace that place by versions, such as `guidance-core>=0.2`, in both lines of
+`pyproject.toml`: package indexes refuse a package that depends on a place.
+"""
 
 
 def _rendered(template: str, facts: Mapping[str, str]) -> str:

@@ -1,0 +1,72 @@
+"""Where a new package gets guidance-core from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from guidance_core.errors import ConfigurationError
+from guidance_core.version import __version__
+
+NAME = "guidance-core"
+
+
+@attrs.frozen
+class Library:
+    """A requirement on guidance-core: versions from an index, or the place to install it from."""
+
+    versions: str = ""
+    "Such as `>=0.2`."
+    url: str = ""
+    "Of a checkout, an archive or a repository; empty for an index."
+
+    def requirement(self, extras: Sequence[str] = ()) -> str:
+        """Return the requirement as pyproject.toml writes it (PEP 508)."""
+        name = f"{NAME}[{','.join(extras)}]" if extras else NAME
+        return f"{name} @ {self.url}" if self.url else f"{name}{self.versions}"
+
+
+def installed_library() -> Library:
+    """Return where the running guidance-core was installed from: an index, a folder, an archive or a repository.
+
+    What is installed from a place of its own has it written down beside its metadata (PEP 610).
+    """
+    try:
+        text = importlib.metadata.distribution(NAME).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        text = None
+    if not text:
+        return Library(versions=f">={__version__}")
+    origin = json.loads(text)
+    url, source = str(origin["url"]), origin.get("vcs_info")
+    return Library(url=f"{source['vcs']}+{url}@{source['commit_id']}" if source else url)
+
+
+def library_from(given: str) -> Library:
+    """Return the library that an option names.
+
+    Args:
+        given: versions (`>=0.2,<1`), a folder or an archive, or a URL (`git+https://...@main`).
+
+    Raises:
+        ConfigurationError: it is none of these.
+    """
+    given = given.strip()
+    if re.fullmatch(r"(?:(?:==|~=|!=|>=?|<=?)\s*[\w.+*!-]+\s*(?:,\s*)?)+", given):
+        return Library(versions=re.sub(r"\s+", "", given).rstrip(","))
+    if re.match(r"[a-z][a-z0-9+.-]*://\S+$", given):
+        return Library(url=given)
+    path = Path(given).expanduser()
+    if path.is_dir() and not (path / "pyproject.toml").is_file():
+        raise ConfigurationError(f"{path} holds no pyproject.toml; give the folder of guidance-core's sources.")
+    if not given or not path.exists():
+        raise ConfigurationError(
+            f"guidance-core cannot be installed from {given!r}; give versions such as '>=0.2', a folder or an archive "
+            "that exists, or a URL such as git+https://host/guidance-core@main."
+        )
+    return Library(url=path.resolve().as_uri())
