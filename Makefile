@@ -5,15 +5,31 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := torch==2.13.0
 
-.PHONY: demo test soak conformance check bench docs clean
+# The first seed of a search; `make soak SEED=...` and `make conformance SEED=...` repeat one.
+ifndef SEED
+SEED := $(shell $(PYTHON) -c 'import random; print(random.randrange(2**31))')
+endif
+
+# The newest Python that runs here.
+NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
+	if python3.$$minor -c "" 2>/dev/null; then echo python3.$$minor; break; fi; done)
+
+# What the lowest versions and the newest Python are tried on: all that needs no several ranks and no host.
+CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
+	rooms.py runs.py)
+
+.PHONY: demo test test-lowest test-newest soak conformance check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    draw digits with several guidance methods; writes out/demo.png"
 	@echo "make test    run the tests"
-	@echo "make soak    make 2,000 steps on three ranks with random faults"
-	@echo "make conformance  check all that ships with 20 seeds, and with ten times the examples"
+	@echo "make test-lowest  run the core's tests with the lowest versions that pyproject.toml allows, torch apart"
+	@echo "make test-newest  run them on the newest Python found, or NEWEST=..."
+	@echo "make soak    search: 2,000 steps on three ranks with random faults, and all properties with new examples"
+	@echo "make conformance  search: check all that ships with 20 seeds, and with ten times the examples"
 	@echo "make check   run the linter and the type checker"
 	@echo "make bench   measure the cost of a step, and what several ranks gain"
 	@echo "make docs    build the documentation into site/"
@@ -24,7 +40,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt torch==2.13.0
+	$(PIP) install -q -c constraints.txt $(TORCH)
 	$(PIP) install -q -c constraints.txt -e '.[cli,demo]'
 	@touch $@
 
@@ -48,11 +64,38 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+$(VENV)-lowest/.done: pyproject.toml tests/lowest.py
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(PYTHON) tests/lowest.py > $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install -q $(TORCH)
+	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)-lowest/constraints.txt \
+		-e '.[cli,demo,testing]'
+	@touch $@
+
+test-lowest: $(VENV)-lowest/.done
+	$(VENV)-lowest/bin/python -m pytest $(CORE_TESTS) $(PYTEST_ARGS)
+
+test-newest: $(VENV)/.dev
+	@set -e; \
+	newest=$$($(NEWEST) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	usual=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	if [ "$$newest" = "$$usual" ]; then \
+		echo "the newest Python here is $$newest, on which make test runs; NEWEST=/path/to/python names another"; \
+	else \
+		$(NEWEST) -m venv $(VENV)-newest; \
+		$(VENV)-newest/bin/python -m pip --disable-pip-version-check install -q $(TORCH); \
+		$(VENV)-newest/bin/python -m pip --disable-pip-version-check install -q -e '.[cli,demo,testing]'; \
+		$(VENV)-newest/bin/python -m pytest $(CORE_TESTS) $(PYTEST_ARGS); \
+	fi
+
 soak: $(VENV)/.dev
-	$(BIN)/python tests/soak.py
+	@echo "seed $(SEED); the same again: make soak SEED=$(SEED)"
+	$(BIN)/python tests/soak.py --seed $(SEED)
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile random --hypothesis-seed $(SEED) $(PYTEST_ARGS)
 
 conformance: $(VENV)/.dev
-	$(BIN)/python tests/thorough.py
+	@echo "seed $(SEED); the same again: make conformance SEED=$(SEED)"
+	$(BIN)/python tests/thorough.py --seed $(SEED)
 
 bench: $(VENV)/.dev
 	$(BIN)/guidance-core bench dispatch
@@ -63,4 +106,4 @@ docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) out site
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest out site

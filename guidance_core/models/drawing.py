@@ -157,11 +157,6 @@ def save_grid(drawings: Sequence[Drawing], labels: Sequence[str], path: Path) ->
         raise ConfigurationError(f"the picture cannot be written to {path}: {error.strerror or error}.") from None
 
 
-def _facts(drawing: Drawing) -> str:
-    passes = "1 pass" if drawing.passes_per_step == 1 else f"{drawing.passes_per_step:.3g} passes"
-    return f"{passes} per step, {drawing.accuracy:.1%} read as asked for"
-
-
 def _wrapped(label: str, longest: int = 34) -> str:
     """Break a spec at its commas, so that no line is longer than it must be."""
     lines = [""]

@@ -109,13 +109,6 @@ class GaussianMixture:
                 prediction = epsilon - x0
         return prediction.to(x.dtype)
 
-    def log_prob(self, x: Tensor, label: int | Tensor | None = None) -> Tensor:
-        """Return the log density of noiseless samples `x` `[B, 2]`, `[B]`; given `label`, of its class."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        offset = x.to(dtype)[:, None] - self.means.to(x.device, dtype)
-        variance = self.stds.to(x.device, dtype).square()[None]
-        return self._log_joint(offset, variance, label).logsumexp(1).to(x.dtype)
-
     def sample(
         self,
         n: int,

@@ -92,7 +92,7 @@ class Window:
         if self.by == "sigma":
             slack = ROUNDING * self.hi
             return self.lo - slack <= position.sigma <= self.hi + slack
-        return self.lo <= position.fraction < self.hi or (self.hi == 1 and self.lo <= position.fraction)
+        return self.lo <= position.fraction < self.hi
 
 
 @attrs.frozen
