@@ -4,6 +4,13 @@ A method names the forward passes (branches) a denoising step needs; the core ru
 executor and adds `guided = cond + Σ strength·(cond − branch) + Σ deltas`, then the corrections.
 """
 
+import warnings
+
+with warnings.catch_warnings():
+    # Without NumPy, torch warns when it is first imported. Nothing here needs NumPy; a command that does says so.
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)
+    import torch  # noqa: F401
+
 from guidance_core.algebra.statistics import inner, norm, ratio, std
 from guidance_core.errors import (
     BranchConflictError,

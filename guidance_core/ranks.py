@@ -186,7 +186,7 @@ def _context(imports: Sequence[str]) -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "guidance_core", "guidance_plugins", *imports])
+    context.set_forkserver_preload(["guidance_core", "torch.distributed", "guidance_plugins", *imports])
     return context
 
 

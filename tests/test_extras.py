@@ -44,10 +44,9 @@ def run_without(missing, arguments):
 def test_a_command_names_the_extra_it_needs(missing, arguments, extra):
     done = run_without(missing, arguments)
     assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if "numpy" not in line.lower() or "extra" in line]
-    assert "Traceback" not in done.stderr, done.stderr
     assert done.stdout == ""
-    assert any(f"guidance-core[{extra}]" in line for line in lines), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert f"guidance-core[{extra}]" in line
 
 
 def test_what_needs_no_extra_runs_without_any():
@@ -55,3 +54,4 @@ def test_what_needs_no_extra_runs_without_any():
     done = run_without(missing, ["describe", "ltx2:preset=2.3", "--steps", "3"])
     assert done.returncode == 0, done.stderr
     assert "total      12 passes in 3 steps" in done.stdout
+    assert done.stderr == "", "torch's warning that NumPy is missing is not about anything that was asked for"

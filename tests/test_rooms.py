@@ -2,65 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-import functools
 import graphlib
-from pathlib import Path
 
-import guidance_core
-
-ROOT = Path(guidance_core.__file__).parent
-ORDER = (
-    "errors",
-    "version",
-    "discovery",
-    "parameters",
-    "algebra",
-    "methods",
-    "config",
-    "steps",
-    "executors",
-    "describe",
-    "run",
-    "guidance",
-    "hosts",
-    "",  # guidance_core itself: what it exports lies before, what uses it as others do lies behind
-    "ranks",
-    "models",
-    "conformance",
-    "bench",
-    "scaffold",
-    "commands",
-    "__main__",
-)
-
-
-@functools.cache
-def modules() -> dict[str, Path]:
-    """Return every module of the library by name."""
-    found = {}
-    for path in ROOT.rglob("*.py"):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(("guidance_core", *(part for part in parts if part != "__init__")))] = path
-    return found
-
-
-def imported(path: Path) -> set[str]:
-    """Return the library's modules that a file imports anywhere: in functions and for type checkers too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}:{node.lineno}: imports are written out"
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            inside = names & modules().keys()
-            found |= inside | ({node.module or ""} if inside < names else set())
-    return found & modules().keys()
-
-
-def room(module: str) -> str:
-    return module.partition(".")[2].partition(".")[0]
+from rooms import ORDER, PAGE, ROOT, imported, modules, room, with_table
 
 
 def test_every_module_stands_in_a_room_of_the_order():
@@ -90,3 +34,7 @@ def test_the_walk_sees_late_imports_and_those_for_type_checkers(tmp_path):
         "def late():\n    from guidance_core import describe, Guidance\n"
     )
     assert imported(file) == {"guidance_core.run", "guidance_core.describe", "guidance_core"}
+
+
+def test_the_architecture_page_shows_the_rooms():
+    assert PAGE.read_text() == with_table(PAGE.read_text()), "run: python tests/rooms.py --write"

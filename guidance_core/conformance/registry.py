@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -20,6 +20,10 @@ def _always(subject: Any) -> str | None:
     return None
 
 
+def _nothing(subject: Any) -> Sequence[Case]:
+    return ()
+
+
 @attrs.frozen
 class Check:
     """One named check."""
@@ -34,6 +38,8 @@ class Check:
     "None for a check that needs no examples."
     applies: Callable[[Any], str | None] = attrs.field(default=_always, repr=False)
     "Returns why the check says nothing about a subject, or None where it does."
+    besides: Callable[[Any], Sequence[Case]] = attrs.field(default=_nothing, repr=False)
+    "Returns cases that are tried besides those drawn, whatever the seed."
     subject: str = "plugin"
     "`plugin` or `executor`."
     processes: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -215,6 +216,9 @@ class _Attempt:
         key = f"{self.check.name} {type(self.subject).__name__} {self.subject.key}"
         test.hypothesis.inner_test._hypothesis_internal_add_digest = key.encode()
         test()
+        for case in self.check.besides(self.subject):
+            with contextlib.suppress(hypothesis.errors.UnsatisfiedAssumption):  # the check says nothing about it
+                self.one(case)
 
     def one(self, *drawn: Any) -> None:
         if self.failing_since is not None and time.monotonic() - self.failing_since > SIMPLIFYING:

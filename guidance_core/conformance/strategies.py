@@ -76,6 +76,23 @@ def cases(
     return draw
 
 
+def structures(subject: Subject) -> list[Case]:
+    """Return a small case for each structure of outputs that the subject takes."""
+    cases = [
+        Case(
+            samples=(0, 1),
+            shape=subject.shapes[0],
+            same_shapes=not subject.takes_any_shape,
+            steps=2,
+            prediction_type=subject.prediction_types[0],
+            structure=structure,
+            outputs=outputs,
+        )
+        for structure, outputs in _layouts(subject)
+    ]
+    return [case for case in cases if _can_start(subject, case)]
+
+
 def _number(usual: tuple[int, int], other: int | None) -> st.SearchStrategy[int]:
     """Return what draws a number, or now and then another, from one choice, so that it shrinks well."""
     if other is None:

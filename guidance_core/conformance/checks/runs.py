@@ -17,7 +17,7 @@ from guidance_core.algebra.digest import digest
 from guidance_core.conformance.case import Case, Host
 from guidance_core.conformance.case_runs import Results, agree, halves_of, played
 from guidance_core.conformance.registry import check
-from guidance_core.conformance.strategies import cases
+from guidance_core.conformance.strategies import cases, structures
 from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.traces import raised
 from guidance_core.conformance.violation import Violation, require
@@ -35,6 +35,7 @@ from guidance_core.steps.plan import Plan
     "A step works for samples of every shape, outputs in every structure, and every prediction type and parameter that "
     "it takes: no hook raises.",
     draw=cases(steps=(1, 4)),
+    besides=structures,
 )
 def works(subject: Subject, case: Case) -> None:
     try:
