@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from guidance_core.algebra.arithmetic import Term, evaluate
+from guidance_core.algebra.arithmetic import evaluate
 from guidance_core.algebra.outputs import Structure, Structured, read_sample
 from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor
 from guidance_core.methods.requests import BASE
-from guidance_core.methods.step import States, copied
+from guidance_core.methods.step import Moment, States, copied
 from guidance_core.steps.combination import Scene, Workspace, correct, guide
 from guidance_core.steps.held import HeldOutputs
 from guidance_core.steps.layout import Layout
@@ -44,7 +44,7 @@ class Run:
         self._version = 0
         self._held = HeldOutputs(program.settings.prediction_type)
         self._workspace = Workspace()
-        self._last = (-1, 0)
+        self._last: Moment | None = None
         self._structure: Structure | None = None
 
     @property
@@ -83,8 +83,13 @@ class Run:
             RankLostError: with several ranks, one does not answer.
             PlanMismatchError: with several ranks, they plan different things.
         """
-        with self.plan(index, sample, sigma=sigma, alpha=alpha, model=model) as plan:
-            return plan.finish(self.executor.execute(plan, denoise))
+        plan = self.plan(index, sample, sigma=sigma, alpha=alpha, model=model)
+        try:
+            predictions = self.executor.execute(plan, denoise)
+        except BaseException as error:
+            self._give_up(plan, error)
+            raise
+        return self.finish(plan, predictions)
 
     def plan(
         self,
@@ -144,11 +149,13 @@ class Run:
     def _planned(
         self, index: int, sample: Structured, sigma: Sigma | None, alpha: float | None, model: str | None
     ) -> Plan:
-        index = self._checked_index(index)
+        if type(index) is not int or not 0 <= index < self.count:
+            index = self._checked_index(index)
         structure, samples = self._structure, samples = read_sample(sample, self.settings.outputs, self._structure)
         if structure.names != self._program.outputs:
             self._program = self._program.for_outputs(structure.names)
-        evaluation = self._last[1] + 1 if self._last[0] == index else 0
+        last = self._last
+        evaluation = last.evaluation + 1 if last is not None and last.index == index else 0
         scheduled = self._program.steps[index]
         state = copied(self._state) if self._state else {}
         layout = scheduled.layout
@@ -180,21 +187,17 @@ class Run:
         for name, layout in plan.layout.outputs.items():
             if layout.held:
                 results[name] = self._held.result(plan, name)
-                continue
-            sample, moment = plan.samples[name], plan.layout.moment
-            if isinstance(predictions, Sums):
-                scene = Scene(layout, sample, plan.noise[name], moment, state, self._workspace)
-                terms: list[Term] = [(predictions.sums[name], 1.0)]
-                base, known = predictions.references.get(name), predictions.statistics.get(name)
-                results[name] = correct(scene, terms, predictions.like[name], base, known)
-                continue
-            given = predictions[name]
-            if layout.is_plain:
+            elif layout.is_plain and not isinstance(predictions, Sums):
+                given = predictions[name]
                 terms = [(given[branch], weight) for branch, weight in layout.weights(given[BASE])]
                 results[name] = evaluate(terms, dtype=given[BASE].dtype)
             else:
-                scene = Scene(layout, sample, plan.noise[name], moment, state, self._workspace)
-                results[name] = guide(scene, given)
+                scene = Scene(layout, plan.samples[name], plan.noise[name], plan.layout.moment, state, self._workspace)
+                if isinstance(predictions, Sums):
+                    base, known = predictions.references.get(name), predictions.statistics.get(name)
+                    results[name] = correct(scene, [(predictions.sums[name], 1.0)], predictions.like[name], base, known)
+                else:
+                    results[name] = guide(scene, predictions[name])
         return results, state
 
     def _committed(self, plan: Plan, results: dict[str, Tensor], state: States) -> Any:
@@ -209,8 +212,7 @@ class Run:
             }
         if self._program.keeps:
             self._held.keep(plan, results, self._program.keeps)
-        moment = plan.layout.moment
-        self._last = (moment.index, moment.evaluation)
+        self._last = plan.layout.moment
         return plan.restored(results)
 
     def _give_up(self, plan: Plan | None, error: BaseException) -> None:

@@ -129,14 +129,16 @@ def read_sample(
         entries = structure.entries(sample)
         if entries is None:
             raise structure.misfit(sample, "the sample", ConfigurationError)
-    for name, tensor in zip(structure.names, entries, strict=True):
+    samples = {}
+    for number, name in enumerate(structure.names):
+        samples[name] = tensor = entries[number]
         if not tensor.dtype.is_floating_point:
             raise ConfigurationError(f"the sample ({name}) must be floating point; got {tensor.dtype}.")
         if tensor.ndim == 0 or tensor.numel() == 0:
             raise ConfigurationError(
                 f"the sample ({name}) must be [B, ...] with at least one element; got shape {tuple(tensor.shape)}."
             )
-    return structure, dict(zip(structure.names, entries, strict=True))
+    return structure, samples
 
 
 def _shown(value: Any) -> str:

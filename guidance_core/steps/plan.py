@@ -196,7 +196,7 @@ class Plan:
             NonFiniteError: one holds NaN or infinity, and the run checks that.
         """
         structure = self._structure
-        made: list[tuple[BoundBranch, Sequence[Tensor]]] = []
+        made: list[tuple[BoundBranch, str, slice | None, Sequence[Tensor]]] = []
         for branch in self.own_branches:
             name = branch.name
             try:
@@ -213,23 +213,24 @@ class Plan:
             entries = structure.entries(prediction)
             if entries is None:
                 raise self._misfit(prediction, name)
-            made.append((branch, entries))
-        by_output: Predictions = {}
+            made.append((branch, name, branch.rows, entries))
+        by_output: Predictions = {output: {} for output in self.samples}
+        if not made:
+            return by_output
         for number, (output, sample) in enumerate(self.samples.items()):
-            by_output[output] = given = {}
-            seen, device, first = self.layout.outputs[output].seen, sample.device, None
-            for branch, entries in made:
-                tensor = entries[number]
-                first = tensor if first is None else first
-                shape = sample.shape if branch.rows is None else self.shape_of(output, branch.rows)
-                if tensor.shape != shape or tensor.dtype is not first.dtype or tensor.device != device:
+            given, first = by_output[output], made[0][3][number]
+            whole, dtype, device = sample.shape, first.dtype, sample.device
+            for branch, name, rows, entries in made:
+                given[name] = tensor = entries[number]
+                shape = whole if rows is None else self.shape_of(output, rows)
+                if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
                     raise self._misshapen(branch, output, tensor, first)
-                if not tensor.dtype.is_floating_point:
-                    raise DenoiserError(
-                        f"branch {branch.name!r}: output {output!r} must be floating point; got {tensor.dtype}."
-                    )
-                # A sum over a tensor rounds by its layout in memory, which predictions lose when they travel.
-                given[branch.name] = tensor.contiguous() if branch.name in seen else tensor
+            if not dtype.is_floating_point:
+                raise DenoiserError(f"branch {made[0][1]!r}: output {output!r} must be floating point; got {dtype}.")
+            for name in self.layout.outputs[output].seen:
+                if name in given:
+                    # A sum over a tensor rounds by its layout in memory, which predictions lose when they travel.
+                    given[name] = given[name].contiguous()
         if self.identity.settings.check_finite:
             for output, given in by_output.items():
                 for name, tensor in given.items():
