@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -123,6 +123,7 @@ class Guidance:
         outputs: Sequence[str] | None = None,
         executor: str | Executor = "serial",
         check_finite: bool = False,
+        given: Callable[[], Mapping[str, int]] | None = None,
     ) -> Run:
         """Start a run: one generation, which owns all state.
 
@@ -136,6 +137,8 @@ class Guidance:
             outputs: names of the outputs, for a denoiser that returns a tuple.
             executor: what runs the branches: a name, or an executor.
             check_finite: raise where a prediction holds NaN or infinity; costs a look at every one.
+            given: returns a number for each thing that must be equal on all ranks, such as a checksum of the prompt,
+                by its name; called once, and only with an executor of several ranks.
 
         Raises:
             ConfigurationError: an argument or a parameter cannot be used, a condition is missing, or the
@@ -154,6 +157,7 @@ class Guidance:
                 prediction_type=_checked_type(prediction_type),
                 outputs=_checked_outputs(outputs),
                 check_finite=bool(check_finite),
+                given=given,
             )
             for output, levels in settings.sigmas.items():
                 what = "sigmas" if output is None else f"sigmas of {output!r}"

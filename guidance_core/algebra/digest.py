@@ -23,6 +23,7 @@ PARTS = (
     "methods or their parameters",
     "sigmas",
     "settings of the run",
+    "what they were given",
     "step",
     "branches",
     "strengths or corrections",

@@ -168,13 +168,14 @@ def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Start
     """
     try:
         run = make()
+        identity = run.identity
+        fingerprint = identity.fingerprint
     except BaseException as error:
         shared = shared_error(agreement, error, "starting a run", START)
         if shared is error:
             raise
         raise shared from error
-    identity = run.identity
-    records = agreement.exchange(Record((*identity.fingerprint, 0, 0, 0, 0, own_part), (), identity.summary), START)
+    records = agreement.exchange(Record((*fingerprint, 0, 0, 0, 0, own_part), (), identity.summary), START)
     check_all_well(records)
     check_same_plan(records)
     return run

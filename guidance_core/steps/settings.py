@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -23,6 +23,8 @@ class RunSettings:
     prediction_type: str
     outputs: tuple[str, ...] | None
     check_finite: bool
+    given: Callable[[], Mapping[str, int]] | None = None
+    "Returns what a host wants equal on all ranks, as a number for each thing; called where there are several."
 
     @property
     def count(self) -> int:
@@ -41,13 +43,19 @@ class RunIdentity:
     settings: RunSettings
 
     @functools.cached_property
-    def fingerprint(self) -> tuple[int, int, int]:
-        """What stands for the methods with their parameters, the sigmas, and the run's other settings."""
+    def given(self) -> Mapping[str, int]:
+        """What the host wants equal on all ranks, as a number for each thing."""
+        return {} if self.settings.given is None else self.settings.given()
+
+    @functools.cached_property
+    def fingerprint(self) -> tuple[int, int, int, int]:
+        """What stands for the methods, the sigmas, the run's other settings, and what the host was given."""
         settings = self.settings
-        given = sorted(name for name, inputs in (settings.conditions or {}).items() if inputs is not None)
+        named = sorted(name for name, inputs in (settings.conditions or {}).items() if inputs is not None)
         methods = [*self.plugins, *self.plugins.values()]
         sigmas = [settings.sigmas, settings.alphas]
-        return digest(methods), digest(sigmas), digest([settings.prediction_type, settings.check_finite, given])
+        others = [settings.prediction_type, settings.check_finite, named]
+        return digest(methods), digest(sigmas), digest(others), digest([self.given])
 
     @property
     def summary(self) -> str:
@@ -55,9 +63,11 @@ class RunIdentity:
         settings = self.settings
         methods = ", ".join(_method(name, plugin) for name, plugin in self.plugins.items())
         sigmas = "; ".join(", ".join(f"{level:.6g}" for level in levels) for levels in settings.sigmas.values())
+        given = ", ".join(f"{name} #{number & 0xFFFFFFFF:08x}" for name, number in self.given.items())
         return (
             f"a run of {settings.count} steps with {_cut(methods, 550) or 'no methods'} "
             f"for {settings.prediction_type} predictions at sigmas {_cut(sigmas, 150)}"
+            f"{f', given {given}' if given else ''}"
         )
 
 

@@ -1,0 +1,12 @@
+"""diffusers' pipelines, unedited, with any stack of methods. Needs the extra `hosts`.
+
+from guidance_core.hosts.diffusers import guide
+
+image = guide(pipe, "cfg:scale=5,rescale:phi=0.7")(prompt="a lake", num_inference_steps=28).images[0]
+"""
+
+from guidance_core.hosts.diffusers.guide import GuidanceArgumentWarning, guide, guided
+from guidance_core.hosts.diffusers.levels import Levels, levels_of
+from guidance_core.hosts.diffusers.patterns import Pattern
+
+__all__ = ["GuidanceArgumentWarning", "Levels", "Pattern", "guide", "guided", "levels_of"]

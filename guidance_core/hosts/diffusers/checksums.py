@@ -1,0 +1,64 @@
+"""What ranks must share for a guided call, in a few numbers: pipeline, weights, noise and prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidance_core.algebra.digest import digest
+
+SAMPLES = 8
+"Elements of each weight that are compared: a model has thousands of weights."
+
+
+def checksums(
+    pipe: Any, model: Any, sample: Sequence[Tensor], conditions: Mapping[str, Mapping[str, Any]]
+) -> dict[str, int]:
+    """Return a number for each thing that every rank must be given equally, by its name.
+
+    Waits for the device once, so it is for the first step of a run.
+    """
+    scheduler = pipe.scheduler
+    kinds = [type(pipe).__name__, type(model).__name__, type(scheduler).__name__]
+    return {
+        "pipeline": digest([*kinds, _plain(dict(scheduler.config))]),
+        "weights": digest([_sampled(model)]),
+        "noise": digest([each.detach().cpu() for each in sample]),
+        **{name: digest(list(_tensors(inputs))) for name, inputs in conditions.items()},
+    }
+
+
+def _sampled(model: Any) -> Tensor:
+    """Return a few elements of every weight, one after another, on the CPU."""
+    parts = []
+    for weight in model.parameters():
+        flat = weight.detach().reshape(-1)
+        if flat.numel() and flat.device.type != "meta":  # those of an offloaded model are elsewhere
+            parts.append(flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES].float())
+    return torch.cat([part.cpu() for part in parts]) if parts else torch.empty(0)
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    """Yield everything in the arguments of a call, tensors on the CPU."""
+    if isinstance(value, Tensor):
+        yield value.detach().cpu()
+    elif isinstance(value, Mapping):
+        for name in sorted(value):
+            yield name
+            yield from _tensors(value[name])
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors(each)
+    else:
+        yield _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__

@@ -1,0 +1,138 @@
+"""Guiding a pipeline: `guide(pipe, spec)(...)` for one call, `with guided(pipe, spec):` for calls made elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from guidance_core.errors import ConfigurationError
+from guidance_core.executors.base import Executor
+from guidance_core.guidance import Guidance
+from guidance_core.hosts.diffusers.patterns import Pattern, pattern_of
+from guidance_core.hosts.diffusers.seam import Seam
+
+
+class GuidanceArgumentWarning(UserWarning):
+    """An argument of the pipeline's own guidance was given; it has no effect, since the stack decides."""
+
+
+def guide(
+    pipe: Any,
+    guidance: str | Guidance | Sequence[Any],
+    *,
+    executor: str | Executor = "serial",
+    pattern: Pattern | None = None,
+) -> Callable[..., Any]:
+    """Return a callable with the pipeline's signature that runs it with a stack of methods.
+
+        image = guide(pipe, "cfg:scale=5,rescale:phi=0.7")(prompt="a lake", num_inference_steps=28).images[0]
+
+    Args:
+        pipe: a pipeline of diffusers; it is not changed.
+        guidance: a spec, a `Guidance`, or a list of plugins.
+        executor: what runs the branches; `all_gather` and `all_reduce` spread them over the ranks of torchrun.
+        pattern: how the pipeline calls its model, for one that is not known.
+
+    Raises:
+        ConfigurationError: the pipeline is guided already, how it calls its model is not known, or the guidance
+            cannot be used. A call of the result raises it where the pipeline's own guidance is off, its scheduler
+            is not known, or its model cannot be perturbed as a method wants.
+    """
+    stack = _stack(guidance)
+    pattern = pattern or pattern_of(pipe)
+    _check_unguided(pipe)
+
+    @functools.wraps(type(pipe).__call__)
+    def call(*arguments: Any, **named: Any) -> Any:
+        with guided(pipe, stack, executor=executor, pattern=pattern):
+            return pipe(*arguments, **named)
+
+    call.__signature__ = inspect.signature(pipe.__call__)  # type: ignore[attr-defined]
+    return call
+
+
+@contextlib.contextmanager
+def guided(
+    pipe: Any,
+    guidance: str | Guidance | Sequence[Any],
+    *,
+    executor: str | Executor = "serial",
+    pattern: Pattern | None = None,
+) -> Iterator[Any]:
+    """Have every call of a pipeline inside the block guided by a stack of methods.
+
+        with guided(pipe, "apg:scale=6"):
+            code_that_calls_the_pipeline(pipe)
+
+    Each call is a run of its own. Takes and raises what `guide` does.
+    """
+    stack = _stack(guidance)
+    pattern = pattern or pattern_of(pipe)
+    _check_unguided(pipe)
+    own = type(pipe)
+
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        bound = inspect.signature(own.__call__).bind(self, *arguments, **named)
+        _check_arguments(own.__name__, pattern, bound.arguments)
+        for name, value in pattern.on.items():
+            if bound.arguments.get(name) is None:
+                named[name] = value
+        seam = Seam(self, stack, pattern, executor)
+        with seam.installed():
+            made = own.__call__(self, *arguments, **named)
+            seam.check_finished()
+        return made
+
+    call = functools.wraps(own.__call__)(call)
+    pipe.__class__ = type(own.__name__, (_Guided, own), {"__call__": call, "__module__": own.__module__})
+    try:
+        yield pipe
+    finally:
+        pipe.__class__ = own
+
+
+class _Guided:
+    """Marks the class that a pipeline has while it is guided."""
+
+
+def _stack(guidance: str | Guidance | Sequence[Any]) -> Guidance:
+    if isinstance(guidance, Guidance):
+        return guidance
+    return Guidance.from_spec(guidance) if isinstance(guidance, str) else Guidance(guidance)
+
+
+def _check_unguided(pipe: Any) -> None:
+    if isinstance(pipe, _Guided):
+        raise ConfigurationError(f"this {type(pipe).__name__} is guided already; end the block that guides it first.")
+
+
+def _check_arguments(name: str, pattern: Pattern, given: dict[str, Any]) -> None:
+    """Refuse arguments that turn the pipeline's own guidance off, and tell of those that have no effect."""
+    for argument, on in pattern.on.items():
+        value = given.get(argument)
+        if value is not None and value <= 1:
+            raise ConfigurationError(
+                f"{name} was called with {argument}={value:g}, which turns its own guidance off, so that the model is "
+                f"never asked for the negative condition. Leave {argument} out; the stack decides how far to guide."
+            )
+        _tell(name, argument, value, on)
+    if pattern.needs and all(given.get(argument) is None for argument in pattern.needs):
+        raise ConfigurationError(
+            f"{name} needs {' or '.join(pattern.needs)}; without one it never asks its model for the negative "
+            "condition. An empty negative_prompt=' ' will do."
+        )
+    for argument in pattern.without_effect:
+        _tell(name, argument, given.get(argument), None)
+
+
+def _tell(name: str, argument: str, value: Any, usual: Any) -> None:
+    if value is not None and value != usual:
+        warnings.warn(
+            f"{argument}={value} of {name} has no effect while it is guided: the stack decides.",
+            GuidanceArgumentWarning,
+            stacklevel=5,
+        )

@@ -1,0 +1,170 @@
+"""What a diffusers scheduler means: prediction type, and noise and signal levels as the model sees them.
+
+A model sees `α·x0 + σ·ε`. A scheduler of the kind of Euler's keeps `x0 + s·ε` and divides it by `√(1 + s²)` before the
+model sees it (`scale_model_input`), so that `σ = s/√(1 + s²)` and `α = 1/√(1 + s²)`. One of the kind of DDIM keeps
+`√ᾱ·x0 + √(1 − ᾱ)·ε`, which the model sees as it is. One for flow matching keeps `(1 − s)·x0 + s·ε`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from guidance_core.errors import ConfigurationError
+
+PREDICTION_TYPES: Mapping[str, str] = {
+    "epsilon": "epsilon",
+    "v_prediction": "v",
+    "sample": "x0",
+    "flow_prediction": "flow",
+}
+"The library's name of each of diffusers' prediction types."
+
+
+@attrs.frozen
+class Levels:
+    """The noise levels of a sampler's steps, as the model sees them."""
+
+    prediction_type: str
+    "`epsilon`, `v`, `x0` or `flow`."
+    sigmas: tuple[float, ...]
+    "Of each step, and the final one."
+    alphas: tuple[float, ...] | None
+    "Signal levels to go with them; None for `flow`, where they are `1 − σ`."
+    evaluations: tuple[tuple[int, float, float | None], ...]
+    """The model's evaluations in the sampler's order: the step, and its own sigma and alpha.
+
+    Most samplers evaluate each step once. Heun's method evaluates it a second time, at the next step's level.
+    """
+
+
+def levels_of(scheduler: Any) -> Levels:
+    """Return what the model sees of a scheduler's steps, once `set_timesteps` was called.
+
+    Raises:
+        ConfigurationError: it has no timesteps yet, its kind is not known, or it is configured in a way that is not
+            understood. The message names it.
+    """
+    name = type(scheduler).__name__
+    kind = next((KINDS[each.__name__] for each in type(scheduler).__mro__ if each.__name__ in KINDS), None)
+    if kind is None:
+        raise ConfigurationError(
+            f"the noise levels of the scheduler {name} are not known; known are {', '.join(sorted(KINDS))}."
+        )
+    timesteps = getattr(scheduler, "timesteps", None)
+    if timesteps is None or getattr(scheduler, "num_inference_steps", None) is None:
+        raise ConfigurationError(f"the scheduler {name} has no timesteps yet; call set_timesteps first.")
+    return kind(scheduler)
+
+
+def _prediction_type(scheduler: Any) -> str:
+    given = scheduler.config.get("prediction_type", "epsilon")
+    if given not in PREDICTION_TYPES:
+        raise ConfigurationError(
+            f"the scheduler {type(scheduler).__name__} has the prediction type {given!r}; known are "
+            f"{', '.join(PREDICTION_TYPES)}."
+        )
+    return PREDICTION_TYPES[given]
+
+
+def _levels(
+    prediction_type: str, pairs: Sequence[tuple[float, float]], evaluations: Sequence[tuple[int, int]] | None = None
+) -> Levels:
+    """Put levels together.
+
+    Args:
+        prediction_type: the library's name.
+        pairs: sigma and alpha of each step and the final ones.
+        evaluations: the step of each evaluation, and the place of its levels in `pairs`; once for each step if None.
+    """
+    is_flow = prediction_type == "flow"
+    if evaluations is None:
+        evaluations = [(step, step) for step in range(len(pairs) - 1)]
+    return Levels(
+        prediction_type,
+        tuple(sigma for sigma, _ in pairs),
+        None if is_flow else tuple(alpha for _, alpha in pairs),
+        tuple((step, pairs[at][0], None if is_flow else pairs[at][1]) for step, at in evaluations),
+    )
+
+
+def _preserving(level: float) -> tuple[float, float]:
+    """Return sigma and alpha of a variance-preserving sample whose ratio of noise to signal is `level`."""
+    scale = math.hypot(1.0, level)
+    return (1.0, 0.0) if math.isinf(level) else (level / scale, 1 / scale)
+
+
+def _flow(level: float) -> tuple[float, float]:
+    return level, 1 - level
+
+
+def _of_cumulated(scheduler: Any) -> Levels:
+    """DDIM, DDPM: `ᾱ` by timestep."""
+    kept = scheduler.alphas_cumprod.double().tolist()
+    final = getattr(scheduler, "final_alpha_cumprod", getattr(scheduler, "one", None))
+    products = [kept[int(step)] for step in scheduler.timesteps.tolist()] + [1.0 if final is None else float(final)]
+    return _levels(_prediction_type(scheduler), [(math.sqrt(1 - each), math.sqrt(each)) for each in products])
+
+
+def _of_scaled(scheduler: Any) -> Levels:
+    """Euler: the sample is scaled before the model sees it."""
+    return _levels(_prediction_type(scheduler), [_preserving(level) for level in scheduler.sigmas.double().tolist()])
+
+
+def _of_heun(scheduler: Any) -> Levels:
+    """Heun: a step's second evaluation is at the level of the next."""
+    levels = scheduler.sigmas.double().tolist()
+    every = [levels[0], *levels[1:-1:2], levels[-1]]  # inner levels are listed twice
+    return _levels(_prediction_type(scheduler), [_preserving(level) for level in every], _twice(len(every) - 1))
+
+
+def _of_flow_heun(scheduler: Any) -> Levels:
+    levels = scheduler.sigmas.double().tolist()
+    every = [levels[0], *levels[1:-1:2], levels[-1]]
+    return _levels("flow", [_flow(level) for level in every], _twice(len(every) - 1))
+
+
+def _twice(steps: int) -> list[tuple[int, int]]:
+    """Return Heun's evaluations: each step twice, at its own level and at the next, but the last once."""
+    return [(step, step + second) for step in range(steps) for second in range(2)][:-1]
+
+
+def _of_flow(scheduler: Any) -> Levels:
+    """Flow matching with Euler steps."""
+    if scheduler.config.get("invert_sigmas", False):
+        raise ConfigurationError(
+            f"the scheduler {type(scheduler).__name__} is configured with invert_sigmas=True, whose model predicts in "
+            "the other direction; that is not supported."
+        )
+    return _levels("flow", [_flow(level) for level in scheduler.sigmas.double().tolist()])
+
+
+def _of_multistep(scheduler: Any) -> Levels:
+    """DPM-Solver and UniPC: levels are ratios of noise to signal, or those of flow matching."""
+    levels = scheduler.sigmas.double().tolist()
+    is_flow, prediction_type = scheduler.config.get("use_flow_sigmas", False), _prediction_type(scheduler)
+    if is_flow != (prediction_type == "flow"):
+        raise ConfigurationError(
+            f"the scheduler {type(scheduler).__name__} has the prediction type {prediction_type!r} with "
+            f"use_flow_sigmas={is_flow}; flow predictions and flow sigmas go together."
+        )
+    return _levels(prediction_type, [(_flow if is_flow else _preserving)(level) for level in levels])
+
+
+KINDS: Mapping[str, Callable[[Any], Levels]] = {
+    "DDIMScheduler": _of_cumulated,
+    "DDPMScheduler": _of_cumulated,
+    "EulerDiscreteScheduler": _of_scaled,
+    "EulerAncestralDiscreteScheduler": _of_scaled,
+    "LMSDiscreteScheduler": _of_scaled,
+    "HeunDiscreteScheduler": _of_heun,
+    "DPMSolverMultistepScheduler": _of_multistep,
+    "UniPCMultistepScheduler": _of_multistep,
+    "DEISMultistepScheduler": _of_multistep,
+    "FlowMatchEulerDiscreteScheduler": _of_flow,
+    "FlowMatchHeunDiscreteScheduler": _of_flow_heun,
+}
+"What reads each scheduler that is known."

@@ -1,0 +1,133 @@
+"""How each pipeline of diffusers calls its model for guidance of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from guidance_core.errors import ConfigurationError
+from guidance_core.hosts.ltx2 import flags_of
+from guidance_core.methods.perturbations import Perturbation, SkipBlocks
+
+Flags = Callable[[Iterable[Perturbation], Any], Mapping[str, Any]]
+"Returns the arguments of a model that a branch's perturbations stand for, or raises `ConfigurationError`."
+
+
+def _never(given: Mapping[str, Any]) -> bool:
+    return False
+
+
+@attrs.frozen
+class Pattern:
+    """How a pipeline calls its model in one evaluation."""
+
+    is_stacked: bool
+    """True: one call for both conditions, the negative one in the first half of the batch.
+
+    False: two calls, the positive condition first.
+    """
+    on: Mapping[str, float]
+    "Arguments of the pipeline's call that turn its own guidance on above 1, and what each gets where it is left out."
+    models: tuple[str, ...] = ("transformer",)
+    "Attributes of the pipeline; a pipeline with experts has several."
+    sample: tuple[str, ...] = ("hidden_states",)
+    "The model's arguments that are denoised, one for each output."
+    outputs: tuple[str, ...] = ()
+    "Names of the outputs, where there are several."
+    needs: tuple[str, ...] = ()
+    "Arguments of the pipeline's call one of which its own guidance needs."
+    without_effect: tuple[str, ...] = ()
+    "Further arguments of the pipeline's own guidance, which the stack replaces."
+    is_further: Callable[[Mapping[str, Any]], bool] = _never
+    "Whether a call is a further pass of the pipeline's own guidance, such as one with layers skipped."
+    flags: Flags | None = None
+    "None where the model cannot be perturbed."
+
+
+def _skipped_layers(perturbations: Iterable[Perturbation], model: Any) -> Mapping[str, Any]:
+    """Stable Diffusion 3's transformer can skip whole blocks."""
+    blocks: set[int] = set()
+    for each in perturbations:
+        if not isinstance(each, SkipBlocks) or each.output is not None or each.blocks is None:
+            raise ConfigurationError(f"this transformer can skip blocks given by number; it cannot do {each}.")
+        blocks.update(each.blocks)
+    count = model.config.num_layers
+    if blocks and max(blocks) >= count:
+        raise ConfigurationError(f"block {max(blocks)} does not exist: the transformer has {count} blocks.")
+    return {"skip_layers": sorted(blocks)} if blocks else {}
+
+
+def _ltx2_flags(perturbations: Iterable[Perturbation], model: Any) -> Mapping[str, Any]:
+    flags = flags_of(perturbations, model.config)
+    skipped = {"spatio_temporal_guidance_blocks": list(flags.blocks)} if flags.blocks else {}
+    return {"isolate_modalities": flags.isolated, **skipped}
+
+
+def _is_own_ltx2_pass(given: Mapping[str, Any]) -> bool:
+    return bool(given.get("isolate_modalities")) or given.get("spatio_temporal_guidance_blocks") is not None
+
+
+_UNET = Pattern(
+    is_stacked=True,
+    on={"guidance_scale": 2.0},
+    models=("unet",),
+    sample=("sample",),
+    without_effect=("guidance_rescale",),
+)
+_NEGATIVE = ("negative_prompt", "negative_prompt_embeds")
+
+PATTERNS: Mapping[str, Pattern] = {
+    "StableDiffusionPipeline": _UNET,
+    "StableDiffusionXLPipeline": _UNET,
+    "StableDiffusion3Pipeline": Pattern(
+        is_stacked=True,
+        on={"guidance_scale": 2.0},
+        without_effect=("skip_guidance_layers", "skip_layer_guidance_scale"),
+        is_further=lambda given: given.get("skip_layers") is not None,
+        flags=_skipped_layers,
+    ),
+    "FluxPipeline": Pattern(is_stacked=False, on={"true_cfg_scale": 2.0}, needs=_NEGATIVE),
+    "QwenImagePipeline": Pattern(is_stacked=False, on={"true_cfg_scale": 2.0}, needs=_NEGATIVE),
+    "WanPipeline": Pattern(
+        is_stacked=False,
+        on={"guidance_scale": 2.0},
+        models=("transformer", "transformer_2"),
+        without_effect=("guidance_scale_2",),
+    ),
+    "LTX2Pipeline": Pattern(
+        is_stacked=True,
+        on={"guidance_scale": 2.0},
+        sample=("hidden_states", "audio_hidden_states"),
+        outputs=("video", "audio"),
+        without_effect=(
+            "audio_guidance_scale",
+            "stg_scale",
+            "audio_stg_scale",
+            "modality_scale",
+            "audio_modality_scale",
+            "guidance_rescale",
+            "audio_guidance_rescale",
+            "spatio_temporal_guidance_blocks",
+        ),
+        is_further=_is_own_ltx2_pass,
+        flags=_ltx2_flags,
+    ),
+}
+"By the name of the pipeline's class."
+
+
+def pattern_of(pipe: Any) -> Pattern:
+    """Return how a pipeline calls its model.
+
+    Raises:
+        ConfigurationError: its calling pattern is not known.
+    """
+    for each in type(pipe).__mro__:
+        if each.__name__ in PATTERNS and each.__module__.startswith("diffusers."):
+            return PATTERNS[each.__name__]
+    raise ConfigurationError(
+        f"how {type(pipe).__name__} calls its model for guidance is not known; known are {', '.join(PATTERNS)}. "
+        "Describe it with pattern=Pattern(...)."
+    )

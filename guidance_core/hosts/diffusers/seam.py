@@ -1,0 +1,264 @@
+"""One call of a pipeline, guided: its model's calls are answered with the stack's guided prediction.
+
+The guided prediction is handed to the pipeline in the place of both conditions. Its own formula, `u + s·(c − u)`, then
+makes of it what it is, whatever `s`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidance_core.errors import ConfigurationError, DenoiserError
+from guidance_core.executors.base import Executor
+from guidance_core.guidance import Guidance
+from guidance_core.hosts.diffusers.checksums import checksums
+from guidance_core.hosts.diffusers.levels import Levels, levels_of
+from guidance_core.hosts.diffusers.patterns import Pattern
+from guidance_core.hosts.diffusers.placeholder import Placeholder
+from guidance_core.hosts.diffusers.stand_in import StandIn, context_of
+from guidance_core.run import Run
+from guidance_core.steps.bound_branch import BoundBranch
+
+Arguments = Mapping[str, Any]
+"Of a call of the model, by name."
+
+NEGATIVE, POSITIVE = "negative", "positive"
+OFF = (
+    "its own guidance is off, so that the model is never asked for the negative condition. Turn it on ({how}); how far "
+    "does not matter, since the stack decides."
+)
+
+
+class Seam:
+    """Answers the model's calls during one call of a pipeline."""
+
+    def __init__(self, pipe: Any, guidance: Guidance, pattern: Pattern, executor: str | Executor) -> None:
+        self.pipe = pipe
+        self.guidance = guidance
+        self.pattern = pattern
+        self.executor = executor
+        self.run: Run | None = None
+        "The run, from the first evaluation on."
+        self._levels: Levels | None = None
+        self._scheduler: Any = None
+        self._timesteps: Tensor | None = None
+        self._made = 0
+        "Evaluations made."
+        self._first: tuple[str, Arguments, Placeholder] | None = None
+        "The first call of two, while the second is awaited."
+        self._last: tuple[Tensor, ...] | None = None
+        "The guided prediction made last, by output."
+
+    @contextlib.contextmanager
+    def installed(self) -> Any:
+        """Have the pipeline find a stand-in in the place of each model, inside the block."""
+        kept = {}
+        for name in self.pattern.models:
+            model = getattr(self.pipe, name, None)
+            if model is None:
+                continue
+            kept[name] = model
+            self.pipe.__dict__[name] = _standing_in(self, name, model)
+        if not kept:
+            raise ConfigurationError(
+                f"{self._named} has no {' or '.join(self.pattern.models)}, so there is nothing to guide."
+            )
+        try:
+            yield
+        finally:
+            for name, model in kept.items():
+                self.pipe.__dict__[name] = model
+            self._first = None
+
+    def check_finished(self) -> None:
+        """Raise `DenoiserError` if the pipeline came to its end without the guidance having been asked for."""
+        if self._first is not None or self.run is None:
+            raise DenoiserError(f"{self._named} ran, but {self._off}")
+
+    @property
+    def _named(self) -> str:
+        return type(self.pipe).__name__
+
+    @property
+    def _off(self) -> str:
+        scales = " and ".join(f"{name}={value:g}" for name, value in self.pattern.on.items())
+        negative = f", with {' or '.join(self.pattern.needs)}" if self.pattern.needs else ""
+        return OFF.format(how=f"{scales}, say{negative}")
+
+    # A call of the model.
+
+    def answer(self, name: str, stand_in: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """Answer a call of the model `name`."""
+        model = object.__getattribute__(stand_in, "_model")
+        given = _by_name(model, arguments, named)
+        if given.pop("return_dict", True) is not False:
+            raise ConfigurationError(
+                f"{self._named} calls its model in a way that is not known: it expects an object, not a tuple."
+            )
+        if self.pattern.is_further(given):
+            if self._last is None:
+                raise ConfigurationError(f"{self._named}: {self._off}")
+            return self._last  # a fixed point of the pipeline's own formula, which the stack replaces
+        if self.pattern.is_stacked:
+            return self._stacked(name, model, given)
+        return self._one_of_two(name, model, given, context_of(stand_in))
+
+    def _stacked(self, name: str, model: Any, given: Arguments) -> tuple[Tensor, ...]:
+        if not getattr(self.pipe, "do_classifier_free_guidance", True):
+            raise ConfigurationError(f"{self._named}: {self._off}")
+        rows = given[self.pattern.sample[0]].shape[0]
+        if rows % 2:
+            raise ConfigurationError(f"{self._named}: {self._off}")
+        halves = {NEGATIVE: _half(given, rows, first=True), POSITIVE: _half(given, rows, first=False)}
+        self._last = self._evaluated(name, model, halves, {})
+        return tuple(torch.cat([each, each]) for each in self._last)
+
+    def _one_of_two(
+        self, name: str, model: Any, given: Arguments, context: tuple[str | None, Mapping[str, Any]]
+    ) -> tuple[Tensor, ...]:
+        if self._first is None:
+            placeholder = Placeholder.pending(f"{self._named}: {self._off}")
+            self._first = name, given, placeholder
+            return (placeholder,)
+        other, positive, placeholder = self._first
+        if other != name or context[0] == "cond":
+            raise ConfigurationError(f"{self._named}: {self._off}")
+        self._first = None
+        self._last = self._evaluated(name, model, {POSITIVE: positive, NEGATIVE: given}, context[1])
+        placeholder.fill(self._last[0])
+        return self._last
+
+    # An evaluation.
+
+    def _evaluated(
+        self, name: str, model: Any, conditions: Mapping[str, Arguments], facts: Mapping[str, Any]
+    ) -> tuple[Tensor, ...]:
+        """Return the guided prediction of each output."""
+        positive = conditions[POSITIVE]
+        sample = tuple(positive[each] for each in self.pattern.sample)
+        run = self._started(model, sample, conditions)
+        assert self._levels is not None
+        if self._made >= len(self._levels.evaluations):
+            raise ConfigurationError(
+                f"{self._named} evaluates its model more often than its scheduler "
+                f"{type(self._scheduler).__name__} has timesteps ({len(self._levels.evaluations)})."
+            )
+        step, sigma, alpha = self._levels.evaluations[self._made]
+        is_own = self._made == 0 or self._levels.evaluations[self._made - 1][0] != step
+        levels = {} if is_own else {"sigma": sigma, "alpha": alpha}
+        experts = sum(getattr(self.pipe, each, None) is not None for each in self.pattern.models) > 1
+        denoise = Forwards(model, conditions, self.pattern, facts)
+        given = sample if self.pattern.outputs else sample[0]
+        result = run.step(step, given, denoise, model=name if experts else None, **levels)
+        self._made += 1
+        return tuple(result) if self.pattern.outputs else (result,)
+
+    def _started(self, model: Any, sample: Sequence[Tensor], conditions: Mapping[str, Arguments]) -> Run:
+        """Return the run, which begins with the first evaluation."""
+        scheduler = self.pipe.scheduler
+        if self.run is not None:
+            if scheduler is not self._scheduler or scheduler.timesteps is not self._timesteps:
+                raise ConfigurationError(
+                    f"the scheduler of {self._named} was changed in the middle of its call; change it between calls."
+                )
+            return self.run
+        self._scheduler, self._timesteps = scheduler, scheduler.timesteps
+        levels = self._levels = _used(levels_of(scheduler), getattr(self.pipe, "_num_timesteps", None))
+        self.run = self.guidance.start(
+            conditions={POSITIVE: {}, NEGATIVE: {}},
+            sigmas=levels.sigmas,
+            alphas=levels.alphas,
+            prediction_type=levels.prediction_type,
+            outputs=self.pattern.outputs or None,
+            executor=self.executor,
+            given=lambda: checksums(self.pipe, model, sample, conditions),
+        )
+        self._check_perturbations(self.run, model)
+        return self.run
+
+    def _check_perturbations(self, run: Run, model: Any) -> None:
+        for branch in {branch.name: branch for layout in run.layouts for branch in layout.branches}.values():
+            if branch.model is not None:
+                raise ConfigurationError(
+                    f"branch {branch.name!r} runs another model, {branch.model!r}; {self._named} has none of that name."
+                )
+            if branch.perturbations and self.pattern.flags is None:
+                asked = ", ".join(map(str, branch.perturbations))
+                raise ConfigurationError(
+                    f"branch {branch.name!r} perturbs the model ({asked}), which {type(model).__name__} cannot do."
+                )
+            if self.pattern.flags is not None:
+                self.pattern.flags(branch.perturbations, model)
+
+
+class Forwards:
+    """The forward passes of one evaluation: a branch runs the model on the arguments of its condition."""
+
+    def __init__(
+        self, model: Any, conditions: Mapping[str, Arguments], pattern: Pattern, facts: Mapping[str, Any]
+    ) -> None:
+        self._model = model
+        self._conditions = conditions
+        self._pattern = pattern
+        self._facts = facts
+
+    def __call__(self, branch: BoundBranch) -> Any:
+        """Run one branch, with a cache of its own where the model has one."""
+        given = {**self._conditions[branch.condition], **branch.inputs}
+        if self._pattern.flags is not None:
+            given |= self._pattern.flags(branch.perturbations, self._model)
+        has_cache = hasattr(self._model, "cache_context")
+        with self._model.cache_context(branch.name, **self._facts) if has_cache else contextlib.nullcontext():
+            made = self._model(**given, return_dict=False)
+        return tuple(made) if self._pattern.outputs else made[0]
+
+
+def _standing_in(seam: Seam, name: str, model: Any) -> StandIn:
+    def called(arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        return seam.answer(name, stand_in, arguments, named)
+
+    stand_in = StandIn(model, called)
+    return stand_in
+
+
+def _by_name(model: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by the names that the model's own `forward` gives them."""
+    if not arguments:
+        return dict(named)
+    forward = type(getattr(model, "_orig_mod", model)).forward  # what torch.compile wraps
+    bound = inspect.signature(forward).bind(model, *arguments, **named)
+    given = dict(bound.arguments)
+    given.pop(next(iter(given)))
+    return given
+
+
+def _half(value: Any, rows: int, *, first: bool) -> Any:
+    """Return one half of everything that has as many rows as the batch, in dicts and lists too."""
+    if isinstance(value, Tensor):
+        return value.chunk(2)[0 if first else 1] if value.ndim and value.shape[0] == rows else value
+    if isinstance(value, Mapping):
+        return {name: _half(each, rows, first=first) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_half(each, rows, first=first) for each in value)
+    return value
+
+
+def _used(levels: Levels, count: int | None) -> Levels:
+    """Return the levels of the last `count` evaluations, for a pipeline that leaves out the first."""
+    left_out = 0 if count is None else len(levels.evaluations) - count
+    if left_out <= 0:
+        return levels
+    evaluations = levels.evaluations[left_out:]
+    step = evaluations[0][0]
+    return Levels(
+        levels.prediction_type,
+        levels.sigmas[step:],
+        None if levels.alphas is None else levels.alphas[step:],
+        tuple((number - step, sigma, alpha) for number, sigma, alpha in evaluations),
+    )
