@@ -26,7 +26,7 @@ CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conforma
 help:
 	@echo "make demo    draw digits with several guidance methods; writes out/demo.png"
 	@echo "make test    run the tests"
-	@echo "make test-lowest  run the core's tests with the lowest versions that pyproject.toml allows, torch apart"
+	@echo "make test-lowest  run the core's tests with the lowest versions that pyproject.toml allows, except torch"
 	@echo "make test-newest  run them on the newest Python found, or NEWEST=..."
 	@echo "make soak    search: 2,000 steps on three ranks with random faults, and all properties with new examples"
 	@echo "make conformance  search: check all that ships with 20 seeds, and with ten times the examples"

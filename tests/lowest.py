@@ -1,4 +1,4 @@
-"""Print the lowest versions that pyproject.toml allows, torch apart, as constraints for pip."""
+"""Print the lowest versions that pyproject.toml allows, except torch, as constraints for pip."""
 
 from __future__ import annotations
 
