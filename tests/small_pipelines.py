@@ -1,20 +1,47 @@
-"""diffusers' pipelines with small random components, the same for the same seed."""
+"""diffusers' pipelines with small random components, the same for the same seed, and calls of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import attrs
 import torch
 from diffusers import (
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    HeunDiscreteScheduler,
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors
 from diffusers.utils import logging
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
+
+
+def seeded(make: Callable[[], Any], seed: int = 0) -> Any:
+    """Return what `make` makes with torch's generator at a seed, which is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
 
 CAPTION, LAYERS = 32, 2
 "Width of a prompt's embedding, and how many of the text encoder's layers it holds."
@@ -114,3 +141,272 @@ def ltx2_prompts(batch: int = 1) -> dict[str, torch.Tensor]:
         "negative_prompt_embeds": torch.randn(shape, generator=generator),
         "negative_prompt_attention_mask": torch.ones(shape[:2], dtype=torch.long),
     }
+
+
+def unet(**more) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        norm_num_groups=8,
+        **more,
+    ).eval()
+
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def stable_diffusion(scheduler: Any) -> StableDiffusionPipeline:
+    """Return a pipeline with a scheduler of the class `scheduler`, or with the scheduler given."""
+    return StableDiffusionPipeline(
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        unet=seeded(unet),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def stable_diffusion_xl() -> StableDiffusionXLPipeline:
+    model = seeded(
+        lambda: unet(
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 24,
+            use_linear_projection=True,
+        )
+    )
+    return StableDiffusionXLPipeline(
+        vae=None,
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+        unet=model,
+        scheduler=EulerDiscreteScheduler(**BETAS),
+        add_watermarker=False,
+    )
+
+
+def stable_diffusion_3() -> StableDiffusion3Pipeline:
+    model = seeded(
+        lambda: SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=1,
+            in_channels=4,
+            num_layers=3,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            caption_projection_dim=16,
+            pooled_projection_dim=24,
+            out_channels=4,
+            pos_embed_max_size=16,
+        ).eval()
+    )
+    nothing = dict.fromkeys(
+        ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
+    )
+    return StableDiffusion3Pipeline(
+        transformer=model, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), image_encoder=None,
+        feature_extractor=None, **nothing,
+    )  # fmt: skip
+
+
+def flux() -> FluxPipeline:
+    model = seeded(
+        lambda: FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            pooled_projection_dim=24,
+            axes_dims_rope=(4, 4, 8),
+            guidance_embeds=True,
+        ).eval()
+    )
+    nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    return FluxPipeline(transformer=model, scheduler=FlowMatchEulerDiscreteScheduler(), **nothing)
+
+
+def qwen_image() -> QwenImagePipeline:
+    model = seeded(
+        lambda: QwenImageTransformer2DModel(
+            patch_size=2,
+            in_channels=16,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            axes_dims_rope=(8, 4, 4),
+        ).eval()
+    )
+    nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
+    return QwenImagePipeline(transformer=model, scheduler=FlowMatchEulerDiscreteScheduler(), **nothing)
+
+
+def wan(*, experts: int = 1) -> WanPipeline:
+    def model() -> WanTransformer3DModel:
+        return WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=4,
+            out_channels=4,
+            text_dim=16,
+            freq_dim=32,
+            ffn_dim=32,
+            num_layers=2,
+            cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads",
+            rope_max_seq_len=32,
+        ).eval()
+
+    return WanPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=None,
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+        transformer=seeded(model),
+        transformer_2=seeded(model, seed=1) if experts == 2 else None,
+        boundary_ratio=0.6 if experts == 2 else None,
+    )
+
+
+# Calls of them, as people write them.
+
+
+@attrs.frozen
+class Case:
+    """A pipeline, a call of it with guidance of its own, and the stack that does the same."""
+
+    name: str
+    make: Callable[[], Any]
+    inputs: Callable[[int], dict[str, Any]]
+    "The arguments of a call for a number of prompts, without those of its guidance."
+    own: dict[str, Any]
+    "The arguments of its own guidance."
+    spec: str
+    "The stack that is equal to it."
+    mechanism: str
+    on: dict[str, Any] = attrs.field(factory=dict)
+
+    def pipeline(self) -> Any:
+        """Return the pipeline, quiet."""
+        pipe = self.make()
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+
+STEPS = 5
+
+
+def _drawn(*names_and_shapes: tuple[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return {name: torch.randn(shape, generator=generator) for name, shape in names_and_shapes}
+
+
+def _prompts(batch: int, *, pooled: bool = False, mask: bool = False, size: int = 64, **more: Any) -> dict[str, Any]:
+    shapes = [("prompt_embeds", (batch, 7, 16)), ("negative_prompt_embeds", (batch, 7, 16))]
+    if pooled:
+        shapes += [("pooled_prompt_embeds", (batch, 24)), ("negative_pooled_prompt_embeds", (batch, 24))]
+    masks = {f"{name}prompt_embeds_mask": torch.ones(batch, 7, dtype=torch.long) for name in ("", "negative_")}
+    given = {**_drawn(*shapes), **(masks if mask else {})}
+    return {**given, "height": size, "width": size, "num_inference_steps": STEPS, "output_type": "latent", **more}
+
+
+def _with_pooled(batch: int) -> dict[str, Any]:
+    return _prompts(batch, pooled=True)
+
+
+def _with_mask(batch: int) -> dict[str, Any]:
+    return _prompts(batch, mask=True)
+
+
+def _of_video(batch: int) -> dict[str, Any]:
+    return _prompts(batch, size=32, num_frames=5)
+
+
+def _of_video_and_audio(batch: int) -> dict[str, Any]:
+    sizes = {"height": 32, "width": 32, "num_frames": 5, "frame_rate": 25.0}
+    return {**ltx2_prompts(batch), **sizes, "num_inference_steps": STEPS, "output_type": "latent"}
+
+
+LTX2_OWN = {
+    "guidance_scale": 3.0,
+    "audio_guidance_scale": 7.0,
+    "stg_scale": 1.0,
+    "audio_stg_scale": 1.0,
+    "modality_scale": 3.0,
+    "audio_modality_scale": 2.0,
+    "guidance_rescale": 0.7,
+    "audio_guidance_rescale": 0.7,
+    "spatio_temporal_guidance_blocks": [1],
+}
+LTX2_SPEC = (
+    "ltx2:cfg_scale={video: 3, audio: 7},stg_scale=1,rescale_scale=0.7,stg_blocks=1,modality_scale={video: 3, audio: 2}"
+)
+ONE, TWO = "one stacked call", "two calls"
+
+CASES = [
+    Case(
+        "Stable Diffusion, DDIM",
+        lambda: stable_diffusion(DDIMScheduler(clip_sample=False, **BETAS)),
+        _prompts,
+        {"guidance_scale": 5.0},
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion, Euler",
+        lambda: stable_diffusion(EulerDiscreteScheduler(**BETAS)),
+        _prompts,
+        {"guidance_scale": 5.0},
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion, Euler, v prediction",
+        lambda: stable_diffusion(EulerDiscreteScheduler(prediction_type="v_prediction", **BETAS)),
+        _prompts,
+        {"guidance_scale": 5.0},
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion, Heun",
+        lambda: stable_diffusion(HeunDiscreteScheduler(**BETAS)),
+        _prompts,
+        {"guidance_scale": 5.0},
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion XL, rescale",
+        stable_diffusion_xl,
+        _with_pooled,
+        {"guidance_scale": 5.0, "guidance_rescale": 0.7},
+        "cfg:scale=5,rescale:phi=0.7",
+        ONE,
+    ),
+    Case("Stable Diffusion 3", stable_diffusion_3, _with_pooled, {"guidance_scale": 5.0}, "cfg:scale=5", ONE),
+    Case("Flux", flux, _with_pooled, {"true_cfg_scale": 5.0}, "cfg:scale=5", TWO),
+    Case("Qwen-Image", qwen_image, _with_mask, {"true_cfg_scale": 4.0}, "cfg:scale=4,normalize:form=match", TWO),
+    Case("Wan 2.1", wan, _of_video, {"guidance_scale": 5.0}, "cfg:scale=5", TWO),
+    Case("Wan 2.2, two experts", lambda: wan(experts=2), _of_video, {"guidance_scale": 5.0}, "cfg:scale=5", TWO),
+    Case("LTX-2, type 2.0", lambda: ltx2("2.0"), _of_video_and_audio, LTX2_OWN, LTX2_SPEC, ONE),
+    Case("LTX-2, type 2.3", lambda: ltx2("2.3"), _of_video_and_audio, LTX2_OWN, LTX2_SPEC, ONE),
+]

@@ -18,20 +18,7 @@ from guidance_core.hosts.ltx2 import OUTPUTS, Grid, LTX2Denoiser
 
 STEPS = 6
 SIZES = {"height": 32, "width": 32, "num_frames": 5, "frame_rate": 25.0}
-SPEC = (
-    "ltx2:cfg_scale={video: 3, audio: 7},stg_scale=1,rescale_scale=0.7,stg_blocks=1,modality_scale={video: 3, audio: 2}"
-)
-SCALES = {
-    "guidance_scale": 3.0,
-    "audio_guidance_scale": 7.0,
-    "stg_scale": 1.0,
-    "audio_stg_scale": 1.0,
-    "modality_scale": 3.0,
-    "audio_modality_scale": 2.0,
-    "guidance_rescale": 0.7,
-    "audio_guidance_rescale": 0.7,
-    "spatio_temporal_guidance_blocks": [1],
-}
+SPEC, SCALES = small_pipelines.LTX2_SPEC, small_pipelines.LTX2_OWN
 
 
 class Recorded:
