@@ -14,7 +14,7 @@ endif
 
 # The newest Python that runs here.
 NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
-	if python3.$$minor -c "" 2>/dev/null; then echo python3.$$minor; break; fi; done)
+	if python3.$$minor -c "" 2>/dev/null; then echo python3.$$minor; exit; fi; done; echo $(PYTHON))
 
 # What the lowest versions and the newest Python are tried on: all that needs no several ranks and no host.
 CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
@@ -65,7 +65,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 
 $(VENV)-lowest/.done: pyproject.toml tests/lowest.py
-	$(PYTHON) -m venv $(VENV)-lowest
+	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(PYTHON) tests/lowest.py > $(VENV)-lowest/constraints.txt
 	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install -q $(TORCH)
 	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)-lowest/constraints.txt \
@@ -82,7 +82,7 @@ test-newest: $(VENV)/.dev
 	if [ "$$newest" = "$$usual" ]; then \
 		echo "the newest Python here is $$newest, on which make test runs; NEWEST=/path/to/python names another"; \
 	else \
-		$(NEWEST) -m venv $(VENV)-newest; \
+		$(NEWEST) -m venv --clear $(VENV)-newest; \
 		$(VENV)-newest/bin/python -m pip --disable-pip-version-check install -q $(TORCH); \
 		$(VENV)-newest/bin/python -m pip --disable-pip-version-check install -q -e '.[cli,demo,testing]'; \
 		$(VENV)-newest/bin/python -m pytest $(CORE_TESTS) $(PYTEST_ARGS); \

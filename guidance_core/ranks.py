@@ -14,6 +14,7 @@ import ctypes
 import datetime
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import tempfile
@@ -21,13 +22,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from guidance_core.errors import RankFailedError, RankLostError
+from guidance_core.errors import ConfigurationError, RankFailedError, RankLostError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 "Parameters of glibc's `mallopt`."
@@ -97,9 +99,14 @@ class Ranks:
         """Have the first `ranks` ranks call `function(group, *arguments)`; `results` waits for them.
 
         Raises:
+            ConfigurationError: there are not so many.
             RankLostError: a process is gone. All others are ended.
         """
         self._busy = ranks or self.size
+        if self._busy > self.size:
+            raise ConfigurationError(f"{self._busy} ranks are more than the {self.size} that were started.")
+        if not self._pipes:
+            raise RankLostError(f"the {self.size} processes have ended; start others.")
         try:
             for pipe in self._pipes[: self._busy]:
                 pipe.send((function, self._busy, arguments))
@@ -131,7 +138,8 @@ class Ranks:
                 for ready in found:
                     assert isinstance(ready, Connection)
                     rank = waiting.pop(ready)
-                    succeeded, value = ready.recv()
+                    succeeded, packed = ready.recv()
+                    value = pickle.loads(packed)
                     if succeeded:
                         results[rank] = value
                         continue
@@ -225,12 +233,17 @@ def _serve(pipe: Connection, rank: int, size: int, store: str, timeout: float) -
         size: dist.group.WORLD
     }
     with contextlib.suppress(EOFError, OSError):
-        while (job := pipe.recv()) is not None:
-            function, count, arguments = job
+        while True:
             try:
-                answer = True, function(groups[count], *arguments)
-            except Exception:
-                answer = False, traceback.format_exc()
+                job = pipe.recv()
+                if job is None:
+                    break
+                function, count, arguments = job
+                answer = True, bytes(ForkingPickler.dumps(function(groups[count], *arguments)))
+            except (EOFError, OSError):
+                raise
+            except Exception:  # of the job, of reading it or of writing its answer
+                answer = False, pickle.dumps(traceback.format_exc())
             pipe.send(answer)
     dist.destroy_process_group()
 

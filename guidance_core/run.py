@@ -16,7 +16,7 @@ from guidance_core.executors.base import Denoiser, Executor
 from guidance_core.methods.requests import BASE
 from guidance_core.methods.step import Moment, States, copied
 from guidance_core.steps.combination import Scene, Workspace, correct, guide
-from guidance_core.steps.held import HeldOutputs
+from guidance_core.steps.held import HeldOutputs, Kept
 from guidance_core.steps.layout import Layout
 from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.program import Program, Sigma
@@ -136,11 +136,12 @@ class Run:
             if not isinstance(predictions, Sums):
                 predictions = self.executor.collect(plan, plan.taken_apart(predictions))
             results, state = self._combined(plan, predictions)
+            kept = self._held.kept(plan, results, self._program.keeps) if self._program.keeps else {}
             self.executor.confirm(plan)
         except BaseException as error:
             self._give_up(plan, error)
             raise
-        return self._committed(plan, results, state)
+        return self._committed(plan, results, state, kept)
 
     def describe(self) -> Description:
         """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
@@ -198,28 +199,27 @@ class Run:
                     results[name] = correct(scene, [(predictions.sums[name], 1.0)], predictions.like[name], base, known)
                 else:
                     results[name] = guide(scene, predictions[name])
+        for name, states in state.items():
+            state[name] = {output: self._workspace.safe(values) for output, values in states.items()}
         return results, state
 
-    def _committed(self, plan: Plan, results: dict[str, Tensor], state: States) -> Any:
-        """Make the step's state last and return the result in the host's structure."""
+    def _committed(self, plan: Plan, results: dict[str, Tensor], state: States, kept: Kept) -> Any:
+        """Make the step's state last and return the result in the host's structure. Nothing here can fail."""
         plan.is_finished = True
         self._version += 1
         self.passes += len(plan.branches)
         if state:
-            self._state = {
-                name: {output: self._workspace.safe(kept) for output, kept in states.items()}
-                for name, states in state.items()
-            }
-        if self._program.keeps:
-            self._held.keep(plan, results, self._program.keeps)
+            self._state = state
+        if kept:
+            self._held.update(kept)
         self._last = plan.layout.moment
         return plan.restored(results)
 
     def _give_up(self, plan: Plan | None, error: BaseException) -> None:
         """End a step that failed, in whichever part: raise what all ranks raise, if that is not `error` itself."""
-        if plan is not None:
-            plan.has_failed = True
         shared = self.executor.report(error, self.identity, plan)
+        if plan is not None:
+            plan.reported = (error, shared)
         if shared is not error:
             raise shared from error
 

@@ -9,7 +9,9 @@ import importlib
 import inspect
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -18,7 +20,7 @@ import guidance_core
 from guidance_core.discovery import EXECUTORS, executor_class, find_plugins, names_of
 
 FILE = Path(__file__).with_name("contract.json")
-MODULES = ("guidance_core", "guidance_core.conformance", "guidance_core.models")
+MODULES = ("guidance_core", "guidance_core.conformance", "guidance_core.models", "guidance_core.hosts.ltx2")
 OWN = "guidance-core"
 
 
@@ -29,7 +31,7 @@ def surface() -> dict[str, Any]:
         "names": {
             f"{module}.{name}": _described(getattr(importlib.import_module(module), name))
             for module in MODULES
-            for name in sorted(importlib.import_module(module).__all__)
+            for name in sorted(_public(importlib.import_module(module)))
             if not name.startswith("__")
         },
         "plugins": {found.name: _arguments(found.loaded) for found in find_plugins() if found.distribution == OWN},
@@ -39,6 +41,12 @@ def surface() -> dict[str, Any]:
             if executor_class(name).__module__.startswith("guidance_core.")
         },
     }
+
+
+def _public(module: ModuleType) -> list[str]:
+    """Return the names that a module exports: those it lists, or else those that it defines."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    return getattr(module, "__all__", [name for name in own if not name.startswith("_")])
 
 
 def _described(value: Any) -> Any:
@@ -75,10 +83,18 @@ def _arguments(function: Any) -> list[str]:
 
 def lost(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Return what was public before and is not after."""
-    gone = []
-    for kind in ("names", "plugins", "executors"):
-        gone += [f"{kind}: {name}" for name in before[kind].keys() - after[kind].keys()]
-    return sorted(gone)
+    return sorted(each for kind in ("names", "plugins", "executors") for each in _lost(before[kind], after[kind], kind))
+
+
+def _lost(before: Any, after: Any, where: str) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in before:
+            if name in after:
+                yield from _lost(before[name], after[name], f"{where}: {name}")
+            else:
+                yield f"{where}: {name}"
+    elif isinstance(before, list) and isinstance(after, list):
+        yield from (f"{where}: {each}" for each in before if each not in after)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -107,3 +108,41 @@ def finished_again(group: Any, name: str) -> list[bool]:
     expected = CASE.start("serial", guidance).step(0, sample, Counting(CASE, 0))
     result = run.finish(plan, made)
     return [failed, all(abs(result[output] - expected[output]).max() < 1e-5 for output in expected)]
+
+
+def fails_in_the_second_attempt(group: Any, name: str) -> tuple[str, float]:
+    """Fail in `finish` on every rank, then by one host alone in the same block; the error, and its seconds."""
+    armed = {"here": True}
+    guidance = Guidance([*CASE.guidance().plugins, Breaks("postprocess", armed)])
+    run = CASE.start(EXECUTORS[name](group), guidance)
+    sample, host = CASE.tensors("sample", 0), Counting(CASE, 0)
+    begun = time.monotonic()
+    try:
+        with run.plan(0, sample) as plan:
+            made = {branch.name: host(branch) for branch in plan.own_branches}
+            with contextlib.suppress(PluginError):
+                plan.finish(made)
+            begun = time.monotonic()
+            armed["here"] = False
+            if group.rank() == 0:
+                raise HostError("no memory")
+            plan.finish(made)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", time.monotonic() - begun
+    return "", 0.0
+
+
+def text_that_no_encoding_takes(group: Any) -> str:
+    """Raise an error whose text holds a lone surrogate on one rank; return what this rank raises."""
+    run = CASE.start(EXECUTORS["all_gather"](group), CASE.guidance())
+
+    def denoise(branch: Any) -> Any:
+        if group.rank() == 0:
+            raise FileNotFoundError("weights\udcff.bin")
+        return Counting(CASE, 0)(branch)
+
+    try:
+        run.step(0, CASE.tensors("sample", 0), denoise)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from bench_jobs import dies, fails, ids, waits
+from bench_jobs import cannot_travel, dies, fails, ids, waits
 from typer.testing import CliRunner
 
 from guidance_core.bench import parallel
@@ -190,6 +190,23 @@ def test_an_interrupt_ends_all():
     assert time.monotonic() - begun < 30
     assert len(processes) == 2
     assert all(map(gone, processes))
+
+
+def test_an_answer_that_cannot_travel_is_an_error_of_that_rank():
+    with Ranks(2, outlives_failures=True) as ranks:
+        with pytest.raises(RankFailedError, match="pickle"):
+            ranks.run(cannot_travel)
+        assert len(ranks.run(ids)) == 2, "the processes go on"
+
+
+def test_ranks_that_are_not_there_are_named():
+    with Ranks(2) as ranks:
+        with pytest.raises(ConfigurationError, match="3 ranks are more than the 2"):
+            ranks.run(ids, ranks=3)
+        with pytest.raises(RankFailedError):
+            ranks.run(fails, 1)
+        with pytest.raises(RankLostError, match="have ended"):
+            ranks.run(ids)
 
 
 def test_the_end_of_the_block_ends_all():

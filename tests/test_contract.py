@@ -23,7 +23,14 @@ def test_a_name_that_goes_is_noticed():
     changed = copy.deepcopy(found)
     del changed["names"]["guidance_core.Branch"]
     del changed["plugins"]["apg"]
-    assert lost(found, changed) == ["names: guidance_core.Branch", "plugins: apg"]
+    del changed["names"]["guidance_core.Run"]["members"]["finish"]
+    changed["plugins"]["cfg"].remove("positional or keyword: scale=")
+    assert lost(found, changed) == [
+        "names: guidance_core.Branch",
+        "names: guidance_core.Run: members: finish",
+        "plugins: apg",
+        "plugins: cfg: positional or keyword: scale=",
+    ]
 
 
 def test_a_parameter_that_goes_is_noticed():

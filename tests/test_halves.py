@@ -67,7 +67,27 @@ def test_a_plan_that_failed_on_one_rank_can_be_finished_again_on_all(ranks, name
     assert ranks.run(halves_jobs.finished_again, name, ranks=3) == [[True, True]] * 3
 
 
+@pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
+def test_a_failure_in_a_second_attempt_is_told_too(ranks, name):
+    found = ranks.run(halves_jobs.fails_in_the_second_attempt, name, ranks=2)
+    assert {error for error, _ in found} == {found[0][0]}
+    assert "HostError: no memory" in found[0][0]
+    assert max(seconds for _, seconds in found) < 2
+
+
+def test_an_error_with_any_text_is_told(ranks):
+    found = ranks.run(halves_jobs.text_that_no_encoding_takes, ranks=2)
+    assert found[0] == found[1]
+    assert "FileNotFoundError: weights" in found[0]
+
+
 # One process, where nobody has to be told.
+
+
+def test_a_single_prediction_is_given_by_its_name_too():
+    run = start()
+    with pytest.raises(DenoiserError, match="given by branch name"):
+        run.finish(run.plan(0, torch.zeros(1, 2)), torch.zeros(1, 2))
 
 
 def start(executor="serial"):

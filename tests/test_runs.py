@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import NamedTuple
 
 import attrs
 import pytest
@@ -10,7 +11,7 @@ import torch
 from test_algebra import BOTH, draw, predict
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from guidance_core import Guidance, Hold, Needs, PluginError, hookimpl
+from guidance_core import ConfigurationError, Guidance, Hold, Needs, PluginError, hookimpl
 from guidance_plugins import APG, CFG, LTX2, Gate, Interval, Rescale
 
 
@@ -333,3 +334,69 @@ def test_large_tensors_in_the_state_are_not_overwritten():
     torch.testing.assert_close(results[1], guided[0])
     torch.testing.assert_close(results[2], guided[1])
     torch.testing.assert_close(results[0], guided[0])
+
+
+class Kept(NamedTuple):
+    """What a plugin may put into its state, beside plain containers."""
+
+    last: torch.Tensor
+
+
+@attrs.frozen
+class KeepsInATuple:
+    @hookimpl
+    def build_branches(self, step):
+        return [Needs()]
+
+    @hookimpl
+    def postprocess(self, step, guided, reference):
+        seen.append(step.state["kept"].last.mean().item() if "kept" in step.state else None)
+        step.state["kept"] = Kept(guided)
+
+
+seen: list[float | None] = []
+
+
+def test_what_is_kept_in_an_object_of_any_kind_stays_as_it_was():
+    seen.clear()
+    run = Guidance([KeepsInATuple()]).start(
+        conditions={"positive": {}, "negative": {}}, sigmas=[1.0, 0.7, 0.4, 0.0], prediction_type="flow"
+    )
+    x = torch.zeros(1, 200_000, dtype=torch.bfloat16)  # large enough for a buffer of the run
+    for step in range(3):
+        run.step(step, x, lambda branch, step=step: torch.full_like(x, step + 1.0))
+    assert seen == [None, 1.0, 2.0]
+
+
+@attrs.frozen
+class HoldsAtTheEnd:
+    @hookimpl
+    def build_branches(self, step):
+        return [Hold()] if step.index == 1 else []
+
+
+def test_an_x0_that_cannot_be_kept_is_an_error_before_any_forward():
+    with pytest.raises(ConfigurationError, match="alpha"):
+        Guidance([HoldsAtTheEnd()]).start(
+            conditions={"positive": {}},
+            sigmas=[1.0, 0.6, 0.0],
+            alphas=[0.0, 0.8, 1.0],
+            prediction_type="epsilon",
+        )
+
+
+@attrs.frozen
+class HoldsTheSecondTime:
+    @hookimpl
+    def build_branches(self, step):
+        return [Hold()] if step.evaluation else []
+
+
+def test_a_hold_that_was_not_foreseen_is_an_error_and_never_ignored():
+    run = Guidance([HoldsTheSecondTime()]).start(
+        conditions={"positive": {}}, sigmas=[1.0, 0.5, 0.0], prediction_type="flow"
+    )
+    x = torch.zeros(1, 2)
+    run.step(0, x, lambda branch: x)
+    with pytest.raises(PluginError, match="holds output, which no step was to hold"):
+        run.step(0, x, lambda branch: x, sigma=0.5)

@@ -115,7 +115,21 @@ def test_the_library_can_be_named(given, requirement):
     assert library_from(given).requirement(["cli"]) == requirement
 
 
-@pytest.mark.parametrize("given", ["", "latest", "0.2", "no/such/folder", str(ROOT / "docs"), ">=0.2; rm -rf"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "latest",
+        "0.2",
+        ">=0.2 <1",
+        ">=0.2<1",
+        ">=abc",
+        "~nobody/x",
+        "no/such/folder",
+        str(ROOT / "docs"),
+        ">=0.2; rm -rf",
+    ],
+)
 def test_what_names_no_library_is_refused(given):
     with pytest.raises(ConfigurationError, match="guidance-core"):
         library_from(given)
@@ -130,6 +144,14 @@ def test_what_names_no_library_is_refused(given):
         (
             {"url": "https://host.example/core.git", "vcs_info": {"vcs": "git", "commit_id": "abc123"}},
             "guidance-core @ git+https://host.example/core.git@abc123",
+        ),
+        (
+            {
+                "url": "https://host.example/all.git",
+                "vcs_info": {"vcs": "git", "commit_id": "abc123"},
+                "subdirectory": "core",
+            },
+            "guidance-core @ git+https://host.example/all.git@abc123#subdirectory=core",
         ),
     ],
 )

@@ -36,7 +36,7 @@ PARTS = (
 def digest(parts: Iterable[Any]) -> int:
     """Return a signed 64-bit number that equal values share, on every machine."""
     text = "\x1f".join(_text(part) for part in parts)
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+    return int.from_bytes(blake2b(text.encode(errors="backslashreplace"), digest_size=8).digest(), "big", signed=True)
 
 
 _PLAIN = (bool, int, float, str, bytes, complex, range, slice, torch.dtype, torch.device, torch.Size)

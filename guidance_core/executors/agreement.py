@@ -61,7 +61,7 @@ class Record:
     def encode(self, phase: int) -> Tensor:
         """Return the record as `int64`, marked with the part of a step it belongs to."""
         record = torch.zeros(_LENGTH, dtype=torch.int64)
-        text = self.text.encode()[:TEXT]
+        text = self.text.encode(errors="backslashreplace")[:TEXT]
         codes = bytes(DTYPES.index(dtype) + 1 for dtype in self.dtypes)
         record[:_HEAD] = torch.tensor([phase, self.error, len(text), len(codes)])
         record[_HEAD : _HEAD + len(PARTS)] = torch.tensor(self.fingerprint, dtype=torch.int64)

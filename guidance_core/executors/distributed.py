@@ -222,8 +222,9 @@ class DistributedExecutor(Executor):
             GuidanceError: one has not; the same error on all.
         """
         if plan.placed.agrees:
+            record = Record(text=plan.summary)
             plan.placed.awaited = None
-            check_all_well(self._agreement.exchange(Record(text=plan.summary), AFTER))
+            check_all_well(self._agreement.exchange(record, AFTER))
 
     def report(self, error: BaseException, identity: RunIdentity, plan: Plan | None) -> BaseException:
         """Tell the other ranks of a failure where they wait for this one; return what all of them raise."""
@@ -248,9 +249,9 @@ class DistributedExecutor(Executor):
 
         The others wait for this rank in the exchange `then` next.
         """
+        record = Record((*plan.fingerprint, self._own_part), dtypes, plan.summary)
         plan.placed.awaited = None
-        fingerprint = (*plan.fingerprint, self._own_part)
-        records = self._agreement.exchange(Record(fingerprint, dtypes, plan.summary), phase)
+        records = self._agreement.exchange(record, phase)
         check_all_well(records)
         check_same_plan(records)
         plan.placed.awaited = then

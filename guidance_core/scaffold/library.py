@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,9 @@ def installed_library() -> Library:
         return Library(versions=f">={__version__}")
     origin = json.loads(text)
     url, source = str(origin["url"]), origin.get("vcs_info")
-    return Library(url=f"{source['vcs']}+{url}@{source['commit_id']}" if source else url)
+    if source:
+        url = f"{source['vcs']}+{url}@{source['commit_id']}"
+    return Library(url=f"{url}#subdirectory={origin['subdirectory']}" if "subdirectory" in origin else url)
 
 
 def library_from(given: str) -> Library:
@@ -57,11 +60,12 @@ def library_from(given: str) -> Library:
         ConfigurationError: it is none of these.
     """
     given = given.strip()
-    if re.fullmatch(r"(?:(?:==|~=|!=|>=?|<=?)\s*[\w.+*!-]+\s*(?:,\s*)?)+", given):
-        return Library(versions=re.sub(r"\s+", "", given).rstrip(","))
+    clause = r"(?:==|~=|!=|>=|<=|>|<)\s*\d+(?:\.\d+)*(?:(?:a|b|rc|\.post|\.dev)\d+)*(?:\.\*)?"
+    if re.fullmatch(rf"{clause}(?:\s*,\s*{clause})*", given):
+        return Library(versions=re.sub(r"\s+", "", given))
     if re.match(r"[a-z][a-z0-9+.-]*://\S+$", given):
         return Library(url=given)
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if path.is_dir() and not (path / "pyproject.toml").is_file():
         raise ConfigurationError(f"{path} holds no pyproject.toml; give the folder of guidance-core's sources.")
     if not given or not path.exists():

@@ -27,6 +27,7 @@ def build_layout(
     states: States,
     *,
     holdable: Iterable[str] | None = None,
+    foreseen: frozenset[str] | None = None,
 ) -> Layout:
     """Ask the plugins what they want of a step and unite it into a layout.
 
@@ -37,6 +38,7 @@ def build_layout(
         conditions: the host's model inputs by condition; `None` to take any condition as given.
         states: the run's state; what hooks leave in it is kept.
         holdable: the outputs that have a last x0 to keep; `None` for all.
+        foreseen: the outputs whose x0 is kept, since a plugin asked for it when the run started; `None` for all.
 
     Raises:
         PluginError: a hook raised, or returned something it may not.
@@ -47,6 +49,11 @@ def build_layout(
     asked = asked_of(hooks, steps)
     requests = through_wrappers(hooks["build_branches"].wrappers, steps, asked)
     held = held_outputs(requests, moment.outputs)
+    if foreseen is not None and held - foreseen:
+        raise PluginError(
+            f"step {moment.index} holds {', '.join(sorted(held - foreseen))}, which no step was to hold when the run "
+            "started, so that no x0 was kept. What a plugin holds may depend on the step's index and noise level only."
+        )
     if holdable is not None:
         held &= frozenset(holdable)
     active = [name for name in moment.outputs if name not in held]

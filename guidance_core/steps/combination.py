@@ -71,8 +71,10 @@ class Workspace:
             return value.clone() if owned else value
         if isinstance(value, dict):
             return {key: self.safe(inner) for key, inner in value.items()}
-        if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        if type(value) in (list, tuple):
             return type(value)(self.safe(inner) for inner in value)
+        if value is not None and not isinstance(value, (bool, int, float, str)):
+            self._buffers = {}  # an object may hold one of them, which is left to it
         return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,28 +12,36 @@ from guidance_core.algebra.arithmetic import evaluate
 from guidance_core.algebra.spaces import affine
 from guidance_core.steps.plan import Plan
 
+Kept: TypeAlias = dict[str, tuple[Tensor, torch.dtype]]
+"By output: x0 in the accumulation dtype, and the dtype of the predictions."
+
 
 class HeldOutputs:
     """The last x0 of the outputs of a run that some step holds."""
 
     def __init__(self, prediction_type: str) -> None:
         self._type = prediction_type
-        self._kept: dict[str, tuple[Tensor, torch.dtype]] = {}
-        "By output: x0 in the accumulation dtype, and the dtype of the predictions."
+        self._kept: Kept = {}
 
     @property
     def names(self) -> Set[str]:
         """The outputs that have an x0 to keep."""
         return self._kept.keys()
 
-    def keep(self, plan: Plan, results: Mapping[str, Tensor], outputs: Iterable[str]) -> None:
-        """Take the x0 of a step's results, of those of `outputs` that it did not hold."""
+    def kept(self, plan: Plan, results: Mapping[str, Tensor], outputs: Iterable[str]) -> Kept:
+        """Return the x0 of a step's results, of those of `outputs` that it did not hold; `update` takes them."""
+        kept: Kept = {}
         for name in outputs:
             if name in plan.layout.holds:
                 continue
             result = results[name]
             x0 = evaluate([(result, 1.0)], plan.samples[name], affine(self._type, "x0", plan.noise[name]))
-            self._kept[name] = (x0.clone() if x0 is result else x0, result.dtype)
+            kept[name] = (x0.clone() if x0 is result else x0, result.dtype)
+        return kept
+
+    def update(self, kept: Kept) -> None:
+        """Take the x0 of a step that succeeded."""
+        self._kept.update(kept)
 
     def result(self, plan: Plan, output: str) -> Tensor:
         """Return the kept x0 as a prediction for the plan's sample, `[B, ...]`."""

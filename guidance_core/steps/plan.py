@@ -59,7 +59,6 @@ class Plan:
         "_give_up",
         "_structure",
         "branches",
-        "has_failed",
         "identity",
         "is_finished",
         "layout",
@@ -67,6 +66,7 @@ class Plan:
         "own_branches",
         "padding",
         "placed",
+        "reported",
         "samples",
         "state",
         "version",
@@ -108,8 +108,8 @@ class Plan:
         self.version = version
         "How many steps the run had finished when the plan was made."
         self.is_finished = False
-        self.has_failed = False
-        "Whether finishing it failed or it was given up, and every rank knows; it may be tried again."
+        self.reported: tuple[BaseException, ...] = ()
+        "The error that ended the last attempt, and what was raised for it on all ranks; it may be tried again."
 
     def finish(self, predictions: Mapping[str, Any] | Sums) -> Any:
         """Combine the predictions of `own_branches`, by name, into the guided prediction; see `Run.finish`."""
@@ -127,8 +127,10 @@ class Plan:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Have an exception of the block raised on all ranks; the block must finish the plan."""
-        if self.is_finished or self.has_failed:
+        if self.is_finished or any(error is each for each in self.reported):
             return
+        if error is None and self.reported:
+            return  # the block took the error upon itself
         if error is None:
             self.abandon(
                 ConfigurationError(
@@ -195,6 +197,10 @@ class Plan:
             DenoiserError: one is missing, does not fit the sample, or has another dtype than the first.
             NonFiniteError: one holds NaN or infinity, and the run checks that.
         """
+        if not isinstance(predictions, Mapping):
+            raise DenoiserError(
+                f"predictions are given by branch name; step {self.index} got a {type(predictions).__name__}."
+            )
         structure = self._structure
         made: list[tuple[BoundBranch, str, slice | None, Sequence[Tensor]]] = []
         for branch in self.own_branches:
@@ -205,10 +211,6 @@ class Plan:
                 raise DenoiserError(
                     f"the prediction of branch {name!r} of step {self.index} is missing; got "
                     f"{', '.join(map(str, predictions)) or 'none'}."
-                ) from None
-            except TypeError:
-                raise DenoiserError(
-                    f"predictions are given by branch name; step {self.index} got a {type(predictions).__name__}."
                 ) from None
             entries = structure.entries(prediction)
             if entries is None:

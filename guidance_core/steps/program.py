@@ -84,14 +84,14 @@ class Program:
         for index in range(settings.count):
             self.layouts.append(self._built(self._moment(index, self._positions[index], 0, None), held, state))
             held |= set(self.outputs) - self.layouts[-1].holds
+        self.keeps = frozenset[str]().union(*(layout.holds for layout in self.layouts))
+        "The outputs whose x0 some step holds."
         for layout, levels in zip(self.layouts, noise, strict=True):
             self._check_spaces(layout, levels)
         self.steps = [
             Scheduled(layout, self._bind(layout, levels), levels)
             for layout, levels in zip(self.layouts, noise, strict=True)
         ]
-        self.keeps = frozenset[str]().union(*(layout.holds for layout in self.layouts))
-        "The outputs whose x0 some step holds."
 
     def for_outputs(self, outputs: tuple[str, ...]) -> Program:
         """Return the program of the same run for a sample with other outputs."""
@@ -108,7 +108,7 @@ class Program:
     ) -> Scheduled:
         """Return a step that is not as usual: at another noise level, evaluated again, or asked with state."""
         moment = self._moment(index, self._positions_at(index, noise), evaluation, model)
-        layout = self._built(moment, held, state)
+        layout = self._built(moment, held, state, self.keeps)
         self._check_spaces(layout, noise)
         return Scheduled(layout, self._bind(layout, noise), noise)
 
@@ -160,9 +160,11 @@ class Program:
         count = self.settings.count
         return {name: Position(index, count, level.sigma, self.sigma(name, 0)) for name, level in noise.items()}
 
-    def _built(self, moment: Moment, holdable: Iterable[str], state: States) -> Layout:
+    def _built(
+        self, moment: Moment, holdable: Iterable[str], state: States, foreseen: frozenset[str] | None = None
+    ) -> Layout:
         stack, conditions = self.stack, self.settings.conditions
-        return build_layout(stack.hooks, stack.plugins, moment, conditions, state, holdable=holdable)
+        return build_layout(stack.hooks, stack.plugins, moment, conditions, state, holdable=holdable, foreseen=foreseen)
 
     def _check_spaces(self, layout: Layout, noise: Levels) -> None:
         """Raise where a plugin wants a space that cannot be reached at this noise level."""
@@ -176,8 +178,8 @@ class Program:
                         raise ConfigurationError(
                             f"plugin {acting.implementation.plugin!r} works in {acting.needs.space}: {error}"
                         ) from None
-            if output.held:
-                affine("x0", own, noise[output.name])
+            if output.name in self.keeps:
+                affine(*(("x0", own) if output.held else (own, "x0")), noise[output.name])
 
     def _bind(self, layout: Layout, noise: Levels) -> tuple[BoundBranch, ...]:
         sigmas = {name: level.sigma for name, level in noise.items()}
