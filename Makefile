@@ -20,12 +20,13 @@ NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
 CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
 	rooms.py runs.py)
 
-.PHONY: demo test test-lowest test-newest soak conformance check bench docs clean
+.PHONY: demo test test-hosts table-diffusers test-lowest test-newest soak conformance check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    draw digits with several guidance methods; writes out/demo.png"
 	@echo "make test    run the tests"
+	@echo "make test-hosts  run the tests of the pipelines and models of others"
 	@echo "make test-lowest  run the core's tests with the lowest versions that pyproject.toml allows, except torch"
 	@echo "make test-newest  run them on the newest Python found, or NEWEST=..."
 	@echo "make soak    search: 2,000 steps on three ranks with random faults, and all properties with new examples"
@@ -58,6 +59,15 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The pipelines and models of others; make test runs them too.
+HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py)
+
+test-hosts: $(VENV)/.dev
+	$(BIN)/python -m pytest $(HOST_TESTS) $(PYTEST_ARGS)
+
+table-diffusers: $(VENV)/.dev
+	$(BIN)/python tests/diffusers_judged.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -20,7 +20,13 @@ import guidance_core
 from guidance_core.discovery import EXECUTORS, executor_class, find_plugins, names_of
 
 FILE = Path(__file__).with_name("contract.json")
-MODULES = ("guidance_core", "guidance_core.conformance", "guidance_core.models", "guidance_core.hosts.ltx2")
+MODULES = (
+    "guidance_core",
+    "guidance_core.conformance",
+    "guidance_core.hosts.diffusers",
+    "guidance_core.hosts.ltx2",
+    "guidance_core.models",
+)
 OWN = "guidance-core"
 
 

@@ -76,10 +76,10 @@ def guided(
     own = type(pipe)
 
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        bound = inspect.signature(own.__call__).bind(self, *arguments, **named)
-        _check_arguments(own.__name__, pattern, bound.arguments)
+        given = _given(own, self, arguments, named)
+        _check_arguments(own.__name__, pattern, given)
         for name, value in pattern.on.items():
-            if bound.arguments.get(name) is None:
+            if given.get(name) is None:
                 named[name] = value
         seam = Seam(self, stack, pattern, executor)
         with seam.installed():
@@ -108,6 +108,16 @@ def _stack(guidance: str | Guidance | Sequence[Any]) -> Guidance:
 def _check_unguided(pipe: Any) -> None:
     if isinstance(pipe, _Guided):
         raise ConfigurationError(f"this {type(pipe).__name__} is guided already; end the block that guides it first.")
+
+
+def _given(own: type, pipe: Any, arguments: Sequence[Any], named: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name, also those that the pipeline takes as `**kwargs`."""
+    signature = inspect.signature(own.__call__)
+    given = dict(signature.bind(pipe, *arguments, **named).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= given.pop(name, {})
+    return given
 
 
 def _check_arguments(name: str, pattern: Pattern, given: dict[str, Any]) -> None:

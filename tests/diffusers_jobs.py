@@ -1,0 +1,88 @@
+"""Guided pipelines on several ranks: functions that processes can import."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from typing import Any
+
+import torch
+from diffusers_judged import forwards_counted, made_by, tensors
+from small_pipelines import CASES
+
+from guidance_core import AllGatherExecutor
+from guidance_core.hosts.diffusers import guide
+
+warnings.simplefilter("ignore")
+
+
+def bits(made: Any) -> str:
+    return hashlib.sha256(b"".join(each.contiguous().numpy().tobytes() for each in tensors(made))).hexdigest()
+
+
+def on_ranks(group: Any, name: str) -> tuple[str, int, int]:
+    """Return the digest of a guided call on the ranks, this rank's forwards, and those of the call in all."""
+    (case,) = (case for case in CASES if case.name == name)
+    with forwards_counted(case) as (counted, rows):
+        made = made_by(counted, case.spec, executor=AllGatherExecutor(group))
+    count = torch.tensor([sum(rows)])
+    torch.distributed.all_reduce(count, group=group)
+    return bits(made), sum(rows), int(count)
+
+
+def serially(name: str) -> tuple[str, int]:
+    """Return the digest of a guided call in one process, and its forwards."""
+    (case,) = (case for case in CASES if case.name == name)
+    with forwards_counted(case) as (counted, rows):
+        made = made_by(counted, case.spec)
+    return bits(made), sum(rows)
+
+
+def differing(group: Any, what: str) -> tuple[str, float]:
+    """Call a pipeline with something else on rank 1; return the error, and the seconds it took."""
+    here = group.rank() == 1
+    (case,) = (case for case in CASES if case.name == ("Qwen-Image" if here and what == "pipeline" else "Flux"))
+    pipe, inputs = case.pipeline(), case.inputs(1)
+    seed, spec = 0, "cfg:scale=5"
+    if here and what == "noise":
+        seed = 1
+    if here and what == "positive":
+        inputs["prompt_embeds"] = inputs["prompt_embeds"] + 1e-3
+    if here and what == "negative":
+        inputs["negative_prompt_embeds"] = inputs["negative_prompt_embeds"] + 1e-3
+    if here and what == "weights":
+        with torch.no_grad():
+            pipe.transformer.proj_out.weight.mul_(1.01)
+    begun = time.monotonic()
+    try:
+        guided = guide(pipe, spec, executor=AllGatherExecutor(group))
+        guided(**inputs, generator=torch.Generator().manual_seed(seed))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", time.monotonic() - begun
+    return "", time.monotonic() - begun
+
+
+def failing(group: Any) -> list[str]:
+    """Fail on one rank in the middle of a call, then make the call again; return what came of both."""
+    (case,) = (case for case in CASES if case.name == "Wan 2.1")
+    pipe, found = case.pipeline(), []
+    guided = guide(pipe, case.spec, executor=AllGatherExecutor(group))
+    calls = 0
+
+    def break_in_the_second_step(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2 and group.rank() == 1:
+            raise RuntimeError("out of memory")
+
+    hook = pipe.transformer.register_forward_pre_hook(break_in_the_second_step)
+    for _ in range(2):
+        try:
+            made = guided(**case.inputs(1), generator=torch.Generator().manual_seed(0), return_dict=False)
+        except Exception as error:
+            found.append(f"{type(error).__name__}: {error}")
+        else:
+            found.append(bits(made))
+    hook.remove()
+    return found

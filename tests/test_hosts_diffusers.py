@@ -1,0 +1,503 @@
+"""diffusers' pipelines, unedited: guided they do what their own guidance does, and what it cannot do is right too."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+import os
+import subprocess
+import sys
+import threading
+
+import attrs
+import pytest
+import torch
+
+from guidance_core import ConfigurationError, DenoiserError, Guidance, GuidanceError, Needs, hookimpl
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+import diffusers
+import diffusers_jobs
+import diffusers_judged as judge
+from small_pipelines import BETAS, CASES, STEPS, flux, stable_diffusion
+
+from guidance_core.hosts.diffusers import GuidanceArgumentWarning, Levels, Pattern, guide, guided, levels_of
+from guidance_core.hosts.diffusers.placeholder import Placeholder
+from guidance_core.ranks import Ranks
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers; those of the library are asked for by name
+every_pipeline = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+ROUNDING = 1e-5
+"Relative: what float32 may make of another order of operations, and of other batch shapes in the model."
+
+
+def called(case, **named):
+    return {**case.inputs(1), "generator": torch.Generator().manual_seed(0), "return_dict": False, **named}
+
+
+def case_named(name):
+    return next(case for case in CASES if case.name == name)
+
+
+SD, FLUX, WAN = "Stable Diffusion, Euler", "Flux", "Wan 2.1"
+
+# The five judgements.
+
+
+@every_pipeline
+def test_latents_are_those_of_the_pipelines_own_guidance(case):
+    assert judge.against_own(case) <= ROUNDING
+
+
+@every_pipeline
+def test_sigma_alpha_prediction_type_and_sign_are_those_of_the_scheduler(case):
+    assert judge.against_scheduler(case) <= ROUNDING
+
+
+@every_pipeline
+def test_methods_that_are_not_linear_give_what_their_formulas_give(case):
+    assert judge.against_formulas(case) <= ROUNDING
+
+
+@pytest.fixture(scope="module")
+def two_ranks():
+    with Ranks(2, outlives_failures=True, patience=120, imports=["diffusers", "transformers"]) as pool:
+        yield pool
+
+
+@every_pipeline
+def test_two_ranks_give_the_bits_of_one_with_half_the_forwards_each(two_ranks, case):
+    expected, forwards = diffusers_jobs.serially(case.name)
+    found = two_ranks.run(diffusers_jobs.on_ranks, case.name)
+    assert [each[0] for each in found] == [expected] * 2
+    assert [each[1] for each in found] == [forwards // 2] * 2
+
+
+@every_pipeline
+@pytest.mark.parametrize("spec", [judge.WINDOW, "gate:lo=0.5"])
+def test_windows_and_gates_run_fewer_passes_than_the_pipeline(case, spec):
+    watch = judge.Watch(None)
+    fewer = judge.passes(case, [*Guidance.from_spec(f"{case.spec},{spec}").plugins, watch])
+    assert fewer < judge.passes(case)
+    if spec == judge.WINDOW:
+        output = watch.seen[0][0]
+        inside = [index for name, index, *_ in watch.seen if name == output]  # outside it is not asked
+        assert all(0.2 <= index / STEPS < 0.7 for index in inside)
+        whole = 4 if case.spec.startswith("ltx2") else 2
+        assert fewer == judge.passes(case) - (whole - 1) * (judge.passes(case) // whole - len(inside))
+
+
+# What is taken at each step, and what stays.
+
+
+@pytest.mark.parametrize("name", [SD, FLUX, WAN])
+def test_inputs_are_taken_at_every_step(name):
+    case = case_named(name)
+
+    def swap(pipe, index, timestep, given):
+        return {"prompt_embeds": 0.5 * given["prompt_embeds"]}
+
+    named = {"callback_on_step_end": swap, "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
+    own = case.pipeline()(**called(case, **named), **case.own)
+    assert judge.apart(guide(case.pipeline(), case.spec)(**called(case, **named)), own) <= ROUNDING
+    assert judge.apart(guide(case.pipeline(), case.spec)(**called(case)), own) > 1e-3
+
+
+@every_pipeline
+def test_several_prompts_are_guided_each_by_itself(case):
+    assert judge.against_own(case, batch=2) <= ROUNDING
+
+
+@pytest.mark.parametrize("name", [SD, FLUX, WAN])
+def test_several_pictures_of_a_prompt(name):
+    case = case_named(name)
+    many = {"num_videos_per_prompt" if name == WAN else "num_images_per_prompt": 2}
+    own = case.pipeline()(**called(case, **many), **case.own)
+    assert judge.apart(guide(case.pipeline(), case.spec)(**called(case, **many)), own) <= ROUNDING
+
+
+def test_scales_of_each_picture():
+    case = case_named(SD)
+    scales = guide(case.pipeline(), "cfg:scale=tensor(3, 7)")(**called(case, num_images_per_prompt=2))[0]
+    for number, scale in enumerate((3, 7)):
+        alone = guide(case.pipeline(), f"cfg:scale={scale}")(**called(case, num_images_per_prompt=2))[0]
+        torch.testing.assert_close(scales[number], alone[number])
+
+
+@pytest.mark.parametrize("name", [FLUX, WAN])
+def test_a_cache_has_a_context_for_each_branch(name):
+    case = case_named(name)
+    config = diffusers.FirstBlockCacheConfig(threshold=1e9)  # every step after the first is taken from the cache
+
+    def cached():
+        pipe = case.pipeline()
+        pipe.transformer.enable_cache(config)
+        return pipe
+
+    own = cached()(**called(case), **case.own)
+    uncached = case.pipeline()(**called(case), **case.own)
+    assert judge.apart(own, uncached) > 1e-3, "the cache does something"
+    assert judge.apart(guide(cached(), case.spec)(**called(case)), own) <= ROUNDING
+
+
+@pytest.mark.parametrize("name", [SD, FLUX, WAN, "LTX-2, type 2.3"])
+def test_nothing_stays_after_a_call_an_error_or_an_interrupt(name):
+    case = case_named(name)
+    pipe = case.pipeline()
+    before = {key: id(value) for key, value in vars(pipe).items() if isinstance(value, torch.nn.Module)}
+    kind, own = type(pipe), pipe(**called(case), **case.own)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        guide(pipe, case.spec)(**called(case, callback_on_step_end=interrupted))
+    with pytest.raises(GuidanceError):
+        guide(pipe, "cfg:scale=tensor(1, 2, 3)")(**called(case))
+    guide(pipe, case.spec)(**called(case))
+    after = {key: id(value) for key, value in vars(pipe).items() if isinstance(value, torch.nn.Module)}
+    assert after == before
+    assert type(pipe) is kind
+    assert judge.apart(pipe(**called(case), **case.own), own) == 0.0
+
+
+def test_an_offloading_pipeline_keeps_its_hooks():
+    accelerate = pytest.importorskip("accelerate")
+    case = case_named(FLUX)
+    pipe = case.pipeline()
+    accelerate.hooks.add_hook_to_module(pipe.transformer, accelerate.hooks.ModelHook())
+    hooked = pipe.transformer.forward
+    guide(pipe, case.spec)(**called(case))
+    assert pipe.transformer.forward is hooked
+
+
+def test_two_pipelines_that_share_a_transformer_do_not_disturb_each_other():
+    case = case_named(WAN)
+    one, other = case.pipeline(), case.pipeline()
+    other.transformer = one.transformer
+    expected = other(**called(case), **case.own)
+    within = []
+
+    def call_the_other(pipe, index, timestep, given):
+        within.append(other(**called(case), **case.own))
+        return {}
+
+    alone = guide(one, "cfg:scale=3")(**called(case))
+    both = guide(one, "cfg:scale=3")(**called(case, callback_on_step_end=call_the_other))
+    assert all(judge.apart(each, expected) == 0.0 for each in within)
+    assert judge.apart(both, alone) == 0.0
+
+
+def test_two_guided_pipelines_that_share_a_transformer_run_in_threads():
+    case = case_named(SD)
+    one, other = case.pipeline(), case.pipeline()
+    other.unet = one.unet
+    specs = {"cfg:scale=3": one, "apg:scale=6": other}
+    expected = {spec: guide(case.pipeline(), spec)(**called(case)) for spec in specs}
+    made = {}
+    threads = [
+        threading.Thread(target=lambda s=spec, p=pipe: made.update({s: guide(p, s)(**called(case))}))
+        for spec, pipe in specs.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(judge.apart(made[spec], expected[spec]) == 0.0 for spec in specs)
+
+
+# How it is called.
+
+
+def test_the_callable_has_the_signature_of_the_pipeline():
+    pipe = flux()
+    assert inspect.signature(guide(pipe, "cfg:scale=5")) == inspect.signature(pipe.__call__)
+
+
+def test_code_that_calls_the_pipeline_elsewhere_is_guided_in_the_block_alone():
+    case = case_named(SD)
+    pipe = case.pipeline()
+    own = pipe(**called(case), guidance_scale=2.0)
+    with guided(pipe, "cfg:scale=5") as same:
+        assert same is pipe
+        with pytest.warns(GuidanceArgumentWarning, match=r"guidance_scale=7.5"):
+            first = pipe(**called(case), guidance_scale=7.5)
+    with guided(pipe, Guidance.from_spec("cfg:scale=5")):
+        second = pipe(**called(case))
+        third = pipe(**called(case))
+    assert judge.apart(first, case.pipeline()(**called(case), **case.own)) <= ROUNDING
+    assert judge.apart(second, first) == judge.apart(third, first) == 0.0, "each call is a run of its own"
+    assert judge.apart(pipe(**called(case), guidance_scale=2.0), own) == 0.0
+
+
+@pytest.mark.parametrize("argument", [{"stg_scale": 2.0}, {"audio_guidance_scale": 3.0}])
+def test_arguments_without_effect_are_told(argument):
+    case = case_named("LTX-2, type 2.0")
+    with pytest.warns(GuidanceArgumentWarning, match="has no effect while it is guided: the stack decides"):
+        made = guide(case.pipeline(), case.spec)(**called(case), **argument)
+    assert judge.apart(made, guide(case.pipeline(), case.spec)(**called(case))) == 0.0
+
+
+def test_a_pipeline_that_is_not_known_can_be_described():
+    case = case_named(FLUX)
+    pipe = case.pipeline()
+    pipe.__class__ = type("MyPipeline", (diffusers.DiffusionPipeline,), {"__call__": type(pipe).__call__, **{
+        name: value for name, value in vars(type(pipe)).items() if name not in ("__dict__", "__weakref__", "__call__")
+    }})  # fmt: skip
+    with pytest.raises(ConfigurationError, match="how MyPipeline calls its model for guidance is not known"):
+        guide(pipe, case.spec)
+    pattern = Pattern(is_stacked=False, on={"true_cfg_scale": 2.0})
+    made = guide(pipe, case.spec, pattern=pattern)(**called(case))
+    assert judge.apart(made, case.pipeline()(**called(case), **case.own)) <= ROUNDING
+
+
+# What cannot be right is an error, before any step where it can be known.
+
+
+@pytest.mark.parametrize(
+    ("name", "off"),
+    [
+        (SD, {"guidance_scale": 1.0}),
+        ("Stable Diffusion 3", {"guidance_scale": 0.0}),
+        (WAN, {"guidance_scale": 1.0}),
+        (FLUX, {"true_cfg_scale": 1.0}),
+        (FLUX, {"negative_prompt_embeds": None}),
+        ("Qwen-Image", {"negative_prompt_embeds": None}),
+        ("LTX-2, type 2.3", {"guidance_scale": 1.0}),
+    ],
+)
+def test_the_pipelines_own_guidance_being_off_is_an_error(name, off):
+    case = case_named(name)
+    with judge.forwards_counted(case) as (counted, rows):
+        with pytest.raises(ConfigurationError, match="negative condition"):
+            guide(counted.pipeline(), case.spec)(**called(case, **off))
+        assert rows == []
+
+
+def test_a_placeholder_raises_when_anything_reads_it():
+    placeholder = Placeholder.pending("not made yet")
+    reads = (
+        lambda: placeholder + 1,
+        lambda: placeholder.shape,
+        lambda: torch.stack([placeholder]),
+        lambda: placeholder.float(),
+        lambda: placeholder[0],
+        lambda: bool(placeholder.sum()),
+    )
+    for read in reads:
+        with pytest.raises(DenoiserError, match="not made yet"):
+            read()
+    assert isinstance(placeholder, torch.Tensor)
+    assert "not made yet" in repr(placeholder)
+    placeholder.fill(torch.ones(2))
+    assert torch.equal(placeholder + 1, torch.full((2,), 2.0))
+    assert type(placeholder * 1) is torch.Tensor
+
+
+def test_guidance_that_goes_off_in_the_call_is_an_error_and_no_garbage():
+    """A pipeline whose second call never comes uses the placeholder, which raises."""
+    case = case_named(FLUX)
+    pipe = case.pipeline()
+    own = type(pipe).__call__
+
+    @functools.wraps(own)
+    def call(self, **named):
+        return own(self, **{**named, "true_cfg_scale": 1.0})
+
+    pipe.__class__ = type("FluxPipeline", (type(pipe),), {"__call__": call})
+    with pytest.raises(DenoiserError, match="FluxPipeline: its own guidance is off"):
+        guide(pipe, case.spec)(**called(case))
+
+
+def test_a_guided_pipeline_cannot_be_guided_again():
+    pipe = flux()
+    with guided(pipe, "cfg:scale=3"), pytest.raises(ConfigurationError, match="guided already"):
+        guide(pipe, "cfg:scale=3")
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "says"),
+    [
+        (SD, "cfg:scale=3,stg:scale=1,blocks=1", "which UNet2DConditionModel cannot do"),
+        ("Stable Diffusion 3", "cfg:scale=3,stg:scale=1,blocks=1", "it cannot do SkipSelfAttention"),
+        ("Stable Diffusion 3", "stg:scale=1,blocks=7,skip=blocks", "block 7 does not exist"),
+        (WAN, "stg:scale=1,blocks=1", "which WanTransformer3DModel cannot do"),
+    ],
+)  # fmt: skip
+def test_a_stack_that_perturbs_more_than_the_model_can_is_refused_before_any_forward(name, spec, says):
+    case = case_named(name)
+    with judge.forwards_counted(case) as (counted, rows):
+        with pytest.raises(ConfigurationError, match=says):
+            guide(counted.pipeline(), spec)(**called(case))
+        assert rows == []
+
+
+def test_blocks_that_a_transformer_skips_are_those_of_its_pipelines_own_guidance():
+    case = case_named("Stable Diffusion 3")
+    own = {"skip_guidance_layers": [1], "skip_layer_guidance_scale": 2.8}
+    own |= {"skip_layer_guidance_start": -1.0, "skip_layer_guidance_stop": 2.0}
+    expected = case.pipeline()(**called(case), **case.own, **own)
+    made = guide(case.pipeline(), "cfg:scale=5,stg:scale=2.8,blocks=1,skip=blocks")(**called(case))
+    assert judge.apart(made, expected) <= ROUNDING
+
+
+def test_a_scheduler_that_changes_in_the_call_is_an_error():
+    case = case_named(SD)
+
+    def change(pipe, index, timestep, given):
+        pipe.scheduler = diffusers.DDIMScheduler(clip_sample=False, **BETAS)
+        pipe.scheduler.set_timesteps(STEPS)
+        return {}
+
+    with pytest.raises(ConfigurationError, match="changed in the middle of its call"):
+        guide(case.pipeline(), case.spec)(**called(case, callback_on_step_end=change))
+
+
+def test_a_scheduler_may_change_between_calls():
+    case = case_named(SD)
+    pipe = case.pipeline()
+    own = case_named("Stable Diffusion, DDIM")
+    with guided(pipe, case.spec):
+        pipe(**called(case))
+        pipe.scheduler = own.pipeline().scheduler
+        made = pipe(**called(case))
+    assert judge.apart(made, own.pipeline()(**called(own), **own.own)) <= ROUNDING
+
+
+@pytest.mark.parametrize("what", ["pipeline", "weights", "noise", "positive", "negative"])
+def test_ranks_that_were_given_other_things_are_told_before_the_first_step(two_ranks, what):
+    found = two_ranks.run(diffusers_jobs.differing, what)
+    assert found[0][0] == found[1][0]
+    assert found[0][0].startswith("PlanMismatchError")
+    assert "what they were given" in found[0][0]
+    assert f"{what} #" in found[0][0]
+    assert max(seconds for _, seconds in found) < 5
+
+
+def test_a_failure_on_one_rank_is_told_and_the_next_call_is_right(two_ranks):
+    expected, _ = diffusers_jobs.serially(WAN)
+    found = two_ranks.run(diffusers_jobs.failing)
+    assert found[0] == found[1]
+    assert "RuntimeError: out of memory" in found[0][0]
+    assert found[0][1] == expected
+
+
+# What a scheduler means.
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize(
+    ("scheduler", "kind"),
+    [
+        (lambda: diffusers.DDIMScheduler(**BETAS), "epsilon"),
+        (lambda: diffusers.DDPMScheduler(**BETAS), "epsilon"),
+        (lambda: diffusers.DDIMScheduler(prediction_type="sample", **BETAS), "x0"),
+        (lambda: diffusers.EulerDiscreteScheduler(prediction_type="v_prediction", **BETAS), "v"),
+        (lambda: diffusers.EulerAncestralDiscreteScheduler(**BETAS), "epsilon"),
+        (lambda: diffusers.LMSDiscreteScheduler(**BETAS), "epsilon"),
+        (lambda: diffusers.HeunDiscreteScheduler(**BETAS), "epsilon"),
+        (lambda: diffusers.DPMSolverMultistepScheduler(**BETAS), "epsilon"),
+        (lambda: diffusers.UniPCMultistepScheduler(**BETAS), "epsilon"),
+        (lambda: diffusers.DEISMultistepScheduler(**BETAS), "epsilon"),
+        (lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), "flow"),
+        (lambda: diffusers.FlowMatchHeunDiscreteScheduler(), "flow"),
+    ],
+)  # fmt: skip
+def test_levels_are_those_that_the_model_sees(scheduler, kind, count):
+    """A sample noised by the scheduler itself, and scaled for the model, is `α·x0 + σ·ε`."""
+    made = scheduler()
+    made.set_timesteps(count)
+    levels = levels_of(made)
+    assert levels.prediction_type == kind
+    assert len(levels.sigmas) == count + 1
+    assert len(levels.evaluations) == len(made.timesteps)
+    assert [sigma for _, sigma, _ in levels.evaluations[:1]] == [levels.sigmas[0]]
+    x0, noise = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    for at, t in enumerate(made.timesteps):
+        _, sigma, alpha = levels.evaluations[at]
+        alpha = 1 - sigma if alpha is None else alpha
+        if kind == "flow":
+            noised = (1 - made.sigmas[at]) * x0 + made.sigmas[at] * noise
+        elif "Multistep" in type(made).__name__ or not hasattr(made, "sigmas") or "DDPM" in type(made).__name__:
+            product = made.alphas_cumprod[int(t)].double()
+            noised = product.sqrt() * x0 + (1 - product).sqrt() * noise
+        else:
+            noised = x0 + made.sigmas[at].double() * noise
+            noised = noised / (made.sigmas[at].double() ** 2 + 1).sqrt()
+        torch.testing.assert_close(alpha * x0 + sigma * noise, noised, atol=2e-3, rtol=2e-3)
+        assert math.isclose(alpha**2 + sigma**2, 1.0, rel_tol=1e-6) or kind == "flow"
+
+
+def test_a_scheduler_that_is_not_understood_is_refused_by_name():
+    class Mine(diffusers.SchedulerMixin):
+        pass
+
+    for scheduler, says in (
+        (Mine(), "the scheduler Mine are not known"),
+        (diffusers.EDMEulerScheduler(), "EDMEulerScheduler"),
+        (diffusers.DDIMScheduler(), "DDIMScheduler has no timesteps yet"),
+    ):
+        with pytest.raises(ConfigurationError, match=says):
+            levels_of(scheduler)
+    pipe = stable_diffusion(diffusers.KDPM2DiscreteScheduler(**BETAS))
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(ConfigurationError, match="KDPM2DiscreteScheduler"):
+        guide(pipe, "cfg:scale=5")(**called(case_named(SD)))
+
+
+def test_a_step_evaluated_twice_is_one_step_to_the_methods():
+    case = case_named("Stable Diffusion, Heun")
+    watch = judge.Watch(None)
+    judge.made_by(case, [*Guidance.from_spec(case.spec).plugins, watch])
+    found = [(index, evaluation) for _, index, evaluation, *_ in watch.seen]
+    assert found == [(step, again) for step in range(STEPS) for again in range(2)][:-1]
+
+
+@attrs.frozen
+class Asks:
+    """Notes which model runs."""
+
+    seen: list = attrs.field(factory=list, eq=False)
+
+    @hookimpl
+    def build_branches(self, step):
+        if step.model is not None:
+            self.seen.append(step.model)
+        return [Needs()]
+
+
+def test_methods_see_which_expert_runs():
+    asks = Asks()
+    judge.made_by(case_named("Wan 2.2, two experts"), [*Guidance.from_spec("cfg:scale=5").plugins, asks])
+    assert set(asks.seen) == {"transformer", "transformer_2"}
+    assert asks.seen == sorted(asks.seen)
+
+
+def test_levels_are_plain_data():
+    made = diffusers.FlowMatchEulerDiscreteScheduler()
+    made.set_timesteps(sigmas=[1.0, 0.5])
+    assert levels_of(made) == Levels("flow", (1.0, 0.5, 0.0), None, ((0, 1.0, None), (1, 0.5, None)))
+
+
+def test_the_page_lists_every_pipeline():
+    rows = [line.split(" | ")[0].strip("| ") for line in judge.PAGE.read_text().splitlines() if line.startswith("| ")]
+    assert [name for name in rows if name in {case.name for case in CASES}] == [case.name for case in CASES]
+
+
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]])
+def test_the_example_script_runs_without_a_checkpoint(tmp_path, launcher):
+    script = judge.PAGE.parent / "examples" / "guide_a_pipeline.py"
+    executor = "all_gather" if launcher else "serial"
+    words = [*launcher, str(script), "--steps", "3", "--executor", executor, "--out", str(tmp_path / "guided.png")]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=False, timeout=120, env=variables
+    )
+    assert done.returncode == 0, done.stderr
+    made = torch.load(tmp_path / "guided.pt")
+    assert made.shape == (1, 4, 8, 8)
+    assert done.stdout.split()[-1] == str(tmp_path / "guided.pt")
