@@ -23,8 +23,9 @@ def checksums(
     """
     scheduler = pipe.scheduler
     kinds = [type(pipe).__name__, type(model).__name__, type(scheduler).__name__]
+    settings = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
     return {
-        "pipeline": digest([*kinds, _plain(dict(scheduler.config))]),
+        "pipeline": digest([*kinds, _plain(settings)]),
         "weights": digest([_sampled(model)]),
         "noise": digest([each.detach().cpu() for each in sample]),
         **{name: digest(list(_tensors(inputs))) for name, inputs in conditions.items()},
