@@ -27,6 +27,7 @@ from small_pipelines import BETAS, CASES, STEPS, flux, stable_diffusion
 
 from guidance_core.hosts.diffusers import GuidanceArgumentWarning, Levels, Pattern, guide, guided, levels_of
 from guidance_core.hosts.diffusers.placeholder import Placeholder
+from guidance_core.hosts.diffusers.stand_in import StandIn
 from guidance_core.ranks import Ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers; those of the library are asked for by name
@@ -165,14 +166,22 @@ def test_nothing_stays_after_a_call_an_error_or_an_interrupt(name):
     assert judge.apart(pipe(**called(case), **case.own), own) == 0.0
 
 
-def test_an_offloading_pipeline_keeps_its_hooks():
-    accelerate = pytest.importorskip("accelerate")
-    case = case_named(FLUX)
+@pytest.mark.parametrize("name", [SD, FLUX, "Wan 2.2, two experts"])
+def test_an_offloading_pipeline_stays_one(name):
+    """At the end of a call diffusers takes all hooks off and puts them on again (`maybe_free_model_hooks`)."""
+    pytest.importorskip("accelerate")
+    case = case_named(name)
     pipe = case.pipeline()
-    accelerate.hooks.add_hook_to_module(pipe.transformer, accelerate.hooks.ModelHook())
-    hooked = pipe.transformer.forward
-    guide(pipe, case.spec)(**called(case))
-    assert pipe.transformer.forward is hooked
+    pipe.enable_model_cpu_offload(device="cpu")
+    models = [getattr(pipe, each) for each in ("unet", "transformer", "transformer_2") if getattr(pipe, each, None)]
+    own = pipe(**called(case), **case.own)
+    for _ in range(2):
+        assert judge.apart(guide(pipe, case.spec)(**called(case)), own) <= ROUNDING
+        assert all(hasattr(model, "_hf_hook") for model in models)
+        assert all(type(model) is not StandIn for model in pipe.components.values())
+        assert judge.apart(pipe(**called(case), **case.own), own) == 0.0
+    pipe.remove_all_hooks()
+    assert not any(hasattr(model, "_hf_hook") for model in models)
 
 
 def test_two_pipelines_that_share_a_transformer_do_not_disturb_each_other():

@@ -21,7 +21,7 @@ from guidance_core.hosts.diffusers.checksums import checksums
 from guidance_core.hosts.diffusers.levels import Levels, levels_of
 from guidance_core.hosts.diffusers.patterns import Pattern
 from guidance_core.hosts.diffusers.placeholder import Placeholder
-from guidance_core.hosts.diffusers.stand_in import StandIn, context_of
+from guidance_core.hosts.diffusers.stand_in import StandIn, context_of, retire
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
 
@@ -73,6 +73,7 @@ class Seam:
             yield
         finally:
             for name, model in kept.items():
+                retire(self.pipe.__dict__[name])
                 self.pipe.__dict__[name] = model
             self._first = None
 
@@ -220,7 +221,7 @@ class Forwards:
 
 
 def _standing_in(seam: Seam, name: str, model: Any) -> StandIn:
-    def called(arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    def called(*arguments: Any, **named: Any) -> Any:
         return seam.answer(name, stand_in, arguments, named)
 
     stand_in = StandIn(model, called)

@@ -6,9 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-Called = Callable[[Mapping[str, Any]], Any]
-"Takes the arguments of a call by name."
-
 
 class StandIn:
     """Passes everything on to a model, but for calls.
@@ -22,7 +19,7 @@ class StandIn:
 
         Args:
             model: the model.
-            called: called in its place, with the arguments of the call and the stand-in's `context`.
+            called: called in its place.
         """
         object.__setattr__(self, "_model", model)
         object.__setattr__(self, "_called", called)
@@ -30,7 +27,8 @@ class StandIn:
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Have the call answered."""
-        return object.__getattribute__(self, "_called")(arguments, named)
+        called = object.__getattribute__(self, "_called")
+        return (called or object.__getattribute__(self, "_model"))(*arguments, **named)
 
     @contextlib.contextmanager
     def cache_context(self, name: str, **facts: Any) -> Iterator[None]:
@@ -59,12 +57,12 @@ class StandIn:
         return repr(object.__getattribute__(self, "_model"))
 
 
-def is_stand_in(value: Any) -> bool:
-    """Whether a value stands in for a model."""
-    return type(value) is StandIn
-
-
 def context_of(stand_in: Any) -> tuple[str | None, Mapping[str, Any]]:
     """Return the name of the cache context that a pipeline entered, and what it said besides."""
     context: tuple[str | None, Mapping[str, Any]] = object.__getattribute__(stand_in, "_context")
     return context
+
+
+def retire(stand_in: Any) -> None:
+    """Have a stand-in pass calls on too, since somebody may have kept it; and let go of what it answered with."""
+    object.__setattr__(stand_in, "_called", None)
