@@ -458,6 +458,16 @@ def test_a_scheduler_that_is_not_understood_is_refused_by_name():
         guide(pipe, "cfg:scale=5")(**called(case_named(SD)))
 
 
+def test_a_call_that_ends_early_begins_at_the_first_level():
+    case = case_named("Stable Diffusion XL, rescale")
+    watch, pipe = judge.Watch("x0"), case.pipeline()
+    stack = [*Guidance.from_spec(case.spec).plugins, watch]
+    with judge.scheduler_watched(pipe.scheduler) as taken:
+        guide(pipe, stack)(**called(case, denoising_end=0.5))
+    assert 0 < len(watch.seen) < STEPS
+    assert [seen[3] for seen in watch.seen] == pytest.approx([each.sigma for each in taken])
+
+
 def test_a_step_evaluated_twice_is_one_step_to_the_methods():
     case = case_named("Stable Diffusion, Heun")
     watch = judge.Watch(None)

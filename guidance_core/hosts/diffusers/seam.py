@@ -170,7 +170,7 @@ class Seam:
                 )
             return self.run
         self._scheduler, self._timesteps = scheduler, scheduler.timesteps
-        levels = self._levels = _used(levels_of(scheduler), getattr(self.pipe, "_num_timesteps", None))
+        levels = self._levels = _from(levels_of(scheduler), getattr(scheduler, "begin_index", None) or 0)
         self.run = self.guidance.start(
             conditions={POSITIVE: {}, NEGATIVE: {}},
             sigmas=levels.sigmas,
@@ -250,12 +250,11 @@ def _half(value: Any, rows: int, *, first: bool) -> Any:
     return value
 
 
-def _used(levels: Levels, count: int | None) -> Levels:
-    """Return the levels of the last `count` evaluations, for a pipeline that leaves out the first."""
-    left_out = 0 if count is None else len(levels.evaluations) - count
-    if left_out <= 0:
+def _from(levels: Levels, begin: int) -> Levels:
+    """Return the levels from an evaluation on, for a pipeline that leaves out the first."""
+    if begin == 0:
         return levels
-    evaluations = levels.evaluations[left_out:]
+    evaluations = levels.evaluations[begin:]
     step = evaluations[0][0]
     return Levels(
         levels.prediction_type,
