@@ -147,7 +147,7 @@ class Guidance:
             PluginError: a plugin failed to name its branches.
             PlanMismatchError: with an executor of several ranks, they start different runs.
         """
-        chosen = self._checked_executor(executor)
+        chosen = self.checked_executor(executor)
 
         def make() -> Run:
             settings = RunSettings(
@@ -212,7 +212,12 @@ class Guidance:
         executor = f"{ranks} ranks, as all_gather and all_reduce place the passes"
         return describe_run(self._stack, executor, program.layouts, partial(place_branches, ranks=ranks), assumptions)
 
-    def _checked_executor(self, executor: str | Executor) -> Executor:
+    def checked_executor(self, executor: str | Executor) -> Executor:
+        """Return the executor of that name, or the given one, if it can carry the stack's methods.
+
+        Raises:
+            ConfigurationError: it cannot, or is not an executor.
+        """
         if isinstance(executor, str):
             executor = executor_class(executor)()
         if not isinstance(executor, Executor):

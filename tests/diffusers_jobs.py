@@ -7,6 +7,7 @@ import time
 import warnings
 from typing import Any
 
+import diffusers
 import torch
 from diffusers_judged import forwards_counted, made_by, tensors
 from small_pipelines import CASES
@@ -39,6 +40,10 @@ def serially(name: str) -> tuple[str, int]:
     return bits(made), sum(rows)
 
 
+def _fails(*_: Any) -> Any:
+    raise ValueError("in a callback")
+
+
 def differing(group: Any, what: str) -> tuple[str, float]:
     """Call a pipeline with something else on rank 1; return the error, and the seconds it took."""
     here = group.rank() == 1
@@ -54,6 +59,12 @@ def differing(group: Any, what: str) -> tuple[str, float]:
     if here and what == "weights":
         with torch.no_grad():
             pipe.transformer.proj_out.weight.mul_(1.01)
+    if here and what == "scheduler":
+        pipe.scheduler = diffusers.FlowMatchLCMScheduler()
+    if here and what == "own guidance":
+        inputs["true_cfg_scale"] = 1.0
+    if here and what == "callback":
+        inputs["callback_on_step_end"] = _fails
     begun = time.monotonic()
     try:
         guided = guide(pipe, spec, executor=AllGatherExecutor(group))

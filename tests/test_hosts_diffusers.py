@@ -387,6 +387,21 @@ def test_ranks_that_were_given_other_things_are_told_before_the_first_step(two_r
     assert max(seconds for _, seconds in found) < 5
 
 
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("scheduler", "FlowMatchLCMScheduler"),
+        ("own guidance", "turns its own guidance off"),
+        ("callback", "ValueError: in a callback"),
+    ],
+)
+def test_an_error_of_one_rank_outside_a_step_is_told_to_all(two_ranks, what, says):
+    found = two_ranks.run(diffusers_jobs.differing, what)
+    assert found[0][0] == found[1][0]
+    assert says in found[0][0]
+    assert max(seconds for _, seconds in found) < 5
+
+
 def test_a_failure_on_one_rank_is_told_and_the_next_call_is_right(two_ranks):
     expected, _ = diffusers_jobs.serially(WAN)
     found = two_ranks.run(diffusers_jobs.failing)

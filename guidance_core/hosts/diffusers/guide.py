@@ -76,15 +76,19 @@ def guided(
     own = type(pipe)
 
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        given = _given(own, self, arguments, named)
-        _check_arguments(own.__name__, pattern, given)
-        for name, value in pattern.on.items():
-            if given.get(name) is None:
-                named[name] = value
         seam = Seam(self, stack, pattern, executor)
-        with seam.installed():
-            made = own.__call__(self, *arguments, **named)
-            seam.check_finished()
+        try:
+            given = _given(own, self, arguments, named)
+            _check_arguments(own.__name__, pattern, given)
+            for name, value in pattern.on.items():
+                if given.get(name) is None:
+                    named[name] = value
+            with seam.installed():
+                made = own.__call__(self, *arguments, **named)
+                seam.check_finished()
+        except BaseException as error:
+            seam.report(error)
+            raise
         return made
 
     call = functools.wraps(own.__call__)(call)

@@ -52,6 +52,8 @@ class Seam:
         "Evaluations made."
         self._first: tuple[str, Arguments, Placeholder] | None = None
         "The first call of two, while the second is awaited."
+        self._told: BaseException | None = None
+        "The error that ended the call, if every rank knows of it."
         self._last: tuple[Tensor, ...] | None = None
         "The guided prediction made last, by output."
 
@@ -81,6 +83,25 @@ class Seam:
         """Raise `DenoiserError` if the pipeline came to its end without the guidance having been asked for."""
         if self._first is not None or self.run is None:
             raise DenoiserError(f"{self._named} ran, but {self._off}")
+
+    def report(self, error: BaseException) -> None:
+        """Tell the other ranks, who wait in their next evaluation, of an error that ended the call here.
+
+        Raises:
+            GuidanceError: what all ranks raise, where there are several.
+        """
+        if error is self._told:
+            return
+        if self.run is None:
+
+            def fail() -> Any:
+                raise error
+
+            self.guidance.checked_executor(self.executor).begin(fail)
+        elif self._levels is not None and self._made < len(self._levels.evaluations):
+            shared = self.run.executor.report(error, self.run.identity, None)
+            if shared is not error:
+                raise shared from error
 
     @property
     def _named(self) -> str:
@@ -156,7 +177,11 @@ class Seam:
         experts = sum(getattr(self.pipe, each, None) is not None for each in self.pattern.models) > 1
         denoise = Forwards(model, conditions, self.pattern, facts)
         given = sample if self.pattern.outputs else sample[0]
-        result = run.step(step, given, denoise, model=name if experts else None, **levels)
+        try:
+            result = run.step(step, given, denoise, model=name if experts else None, **levels)
+        except BaseException as error:
+            self._told = error
+            raise
         self._made += 1
         return tuple(result) if self.pattern.outputs else (result,)
 
@@ -171,15 +196,19 @@ class Seam:
             return self.run
         self._scheduler, self._timesteps = scheduler, scheduler.timesteps
         levels = self._levels = _from(levels_of(scheduler), getattr(scheduler, "begin_index", None) or 0)
-        self.run = self.guidance.start(
-            conditions={POSITIVE: {}, NEGATIVE: {}},
-            sigmas=levels.sigmas,
-            alphas=levels.alphas,
-            prediction_type=levels.prediction_type,
-            outputs=self.pattern.outputs or None,
-            executor=self.executor,
-            given=lambda: checksums(self.pipe, model, sample, conditions),
-        )
+        try:
+            self.run = self.guidance.start(
+                conditions={POSITIVE: {}, NEGATIVE: {}},
+                sigmas=levels.sigmas,
+                alphas=levels.alphas,
+                prediction_type=levels.prediction_type,
+                outputs=self.pattern.outputs or None,
+                executor=self.executor,
+                given=lambda: checksums(self.pipe, model, sample, conditions),
+            )
+        except BaseException as error:
+            self._told = error
+            raise
         self._check_perturbations(self.run, model)
         return self.run
 
