@@ -15,18 +15,18 @@ SAMPLES = 8
 
 
 def checksums(
-    pipe: Any, model: Any, sample: Sequence[Tensor], conditions: Mapping[str, Mapping[str, Any]]
+    pipe: Any, models: Sequence[Any], sample: Sequence[Tensor], conditions: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, int]:
     """Return a number for each thing that every rank must be given equally, by its name.
 
     Waits for the device once, so it is for the first step of a run.
     """
     scheduler = pipe.scheduler
-    kinds = [type(pipe).__name__, type(model).__name__, type(scheduler).__name__]
+    kinds = [type(pipe).__name__, *(type(model).__name__ for model in models), type(scheduler).__name__]
     settings = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
     return {
         "pipeline": digest([*kinds, _plain(settings)]),
-        "weights": digest([_sampled(model)]),
+        "weights": digest([_sampled(model) for model in models]),
         "noise": digest([each.detach().cpu() for each in sample]),
         **{name: digest(list(_tensors(inputs))) for name, inputs in conditions.items()},
     }

@@ -55,7 +55,10 @@ def levels_of(scheduler: Any) -> Levels:
             f"the noise levels of the scheduler {name} are not known; known are {', '.join(sorted(KINDS))}."
         )
     timesteps = getattr(scheduler, "timesteps", None)
-    if timesteps is None or getattr(scheduler, "num_inference_steps", None) is None:
+    has_some = getattr(scheduler, "num_inference_steps", None) is not None or getattr(
+        scheduler, "custom_timesteps", False
+    )
+    if timesteps is None or not has_some:
         raise ConfigurationError(f"the scheduler {name} has no timesteps yet; call set_timesteps first.")
     return kind(scheduler)
 
@@ -103,7 +106,7 @@ def _flow(level: float) -> tuple[float, float]:
 
 def _of_cumulated(scheduler: Any) -> Levels:
     """DDIM, DDPM: `ᾱ` by timestep."""
-    kept = scheduler.alphas_cumprod.double().tolist()
+    kept = scheduler.alphas_cumprod.cpu().double().tolist()
     final = getattr(scheduler, "final_alpha_cumprod", getattr(scheduler, "one", None))
     products = [kept[int(step)] for step in scheduler.timesteps.tolist()] + [1.0 if final is None else float(final)]
     return _levels(_prediction_type(scheduler), [(math.sqrt(1 - each), math.sqrt(each)) for each in products])
@@ -111,18 +114,20 @@ def _of_cumulated(scheduler: Any) -> Levels:
 
 def _of_scaled(scheduler: Any) -> Levels:
     """Euler: the sample is scaled before the model sees it."""
-    return _levels(_prediction_type(scheduler), [_preserving(level) for level in scheduler.sigmas.double().tolist()])
+    return _levels(
+        _prediction_type(scheduler), [_preserving(level) for level in scheduler.sigmas.cpu().double().tolist()]
+    )
 
 
 def _of_heun(scheduler: Any) -> Levels:
     """Heun: a step's second evaluation is at the level of the next."""
-    levels = scheduler.sigmas.double().tolist()
+    levels = scheduler.sigmas.cpu().double().tolist()
     every = [levels[0], *levels[1:-1:2], levels[-1]]  # inner levels are listed twice
     return _levels(_prediction_type(scheduler), [_preserving(level) for level in every], _twice(len(every) - 1))
 
 
 def _of_flow_heun(scheduler: Any) -> Levels:
-    levels = scheduler.sigmas.double().tolist()
+    levels = scheduler.sigmas.cpu().double().tolist()
     every = [levels[0], *levels[1:-1:2], levels[-1]]
     return _levels("flow", [_flow(level) for level in every], _twice(len(every) - 1))
 
@@ -139,12 +144,12 @@ def _of_flow(scheduler: Any) -> Levels:
             f"the scheduler {type(scheduler).__name__} is configured with invert_sigmas=True, whose model predicts in "
             "the other direction; that is not supported."
         )
-    return _levels("flow", [_flow(level) for level in scheduler.sigmas.double().tolist()])
+    return _levels("flow", [_flow(level) for level in scheduler.sigmas.cpu().double().tolist()])
 
 
 def _of_multistep(scheduler: Any) -> Levels:
     """DPM-Solver and UniPC: levels are ratios of noise to signal, or those of flow matching."""
-    levels = scheduler.sigmas.double().tolist()
+    levels = scheduler.sigmas.cpu().double().tolist()
     is_flow, prediction_type = scheduler.config.get("use_flow_sigmas", False), _prediction_type(scheduler)
     if is_flow != (prediction_type == "flow"):
         raise ConfigurationError(

@@ -65,6 +65,11 @@ class Seam:
             model = getattr(self.pipe, name, None)
             if model is None:
                 continue
+            if type(model) is StandIn:
+                raise ConfigurationError(
+                    f"this {self._named} is in a guided call already; a call inside it, or in another thread, needs a "
+                    "pipeline of its own."
+                )
             kept[name] = model
             self.pipe.__dict__[name] = _standing_in(self, name, model)
         if not kept:
@@ -98,10 +103,23 @@ class Seam:
                 raise error
 
             self.guidance.checked_executor(self.executor).begin(fail)
-        elif self._levels is not None and self._made < len(self._levels.evaluations):
+        elif self._levels is not None and self._made < self._expected:
             shared = self.run.executor.report(error, self.run.identity, None)
             if shared is not error:
                 raise shared from error
+
+    @property
+    def _models(self) -> list[Any]:
+        """The models behind the stand-ins."""
+        found = [self.pipe.__dict__.get(name) for name in self.pattern.models]
+        return [object.__getattribute__(each, "_model") for each in found if type(each) is StandIn]
+
+    @property
+    def _expected(self) -> int:
+        """How many evaluations the pipeline will make: fewer than the scheduler has where it ends early."""
+        assert self._levels is not None
+        count = len(self._levels.evaluations)
+        return min(count, getattr(self.pipe, "_num_timesteps", None) or count)
 
     @property
     def _named(self) -> str:
@@ -146,7 +164,7 @@ class Seam:
     ) -> tuple[Tensor, ...]:
         if self._first is None:
             placeholder = Placeholder.pending(f"{self._named}: {self._off}")
-            self._first = name, given, placeholder
+            self._first = name, _frozen(given), placeholder  # the pipeline may change its dicts before the next call
             return (placeholder,)
         other, positive, placeholder = self._first
         if other != name or context[0] == "cond":
@@ -195,7 +213,7 @@ class Seam:
                 )
             return self.run
         self._scheduler, self._timesteps = scheduler, scheduler.timesteps
-        levels = self._levels = _from(levels_of(scheduler), getattr(scheduler, "begin_index", None) or 0)
+        levels = self._levels = _from(levels_of(scheduler), self._begin(scheduler))
         try:
             self.run = self.guidance.start(
                 conditions={POSITIVE: {}, NEGATIVE: {}},
@@ -204,13 +222,29 @@ class Seam:
                 prediction_type=levels.prediction_type,
                 outputs=self.pattern.outputs or None,
                 executor=self.executor,
-                given=lambda: checksums(self.pipe, model, sample, conditions),
+                given=lambda: checksums(self.pipe, self._models, sample, conditions),
             )
         except BaseException as error:
             self._told = error
             raise
         self._check_perturbations(self.run, model)
         return self.run
+
+    def _begin(self, scheduler: Any) -> int:
+        """Return the scheduler's place of the first evaluation.
+
+        Raises:
+            ConfigurationError: the scheduler does not say, and the pipeline may begin in the middle.
+        """
+        begin = getattr(scheduler, "begin_index", None) or 0
+        count = getattr(self.pipe, "_num_timesteps", None)
+        says_so = hasattr(scheduler, "begin_index")
+        if not says_so and count is not None and count < len(scheduler.timesteps):
+            raise ConfigurationError(
+                f"{self._named} runs {count} of the {len(scheduler.timesteps)} steps of its scheduler "
+                f"{type(scheduler).__name__}, which does not say where it begins; use another scheduler."
+            )
+        return int(begin)
 
     def _check_perturbations(self, run: Run, model: Any) -> None:
         for branch in {branch.name: branch for layout in run.layouts for branch in layout.branches}.values():
@@ -277,6 +311,13 @@ def _half(value: Any, rows: int, *, first: bool) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_half(each, rows, first=first) for each in value)
     return value
+
+
+def _frozen(value: Any) -> Any:
+    """Return a copy of dicts, lists and tuples, with the same tensors."""
+    if type(value) is dict:
+        return {name: _frozen(each) for name, each in value.items()}
+    return type(value)(map(_frozen, value)) if type(value) in (list, tuple) else value
 
 
 def _from(levels: Levels, begin: int) -> Levels:
