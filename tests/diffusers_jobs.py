@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers_judged import forwards_counted, made_by, tensors
-from small_pipelines import CASES
+from small_pipelines import BETAS, CASES
 
 from guidance_core import AllGatherExecutor
 from guidance_core.hosts.diffusers import guide
@@ -44,12 +44,26 @@ def _fails(*_: Any) -> Any:
     raise ValueError("in a callback")
 
 
+def _interrupts(pipe: Any, *_: Any) -> dict[str, Any]:
+    pipe._interrupt = True
+    return {}
+
+
 def differing(group: Any, what: str) -> tuple[str, float]:
     """Call a pipeline with something else on rank 1; return the error, and the seconds it took."""
     here = group.rank() == 1
-    (case,) = (case for case in CASES if case.name == ("Qwen-Image" if here and what == "pipeline" else "Flux"))
+    usual = {"expert": "Wan 2.2, two experts", "randomness": "Stable Diffusion, Euler"}.get(what, "Flux")
+    (case,) = (case for case in CASES if case.name == ("Qwen-Image" if here and what == "pipeline" else usual))
     pipe, inputs = case.pipeline(), case.inputs(1)
     seed, spec = 0, "cfg:scale=5"
+    if what == "randomness":  # equal noise at the start, another in the steps
+        pipe.scheduler = diffusers.EulerAncestralDiscreteScheduler(**BETAS)
+        inputs["latents"], seed = torch.ones(1, 4, 8, 8), group.rank()
+    if here and what == "expert":
+        with torch.no_grad():
+            pipe.transformer_2.proj_out.weight.mul_(1.5)
+    if here and what == "interrupt":
+        inputs["callback_on_step_end"] = _interrupts
     if here and what == "noise":
         seed = 1
     if here and what == "positive":

@@ -302,7 +302,6 @@ class Case:
     spec: str
     "The stack that is equal to it."
     mechanism: str
-    on: dict[str, Any] = attrs.field(factory=dict)
 
     def pipeline(self) -> Any:
         """Return the pipeline, quiet."""

@@ -377,13 +377,13 @@ def test_a_scheduler_may_change_between_calls():
     assert judge.apart(made, own.pipeline()(**called(own), **own.own)) <= ROUNDING
 
 
-@pytest.mark.parametrize("what", ["pipeline", "weights", "noise", "positive", "negative"])
+@pytest.mark.parametrize("what", ["pipeline", "weights", "expert", "noise", "randomness", "positive", "negative"])
 def test_ranks_that_were_given_other_things_are_told_before_the_first_step(two_ranks, what):
     found = two_ranks.run(diffusers_jobs.differing, what)
     assert found[0][0] == found[1][0]
     assert found[0][0].startswith("PlanMismatchError")
     assert "what they were given" in found[0][0]
-    assert f"{what} #" in found[0][0]
+    assert f"{'weights' if what == 'expert' else what} #" in found[0][0]
     assert max(seconds for _, seconds in found) < 5
 
 
@@ -393,6 +393,7 @@ def test_ranks_that_were_given_other_things_are_told_before_the_first_step(two_r
         ("scheduler", "FlowMatchLCMScheduler"),
         ("own guidance", "turns its own guidance off"),
         ("callback", "ValueError: in a callback"),
+        ("interrupt", "was interrupted after 1 of 5 steps"),
     ],
 )
 def test_an_error_of_one_rank_outside_a_step_is_told_to_all(two_ranks, what, says):
@@ -408,6 +409,118 @@ def test_a_failure_on_one_rank_is_told_and_the_next_call_is_right(two_ranks):
     assert found[0] == found[1]
     assert "RuntimeError: out of memory" in found[0][0]
     assert found[0][1] == expected
+
+
+# What pipelines do to what they hand over, and what their own formulas do to a prediction.
+
+
+def test_a_dict_that_a_pipeline_changes_between_its_two_calls_is_taken_as_it_was():
+    """Flux hands one dict to both calls, and puts another image embedding into it for the second."""
+    case = case_named(FLUX)
+    pipe, scales = case.pipeline(), {"cond": [], "uncond": []}
+    own = type(pipe.transformer).forward
+
+    def forward(self, *, joint_attention_kwargs=None, **named):
+        given = joint_attention_kwargs["ip_adapter_image_embeds"]
+        which = "cond" if torch.equal(named["encoder_hidden_states"], called(case)["prompt_embeds"]) else "uncond"
+        scales[which].append(given)
+        return own(self, **named)
+
+    pipe.transformer.forward = functools.partial(forward, pipe.transformer)
+    images = {"ip_adapter_image_embeds": [1.0], "negative_ip_adapter_image_embeds": [-1.0]}
+    pipe.prepare_ip_adapter_image_embeds = lambda image, embeds, *_: embeds
+    guide(pipe, case.spec)(**called(case), **images)
+    assert scales == {"cond": [[1.0]] * STEPS, "uncond": [[-1.0]] * STEPS}
+
+
+@pytest.mark.parametrize("name", ["DDIM", "Euler"])
+def test_a_pipeline_that_begins_in_the_middle_gets_the_levels_of_the_middle_or_an_error(name):
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    case = case_named(f"Stable Diffusion, {name}")
+    base = case.pipeline()
+    pipe = StableDiffusionImg2ImgPipeline(**base.components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    pattern = Pattern(is_stacked=True, on={"guidance_scale": 2.0}, models=("unet",), sample=("sample",))
+    watch = judge.Watch("x0")
+    stack = [*Guidance.from_spec(case.spec).plugins, watch]
+    inputs = called(case, image=torch.randn(1, 4, 8, 8), strength=0.5, num_inference_steps=8)
+    for unused in ("height", "width"):
+        del inputs[unused]
+    with judge.scheduler_watched(pipe.scheduler) as taken:
+        if name == "DDIM":
+            with pytest.raises(ConfigurationError, match="runs 4 of the 8 steps"):
+                guide(pipe, stack, pattern=pattern)(**inputs)
+            return
+        guide(pipe, stack, pattern=pattern)(**inputs)
+    sigmas = [float(level) for level in pipe.scheduler.sigmas[4:8]]
+    assert [seen[3] for seen in watch.seen] == pytest.approx([level / math.hypot(1, level) for level in sigmas])
+    assert len(taken) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("Qwen-Image", {}),
+        ("Stable Diffusion XL, rescale", {"guidance_rescale": 0.7}),
+        ("LTX-2, type 2.3", {"guidance_rescale": 0.7}),
+    ],
+)
+def test_a_prediction_of_zeros_stays_finite(name, own):
+    """`cfg-zero-star` makes zeros in the first step, which some pipelines' own formulas divide by."""
+    case = case_named(name)
+    made = guide(case.pipeline(), "cfg-zero-star:scale=4")(**called(case), **own)
+    assert all(torch.isfinite(each).all() for each in judge.tensors(made))
+
+
+def test_a_zero_token_moves_nothing():
+    case = case_named("Qwen-Image")
+    start = torch.randn(1, 16, 16)
+    made = guide(case.pipeline(), "cfg-zero-star:scale=4")(**called(case, num_inference_steps=1, latents=start))
+    assert torch.equal(made[0], start)
+
+
+def test_a_call_inside_a_call_of_the_same_pipeline_is_refused():
+    case = case_named(WAN)
+    pipe = case.pipeline()
+    model = pipe.transformer
+
+    def again(pipe, *_):
+        return pipe(**called(case))
+
+    with guided(pipe, case.spec), pytest.raises(ConfigurationError, match="in a guided call already"):
+        pipe(**called(case, callback_on_step_end=again))
+    assert vars(pipe)["transformer"] is model
+
+
+@pytest.mark.parametrize("name", [SD, WAN])
+def test_guidance_that_a_callback_turns_off_is_named_as_that(name):
+    case = case_named(name)
+
+    def turn_off(pipe, *_):
+        pipe._guidance_scale = 1.0
+        return {}
+
+    with pytest.raises(GuidanceError, match="turned off after 1 evaluations, perhaps by a callback"):
+        guide(case.pipeline(), case.spec)(**called(case, callback_on_step_end=turn_off))
+
+
+def test_a_scale_of_none_by_position_is_one_that_was_left_out():
+    case = case_named(SD)
+    given = called(case)
+    positional = (None, given.pop("height"), given.pop("width"), given.pop("num_inference_steps"), None, None, None)
+    made = guide(case.pipeline(), case.spec)(*positional, **given)
+    assert judge.apart(made, case.pipeline()(**called(case), **case.own)) <= ROUNDING
+
+
+def test_a_warning_names_the_line_that_calls_the_pipeline():
+    case = case_named(SD)
+    pipe = case.pipeline()
+    with guided(pipe, case.spec), pytest.warns(GuidanceArgumentWarning) as found:
+        pipe(**called(case), guidance_scale=7.5)
+    with pytest.warns(GuidanceArgumentWarning) as found_too:
+        guide(pipe, case.spec)(**called(case), guidance_scale=7.5)
+    assert found[0].filename == found_too[0].filename == __file__
 
 
 # What a scheduler means.

@@ -15,7 +15,11 @@ SAMPLES = 8
 
 
 def checksums(
-    pipe: Any, models: Sequence[Any], sample: Sequence[Tensor], conditions: Mapping[str, Mapping[str, Any]]
+    pipe: Any,
+    models: Sequence[Any],
+    sample: Sequence[Tensor],
+    conditions: Mapping[str, Mapping[str, Any]],
+    generator: Any,
 ) -> dict[str, int]:
     """Return a number for each thing that every rank must be given equally, by its name.
 
@@ -29,7 +33,27 @@ def checksums(
         "weights": digest([_sampled(model) for model in models]),
         "noise": digest([each.detach().cpu() for each in sample]),
         **{name: digest(list(_tensors(inputs))) for name, inputs in conditions.items()},
+        **({"randomness": digest(_states(generator, sample[0].device))} if draws_noise(scheduler) else {}),
     }
+
+
+def draws_noise(scheduler: Any) -> bool:
+    """Whether a scheduler draws noise in its steps, so that ranks need the same random state."""
+    config, name = scheduler.config, type(scheduler).__name__
+    return (
+        "Ancestral" in name
+        or name.startswith(("DDPM", "DDIM"))  # DDIM with eta, which is an argument of the call
+        or str(config.get("algorithm_type", "")).startswith("sde")
+        or bool(config.get("stochastic_sampling", False))
+    )
+
+
+def _states(generator: Any, device: torch.device) -> list[Tensor]:
+    """Return the state of what a pipeline draws noise from: its generators, or torch's own."""
+    if generator is not None:
+        return [each.get_state() for each in (generator if isinstance(generator, (list, tuple)) else [generator])]
+    own = [torch.cuda.get_rng_state(device).cpu()] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *own]
 
 
 def _sampled(model: Any) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -80,11 +81,8 @@ def guided(
         try:
             given = _given(own, self, arguments, named)
             _check_arguments(own.__name__, pattern, given)
-            for name, value in pattern.on.items():
-                if given.get(name) is None:
-                    named[name] = value
-            with seam.installed():
-                made = own.__call__(self, *arguments, **named)
+            with seam.installed(given.get("generator")):
+                made = own.__call__(self, **_turned_on(own, pattern, given))
                 seam.check_finished()
         except BaseException as error:
             seam.report(error)
@@ -115,13 +113,21 @@ def _check_unguided(pipe: Any) -> None:
 
 
 def _given(own: type, pipe: Any, arguments: Sequence[Any], named: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name, also those that the pipeline takes as `**kwargs`."""
+    """Return the arguments of a call by name, also those that the pipeline takes as `**kwargs`; without itself."""
     signature = inspect.signature(own.__call__)
     given = dict(signature.bind(pipe, *arguments, **named).arguments)
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             given |= given.pop(name, {})
+    given.pop(next(iter(signature.parameters)))
     return given
+
+
+def _turned_on(own: type, pattern: Pattern, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which the pipeline asks for both conditions and adds nothing of its own."""
+    known = inspect.signature(own.__call__).parameters
+    on = {name: value for name, value in pattern.on.items() if given.get(name) is None}
+    return {**given, **on, **{name: value for name, value in pattern.replaced.items() if name in known}}
 
 
 def _check_arguments(name: str, pattern: Pattern, given: dict[str, Any]) -> None:
@@ -139,8 +145,8 @@ def _check_arguments(name: str, pattern: Pattern, given: dict[str, Any]) -> None
             f"{name} needs {' or '.join(pattern.needs)}; without one it never asks its model for the negative "
             "condition. An empty negative_prompt=' ' will do."
         )
-    for argument in pattern.without_effect:
-        _tell(name, argument, given.get(argument), None)
+    for argument, off in pattern.replaced.items():
+        _tell(name, argument, given.get(argument), off)
 
 
 def _tell(name: str, argument: str, value: Any, usual: Any) -> None:
@@ -148,5 +154,13 @@ def _tell(name: str, argument: str, value: Any, usual: Any) -> None:
         warnings.warn(
             f"{argument}={value} of {name} has no effect while it is guided: the stack decides.",
             GuidanceArgumentWarning,
-            stacklevel=5,
+            stacklevel=_level_of_the_caller(),
         )
+
+
+def _level_of_the_caller() -> int:
+    """Return how far up the first frame outside this module is, for a warning from the function that asks."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        level, frame = level + 1, frame.f_back
+    return level

@@ -15,10 +15,6 @@ Flags = Callable[[Iterable[Perturbation], Any], Mapping[str, Any]]
 "Returns the arguments of a model that a branch's perturbations stand for, or raises `ConfigurationError`."
 
 
-def _never(given: Mapping[str, Any]) -> bool:
-    return False
-
-
 @attrs.frozen
 class Pattern:
     """How a pipeline calls its model in one evaluation."""
@@ -38,10 +34,10 @@ class Pattern:
     "Names of the outputs, where there are several."
     needs: tuple[str, ...] = ()
     "Arguments of the pipeline's call one of which its own guidance needs."
-    without_effect: tuple[str, ...] = ()
-    "Further arguments of the pipeline's own guidance, which the stack replaces."
-    is_further: Callable[[Mapping[str, Any]], bool] = _never
-    "Whether a call is a further pass of the pipeline's own guidance, such as one with layers skipped."
+    replaced: Mapping[str, Any] = attrs.field(factory=dict)
+    "Further arguments of the pipeline's own guidance, which the stack replaces: each gets the value that turns it off."
+    divides_by_norm: bool = False
+    "Whether the pipeline divides by the norm of a token's prediction, so that a token of zeros would become NaN."
     flags: Flags | None = None
     "None where the model cannot be perturbed."
 
@@ -65,16 +61,12 @@ def _ltx2_flags(perturbations: Iterable[Perturbation], model: Any) -> Mapping[st
     return {"isolate_modalities": flags.isolated, **skipped}
 
 
-def _is_own_ltx2_pass(given: Mapping[str, Any]) -> bool:
-    return bool(given.get("isolate_modalities")) or given.get("spatio_temporal_guidance_blocks") is not None
-
-
 _UNET = Pattern(
     is_stacked=True,
     on={"guidance_scale": 2.0},
     models=("unet",),
     sample=("sample",),
-    without_effect=("guidance_rescale",),
+    replaced={"guidance_rescale": 0.0},
 )
 _NEGATIVE = ("negative_prompt", "negative_prompt_embeds")
 
@@ -84,34 +76,31 @@ PATTERNS: Mapping[str, Pattern] = {
     "StableDiffusion3Pipeline": Pattern(
         is_stacked=True,
         on={"guidance_scale": 2.0},
-        without_effect=("skip_guidance_layers", "skip_layer_guidance_scale"),
-        is_further=lambda given: given.get("skip_layers") is not None,
+        replaced={"skip_guidance_layers": None},
         flags=_skipped_layers,
     ),
     "FluxPipeline": Pattern(is_stacked=False, on={"true_cfg_scale": 2.0}, needs=_NEGATIVE),
-    "QwenImagePipeline": Pattern(is_stacked=False, on={"true_cfg_scale": 2.0}, needs=_NEGATIVE),
+    "QwenImagePipeline": Pattern(is_stacked=False, on={"true_cfg_scale": 2.0}, needs=_NEGATIVE, divides_by_norm=True),
     "WanPipeline": Pattern(
         is_stacked=False,
         on={"guidance_scale": 2.0},
         models=("transformer", "transformer_2"),
-        without_effect=("guidance_scale_2",),
+        replaced={"guidance_scale_2": None},
     ),
     "LTX2Pipeline": Pattern(
         is_stacked=True,
         on={"guidance_scale": 2.0},
         sample=("hidden_states", "audio_hidden_states"),
         outputs=("video", "audio"),
-        without_effect=(
-            "audio_guidance_scale",
-            "stg_scale",
-            "audio_stg_scale",
-            "modality_scale",
-            "audio_modality_scale",
-            "guidance_rescale",
-            "audio_guidance_rescale",
-            "spatio_temporal_guidance_blocks",
-        ),
-        is_further=_is_own_ltx2_pass,
+        replaced={
+            "audio_guidance_scale": 1.0,
+            "stg_scale": 0.0,
+            "audio_stg_scale": 0.0,
+            "modality_scale": 1.0,
+            "audio_modality_scale": 1.0,
+            "guidance_rescale": 0.0,
+            "audio_guidance_rescale": 0.0,
+        },
         flags=_ltx2_flags,
     ),
 }

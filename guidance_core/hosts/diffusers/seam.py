@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,13 +54,18 @@ class Seam:
         "The first call of two, while the second is awaited."
         self._told: BaseException | None = None
         "The error that ended the call, if every rank knows of it."
-        self._last: tuple[Tensor, ...] | None = None
-        "The guided prediction made last, by output."
+        self._models: list[Any] = []
+        self._generator: Any = None
 
     @contextlib.contextmanager
-    def installed(self) -> Any:
-        """Have the pipeline find a stand-in in the place of each model, inside the block."""
-        kept = {}
+    def installed(self, generator: Any = None) -> Iterator[None]:
+        """Have the pipeline find a stand-in in the place of each model, inside the block.
+
+        Args:
+            generator: what the pipeline draws noise from; None for torch's own generator.
+        """
+        self._generator = generator
+        kept: dict[str, tuple[Any, StandIn]] = {}
         for name in self.pattern.models:
             model = getattr(self.pipe, name, None)
             if model is None:
@@ -70,23 +75,35 @@ class Seam:
                     f"this {self._named} is in a guided call already; a call inside it, or in another thread, needs a "
                     "pipeline of its own."
                 )
-            kept[name] = model
-            self.pipe.__dict__[name] = _standing_in(self, name, model)
+            kept[name] = model, _standing_in(self, name, model)
         if not kept:
             raise ConfigurationError(
                 f"{self._named} has no {' or '.join(self.pattern.models)}, so there is nothing to guide."
             )
+        self._models = [model for model, _ in kept.values()]
         try:
+            for name, (_, stand_in) in kept.items():
+                self.pipe.__dict__[name] = stand_in
             yield
         finally:
-            for name, model in kept.items():
-                retire(self.pipe.__dict__[name])
+            for name, (model, stand_in) in kept.items():
+                retire(stand_in)
                 self.pipe.__dict__[name] = model
-            self._first = None
 
     def check_finished(self) -> None:
-        """Raise `DenoiserError` if the pipeline came to its end without the guidance having been asked for."""
-        if self._first is not None or self.run is None:
+        """Look at a call that came to its end.
+
+        Raises:
+            DenoiserError: it did not ask for the guidance; or, on several ranks, it was interrupted.
+        """
+        if getattr(self.pipe, "_interrupt", False):
+            if self.run is not None and self._made < self._expected:
+                error = DenoiserError(f"{self._named} was interrupted after {self._made} of {self._expected} steps")
+                shared = self.run.executor.report(error, self.run.identity, None)
+                if shared is not error:  # others wait for this rank
+                    self._told = shared
+                    raise shared from error
+        elif self._first is not None or self.run is None:
             raise DenoiserError(f"{self._named} ran, but {self._off}")
 
     def report(self, error: BaseException) -> None:
@@ -109,12 +126,6 @@ class Seam:
                 raise shared from error
 
     @property
-    def _models(self) -> list[Any]:
-        """The models behind the stand-ins."""
-        found = [self.pipe.__dict__.get(name) for name in self.pattern.models]
-        return [object.__getattribute__(each, "_model") for each in found if type(each) is StandIn]
-
-    @property
     def _expected(self) -> int:
         """How many evaluations the pipeline will make: fewer than the scheduler has where it ends early."""
         assert self._levels is not None
@@ -127,6 +138,11 @@ class Seam:
 
     @property
     def _off(self) -> str:
+        if self._made:
+            return (
+                f"its own guidance was turned off after {self._made} evaluations, perhaps by a callback. To guide some "
+                "of the steps only, put interval into the stack."
+            )
         scales = " and ".join(f"{name}={value:g}" for name, value in self.pattern.on.items())
         negative = f", with {' or '.join(self.pattern.needs)}" if self.pattern.needs else ""
         return OFF.format(how=f"{scales}, say{negative}")
@@ -141,10 +157,6 @@ class Seam:
             raise ConfigurationError(
                 f"{self._named} calls its model in a way that is not known: it expects an object, not a tuple."
             )
-        if self.pattern.is_further(given):
-            if self._last is None:
-                raise ConfigurationError(f"{self._named}: {self._off}")
-            return self._last  # a fixed point of the pipeline's own formula, which the stack replaces
         if self.pattern.is_stacked:
             return self._stacked(name, model, given)
         return self._one_of_two(name, model, given, context_of(stand_in))
@@ -156,8 +168,7 @@ class Seam:
         if rows % 2:
             raise ConfigurationError(f"{self._named}: {self._off}")
         halves = {NEGATIVE: _half(given, rows, first=True), POSITIVE: _half(given, rows, first=False)}
-        self._last = self._evaluated(name, model, halves, {})
-        return tuple(torch.cat([each, each]) for each in self._last)
+        return tuple(torch.cat([each, each]) for each in self._evaluated(name, model, halves, {}))
 
     def _one_of_two(
         self, name: str, model: Any, given: Arguments, context: tuple[str | None, Mapping[str, Any]]
@@ -170,9 +181,11 @@ class Seam:
         if other != name or context[0] == "cond":
             raise ConfigurationError(f"{self._named}: {self._off}")
         self._first = None
-        self._last = self._evaluated(name, model, {POSITIVE: positive, NEGATIVE: given}, context[1])
-        placeholder.fill(self._last[0])
-        return self._last
+        made = self._evaluated(name, model, {POSITIVE: positive, NEGATIVE: given}, context[1])
+        if self.pattern.divides_by_norm:
+            made = tuple(map(_without_zero_tokens, made))
+        placeholder.fill(made[0])
+        return made
 
     # An evaluation.
 
@@ -192,11 +205,10 @@ class Seam:
         step, sigma, alpha = self._levels.evaluations[self._made]
         is_own = self._made == 0 or self._levels.evaluations[self._made - 1][0] != step
         levels = {} if is_own else {"sigma": sigma, "alpha": alpha}
-        experts = sum(getattr(self.pipe, each, None) is not None for each in self.pattern.models) > 1
         denoise = Forwards(model, conditions, self.pattern, facts)
         given = sample if self.pattern.outputs else sample[0]
         try:
-            result = run.step(step, given, denoise, model=name if experts else None, **levels)
+            result = run.step(step, given, denoise, model=name if len(self._models) > 1 else None, **levels)
         except BaseException as error:
             self._told = error
             raise
@@ -222,7 +234,7 @@ class Seam:
                 prediction_type=levels.prediction_type,
                 outputs=self.pattern.outputs or None,
                 executor=self.executor,
-                given=lambda: checksums(self.pipe, self._models, sample, conditions),
+                given=lambda: checksums(self.pipe, self._models, sample, conditions, self._generator),
             )
         except BaseException as error:
             self._told = error
@@ -311,6 +323,13 @@ def _half(value: Any, rows: int, *, first: bool) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_half(each, rows, first=first) for each in value)
     return value
+
+
+def _without_zero_tokens(prediction: Tensor) -> Tensor:
+    """Return a prediction whose tokens of zeros are next to zero instead, with a norm that is not zero."""
+    tiny = max(torch.finfo(prediction.dtype).tiny, 1e-18)  # its square is not zero in float32
+    is_zero = (prediction == 0).all(dim=-1, keepdim=True)
+    return torch.where(is_zero, tiny, prediction)
 
 
 def _frozen(value: Any) -> Any:
