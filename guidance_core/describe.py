@@ -106,14 +106,16 @@ class Description:
 
 
 def _pass_line(each: PassDescription) -> str:
-    line = f"{each.branch:<10} {each.condition}"
+    line, asked = f"{each.branch:<10} {each.condition}", ", ".join(each.asked_by)
     if each.perturbations:
         line += f", {'; '.join(each.perturbations)}"
-    if each.strengths:
-        values = set(each.strengths.values())
+    values = set(each.strengths.values())
+    if values == {"0"}:  # nothing is added for it: a method looks at its prediction
+        return f"{line}, read by {asked}"
+    if values:
         both = ", ".join(f"{output} {strength}" for output, strength in each.strengths.items())
         line += f", strength {values.pop() if len(values) == 1 else both}"
-    return line + (f"  <- {', '.join(each.asked_by)}" if each.asked_by else "")
+    return line + (f"  <- {asked}" if asked else "")
 
 
 def describe_run(

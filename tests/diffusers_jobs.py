@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers_judged import forwards_counted, made_by, tensors
+from peft import LoraConfig
 from small_pipelines import BETAS, CASES
 
 from guidance_core import AllGatherExecutor
@@ -73,6 +74,9 @@ def differing(group: Any, what: str) -> tuple[str, float]:
     if here and what == "weights":
         with torch.no_grad():
             pipe.transformer.proj_out.weight.mul_(1.01)
+    if what == "adapters":
+        pipe.transformer.add_adapter(LoraConfig(target_modules=["to_q"], init_lora_weights=False), adapter_name="style")
+        pipe.set_adapters("style", 0.5 if here else 1.0)
     if here and what == "scheduler":
         pipe.scheduler = diffusers.FlowMatchLCMScheduler()
     if here and what == "own guidance":

@@ -53,7 +53,7 @@ def never(branch):
         ("interval:lo=0.8,hi=0.2", ConfigurationError, "lo <= hi"),
         ("cfg:scale=linea(7, 1)", UnknownNameError, "Did you mean 'linear'"),
         ("cfg:scale=linear(7)", SpecError, "needs stop"),
-        ("cfg:scale", SpecError, "expected '=' and a value"),
+        ("cfg:scale", SpecError, "expected '=' after the parameter 'scale'"),
         ("cfg:scale=3,,rescale", SpecError, "position 13"),
         ("cfg:scale=3,scale=4", SpecError, "given twice"),
         ("cfg:scale=[1", SpecError, "position"),

@@ -23,12 +23,22 @@ pytest.importorskip("transformers")
 import diffusers
 import diffusers_jobs
 import diffusers_judged as judge
+from peft import LoraConfig, get_peft_model
 from small_pipelines import BETAS, CASES, STEPS, flux, stable_diffusion
 
-from guidance_core.hosts.diffusers import GuidanceArgumentWarning, Levels, Pattern, guide, guided, levels_of
+from guidance_core.hosts.diffusers import (
+    GuidanceArgumentWarning,
+    Levels,
+    Pattern,
+    UnguidedWarning,
+    guide,
+    guided,
+    levels_of,
+)
 from guidance_core.hosts.diffusers.placeholder import Placeholder
 from guidance_core.hosts.diffusers.stand_in import StandIn
 from guidance_core.ranks import Ranks
+from guidance_plugins import CFG
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers; those of the library are asked for by name
 every_pipeline = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -44,6 +54,7 @@ def case_named(name):
     return next(case for case in CASES if case.name == name)
 
 
+LORA = LoraConfig(target_modules=["to_q"])
 SD, FLUX, WAN = "Stable Diffusion, Euler", "Flux", "Wan 2.1"
 
 # The five judgements.
@@ -377,7 +388,9 @@ def test_a_scheduler_may_change_between_calls():
     assert judge.apart(made, own.pipeline()(**called(own), **own.own)) <= ROUNDING
 
 
-@pytest.mark.parametrize("what", ["pipeline", "weights", "expert", "noise", "randomness", "positive", "negative"])
+@pytest.mark.parametrize(
+    "what", ["pipeline", "weights", "expert", "adapters", "noise", "randomness", "positive", "negative"]
+)
 def test_ranks_that_were_given_other_things_are_told_before_the_first_step(two_ranks, what):
     found = two_ranks.run(diffusers_jobs.differing, what)
     assert found[0][0] == found[1][0]
@@ -471,6 +484,57 @@ def test_a_prediction_of_zeros_stays_finite(name, own):
     case = case_named(name)
     made = guide(case.pipeline(), "cfg-zero-star:scale=4")(**called(case), **own)
     assert all(torch.isfinite(each).all() for each in judge.tensors(made))
+
+
+class Parallel(torch.nn.DataParallel):
+    """With the attributes of the model, which diffusers asks for."""
+
+    def __getattr__(self, name):
+        return super().__getattr__(name) if name == "module" else getattr(self.module, name)
+
+
+@pytest.mark.parametrize("wrapped", [Parallel, lambda model: get_peft_model(model, LORA)])
+def test_a_wrapped_model_may_be_called_by_position(wrapped):
+    """Stable Diffusion calls its model with some arguments by position, and these wrappers do not name theirs."""
+    case = case_named(SD)
+    pipe, expected = case.pipeline(), guide(case.pipeline(), case.spec)(**called(case))
+    pipe.unet = wrapped(pipe.unet)
+    assert judge.apart(guide(pipe, case.spec)(**called(case)), expected) <= ROUNDING
+
+
+@pytest.mark.parametrize("spec", ["", "cfg:scale=1", "cfg:scale=5,interval:lo=2,hi=14"])
+def test_a_call_that_no_method_guides_says_so(spec):
+    case = case_named(SD)
+    with pytest.warns(UnguidedWarning, match="no step of this StableDiffusionPipeline call is guided"):
+        guide(case.pipeline(), spec)(**called(case))
+
+
+@pytest.mark.parametrize(
+    ("pipe", "guidance", "options", "says"),
+    [
+        ("cfg:scale=5", None, {}, "first argument of guide.. is a pipeline.*got str"),
+        (diffusers.FluxPipeline, "cfg:scale=5", {}, "first argument of guide.. is a pipeline.*got FluxPipeline"),
+        ("guided", "cfg:scale=5", {}, "the result of guide.., which is guided already"),
+        (None, 5.0, {}, "Guidance takes a list of plugins; got float"),
+        (None, "cfg:5", {}, "expected '=' after the parameter '5', as in 'cfg:scale=3', found the end"),
+        (None, "cfg:scale=5,rescale=0.7", {}, "'rescale' is a plugin itself"),
+        (None, "cfg:scale=5", {"executor": "all_gathr"}, "no executor 'all_gathr'.*'all_gather'"),
+        (None, "cfg:scale=5", {"executor": 2}, "executor is a name, such as 'all_gather', or an executor; got 2"),
+        (None, "cfg:scale=5", {"executor": "batched"}, "'batched' cannot run in a pipeline"),
+        (None, "cfg:scale=5", {"pattern": {}}, "pattern is a Pattern, or None; got dict"),
+    ],
+)
+def test_a_mistake_that_needs_no_call_is_found_without_one(pipe, guidance, options, says):
+    own = case_named(SD).pipeline()
+    pipe = own if pipe is None else guide(own, "cfg:scale=5") if pipe == "guided" else pipe
+    with pytest.raises(GuidanceError, match=says):
+        guide(pipe, guidance, **options)
+
+
+def test_one_plugin_alone_is_a_stack():
+    case = case_named(SD)
+    made = guide(case.pipeline(), CFG(scale=5.0))(**called(case))
+    assert torch.equal(made[0], guide(case.pipeline(), "cfg:scale=5")(**called(case))[0])
 
 
 def test_a_zero_token_moves_nothing():

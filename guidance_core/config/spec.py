@@ -78,14 +78,14 @@ class _Parser:
     def _take(self, text: str | None = None, expected: str | None = None) -> _Token:
         token = self._look()
         if text is not None and token.text != text:
-            raise self._error(f"expected {expected or repr(text)}, found {token.text or 'the end'!r}", token.at)
+            raise self._error(f"expected {expected or repr(text)}, found {_found(token)}", token.at)
         self.next += 1
         return token
 
     def _name(self, what: str) -> str:
         token = self._take()
         if token.kind not in ("word", "number") or token.text.startswith(("+", ".")):
-            raise self._error(f"expected {what}, found {token.text or 'the end'!r}", token.at)
+            raise self._error(f"expected {what}, found {_found(token)}", token.at)
         return token.text
 
     def plugins(self) -> list[dict[str, Any]]:
@@ -108,7 +108,7 @@ class _Parser:
         while True:
             at = self._look().at
             name = self._name("the name of a parameter")
-            self._take("=", "'=' and a value")
+            self._take("=", f"'=' after the parameter {name!r}, as in 'cfg:scale=3'")
             if name in table:
                 raise self._error(f"parameter {name!r} is given twice", at)
             table[name] = self._value()
@@ -130,12 +130,12 @@ class _Parser:
             if self._look().text == "(":
                 return self._call(token)
             return _WORDS.get(token.text, token.text)
-        raise self._error(f"expected a value, found {token.text or 'the end'!r}", token.at)
+        raise self._error(f"expected a value, found {_found(token)}", token.at)
 
     def _pair(self) -> tuple[str, Any]:
         token = self._take()
         if token.kind not in ("word", "number", "quoted"):
-            raise self._error(f"expected a name, found {token.text or 'the end'!r}", token.at)
+            raise self._error(f"expected a name, found {_found(token)}", token.at)
         self._take(":")
         return (token.text[1:-1] if token.kind == "quoted" else token.text), self._value()
 
@@ -179,6 +179,10 @@ class _Parser:
             self._take("=")
             return name, self._value()
         return None, self._value()
+
+
+def _found(token: _Token) -> str:
+    return repr(token.text) if token.text else "the end"
 
 
 def format_spec(data: Mapping[str, Any]) -> str:

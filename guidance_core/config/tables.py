@@ -21,7 +21,7 @@ import cattrs
 import tomli_w
 import torch
 
-from guidance_core.discovery import PLUGINS, entry_name, plugin_class
+from guidance_core.discovery import PLUGINS, entry_name, names_of, plugin_class
 from guidance_core.errors import ConfigurationError, GuidanceError, SpecError, UnknownNameError, did_you_mean, suggest
 from guidance_core.parameters.schedules import SCHEDULES, Schedule
 from guidance_core.parameters.settled import settle
@@ -61,12 +61,15 @@ def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
     """Make the plugin of that name from plain parameter values."""
     cls = plugin_class(name)
     if not attrs.has(cls):
-        raise ConfigurationError(f"plugin {name!r} ({cls.__name__}) is no attrs class.")
+        raise ConfigurationError(f"plugin {name!r} ({cls.__name__}) is not an attrs class.")
     attrs.resolve_types(cls)
     fields = {field.alias or field.name: field for field in attrs.fields(cls) if field.init}
     for parameter in parameters:
         if parameter not in fields:
-            raise UnknownNameError(f"plugin {name!r} has no parameter {parameter!r}.{suggest(parameter, fields)}")
+            hint = suggest(parameter, fields)
+            if parameter in names_of(PLUGINS):
+                hint = f" {parameter!r} is a plugin itself: its parameters follow a colon, as in 'rescale:phi=0.7'."
+            raise UnknownNameError(f"plugin {name!r} has no parameter {parameter!r}.{hint}")
     try:
         return cls(**{parameter: _typed(fields[parameter], value) for parameter, value in parameters.items()})
     except GuidanceError as error:
@@ -190,7 +193,7 @@ def _read(parse: Callable[[str], Any], text: str, language: str) -> Any:
     try:
         return parse(text)
     except ValueError as error:
-        raise SpecError(f"this is not {language}: {error}") from None
+        raise SpecError(f"invalid {language}: {error}") from None
 
 
 def to_json(data: Any) -> str:
@@ -212,4 +215,4 @@ def to_toml(data: Any) -> str:
     try:
         return tomli_w.dumps(_without_null(data))
     except TypeError as error:
-        raise SpecError(f"TOML cannot hold this ({error}); use JSON.") from None
+        raise SpecError(f"this cannot be represented in TOML ({error}); use JSON.") from None

@@ -31,6 +31,7 @@ def checksums(
     return {
         "pipeline": digest([*kinds, _plain(settings)]),
         "weights": digest([_sampled(model) for model in models]),
+        "adapters": digest([_plain(dict(_adapters(model))) for model in models]),
         "noise": digest([each.detach().cpu() for each in sample]),
         **{name: digest(list(_tensors(inputs))) for name, inputs in conditions.items()},
         **({"randomness": digest(_states(generator, sample[0].device))} if draws_noise(scheduler) else {}),
@@ -64,6 +65,17 @@ def _sampled(model: Any) -> Tensor:
         if flat.numel() and flat.device.type != "meta":  # those of an offloaded model are elsewhere
             parts.append(flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES].float())
     return torch.cat([part.cpu() for part in parts]) if parts else torch.empty(0)
+
+
+def _adapters(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what changes a model besides its weights: which LoRA are on and how far, and the scale of IP-Adapters."""
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, "scaling", None), Mapping):
+            on = getattr(module, "active_adapters", None), getattr(module, "disable_adapters", False)
+            yield name, [dict(module.scaling), *on]
+        scale = getattr(getattr(module, "processor", None), "scale", None)
+        if scale is not None:
+            yield f"{name}.processor", scale
 
 
 def _tensors(value: Any) -> Iterator[Any]:

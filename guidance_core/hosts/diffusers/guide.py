@@ -10,8 +10,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Executor
+from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.diffusers.patterns import Pattern, pattern_of
 from guidance_core.hosts.diffusers.seam import Seam
@@ -43,9 +45,7 @@ def guide(
             cannot be used. A call of the result raises it where the pipeline's own guidance is off, its scheduler
             is not known, or its model cannot be perturbed as a method wants.
     """
-    stack = _stack(guidance)
-    pattern = pattern or pattern_of(pipe)
-    _check_unguided(pipe)
+    stack, pattern = _checked(pipe, guidance, executor, pattern)
 
     @functools.wraps(type(pipe).__call__)
     def call(*arguments: Any, **named: Any) -> Any:
@@ -71,9 +71,7 @@ def guided(
 
     Each call is a run of its own. Takes and raises what `guide` does.
     """
-    stack = _stack(guidance)
-    pattern = pattern or pattern_of(pipe)
-    _check_unguided(pipe)
+    stack, pattern = _checked(pipe, guidance, executor, pattern)
     own = type(pipe)
 
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -101,15 +99,37 @@ class _Guided:
     """Marks the class that a pipeline has while it is guided."""
 
 
-def _stack(guidance: str | Guidance | Sequence[Any]) -> Guidance:
-    if isinstance(guidance, Guidance):
-        return guidance
-    return Guidance.from_spec(guidance) if isinstance(guidance, str) else Guidance(guidance)
-
-
-def _check_unguided(pipe: Any) -> None:
+def _checked(
+    pipe: Any, guidance: str | Guidance | Sequence[Any], executor: str | Executor, pattern: Pattern | None
+) -> tuple[Guidance, Pattern]:
+    """Return the stack, and how the pipeline calls its model; find every mistake that needs no call."""
+    if isinstance(pipe, type) or inspect.isroutine(pipe) or isinstance(pipe, (str, Guidance)):
+        is_guided = getattr(pipe, "__wrapped__", None) is not None
+        got = pipe.__name__ if isinstance(pipe, type) else type(pipe).__name__
+        raise ConfigurationError(
+            "this is the result of guide(), which is guided already; give guide() the pipeline itself."
+            if is_guided
+            else f"the first argument of guide() is a pipeline, as from_pretrained() returns it; got {got}."
+        )
+    if isinstance(guidance, str):
+        stack = Guidance.from_spec(guidance)
+    else:
+        is_one = hasattr(guidance, "__attrs_attrs__")
+        stack = guidance if isinstance(guidance, Guidance) else Guidance([guidance] if is_one else guidance)
+    if pattern is not None and not isinstance(pattern, Pattern):
+        raise ConfigurationError(f"pattern is a Pattern, or None; got {type(pattern).__name__}.")
+    pattern = pattern or pattern_of(pipe)
     if isinstance(pipe, _Guided):
         raise ConfigurationError(f"this {type(pipe).__name__} is guided already; end the block that guides it first.")
+    found = executor_class(executor) if isinstance(executor, str) else type(executor)
+    if not issubclass(found, Executor):
+        raise ConfigurationError(f"executor is a name, such as 'all_gather', or an executor; got {executor!r}.")
+    if issubclass(found, BatchedExecutor):
+        raise ConfigurationError(
+            "the executor 'batched' cannot run in a pipeline, whose model gets the inputs of one branch at a time; "
+            "use 'serial', 'all_gather' or 'all_reduce'."
+        )
+    return stack, pattern
 
 
 def _given(own: type, pipe: Any, arguments: Sequence[Any], named: dict[str, Any]) -> dict[str, Any]:

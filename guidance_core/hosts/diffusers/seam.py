@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,10 @@ OFF = (
     "its own guidance is off, so that the model is never asked for the negative condition. Turn it on ({how}); how far "
     "does not matter, since the stack decides."
 )
+
+
+class UnguidedWarning(UserWarning):
+    """A stack guides no step of a call: a scale of 1, or a window that holds none of the pipeline's noise levels."""
 
 
 class Seam:
@@ -236,6 +241,12 @@ class Seam:
                 executor=self.executor,
                 given=lambda: checksums(self.pipe, self._models, sample, conditions, self._generator),
             )
+            if all(len(layout.branches) == 1 for layout in self.run.layouts):
+                warnings.warn(
+                    f"no step of this {self._named} call is guided: the stack runs no branch besides 'cond'.",
+                    UnguidedWarning,
+                    stacklevel=2,
+                )
         except BaseException as error:
             self._told = error
             raise
@@ -307,11 +318,26 @@ def _by_name(model: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> 
     """Return the arguments of a call by the names that the model's own `forward` gives them."""
     if not arguments:
         return dict(named)
-    forward = type(getattr(model, "_orig_mod", model)).forward  # what torch.compile wraps
-    bound = inspect.signature(forward).bind(model, *arguments, **named)
-    given = dict(bound.arguments)
-    given.pop(next(iter(given)))
-    return given
+    for each in _unwrapped(model):
+        signature = inspect.signature(type(each).forward)
+        if all(parameter.kind is not parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+            given = dict(signature.bind(each, *arguments, **named).arguments)
+            given.pop(next(iter(given)))
+            return given
+    raise ConfigurationError(
+        f"the forward of {type(model).__name__} does not name its arguments, and it is called with some by position; "
+        "give the pipeline the model that it wraps."
+    )
+
+
+def _unwrapped(model: Any) -> Iterator[Any]:
+    """Yield a model, and what torch.compile, DataParallel or PEFT wrapped around it, from the outside in."""
+    while model is not None:
+        yield model
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        else:
+            model = getattr(model, "_orig_mod", getattr(model, "module", None))
 
 
 def _half(value: Any, rows: int, *, first: bool) -> Any:
