@@ -1,117 +1,184 @@
-"""What a step costs beside the model: `run.step` with a denoiser that returns at once."""
+"""What a run costs beside the model: 40 steps with a denoiser that returns at once, every noise level new.
+
+A run includes its start, which is also shown by itself. No two runs have a noise level in common but the first and the
+last, so that what a library keeps from one run to the next cannot help it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import random
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.bench.timing import Report, compare, one_thread
+from guidance_core.bench.round_robin import combined
+from guidance_core.bench.timing import Comparison, Report, medians_of, one_thread
 from guidance_core.guidance import Guidance
 
 SHAPE = (1, 16, 8)
-SIGMA = 0.5
+STEPS = 40
 LTX2 = "ltx2:cfg_scale={video: 3, audio: 7},stg_scale=1,modality_scale=3,rescale_scale=0.7,stg_blocks=28"
+STRENGTHS = {"video": (2.0, 1.0, 2.0), "audio": (6.0, 1.0, 2.0)}
+PHI = 0.7
+LTX2_JOB = "LTX-2, four branches, two outputs, rescale, {} predictions"
+OURS = "guidance-core"
+
+Contender = Callable[[Sequence[float]], dict[str, float]]
+"Makes a run with these sigmas and returns the seconds of it, or of its parts, by name."
 
 
 def measure(rounds: int) -> Report:
-    """Time two-branch CFG, and LTX-2's four branches with two outputs and rescale."""
+    """Time two-branch CFG, and LTX-2's four branches with two outputs and rescale; `rounds` runs of each."""
     version = one_thread()
     torch.manual_seed(0)
     with torch.inference_mode():
-        return Report("dispatch", version, (_cfg(rounds), *_ltx2(rounds)))
+        cfg = _Job.drawn(("cond", "uncond"), outputs=1)
+        ltx2 = _Job.drawn(("cond", "neg", "perturbed", "modality"), outputs=2)
+        jobs: dict[str, dict[str, Contender]] = {
+            "two-branch CFG": {
+                OURS: cfg.ours(Guidance.from_spec("cfg:scale=3"), prediction_type="flow"),
+                "hand-written": cfg.by_hand(lambda x, sigma, passes, _: passes[1] + 3.0 * (passes[0] - passes[1])),
+            }
+        }
+        guidance, outputs = Guidance.from_spec(LTX2), ("video", "audio")
+        for kind in ("x0", "flow"):
+            jobs[LTX2_JOB.format(kind)] = {
+                OURS: ltx2.ours(guidance, prediction_type=kind, outputs=outputs),
+                "hand-written": ltx2.by_hand(_by_hand(converts=kind == "flow")),
+            }
+        if importlib.util.find_spec("diffusers"):
+            guiders = _guiders()
+            pair = [guiders.LTX2Guidance(scale, 1.0, 3.0, PHI, [28]) for scale in (3.0, 7.0)]
+            jobs["two-branch CFG"]["diffusers"] = cfg.diffusers([guiders.ClassifierFreeGuidance(guidance_scale=3.0)])
+            jobs[LTX2_JOB.format("x0")]["diffusers"] = ltx2.diffusers(pair)
+            jobs[LTX2_JOB.format("flow")]["diffusers"] = ltx2.diffusers(pair, converts=True)
+        found = [each for job, contenders in jobs.items() for each in _compared(job, contenders, rounds)]
+    return Report("dispatch", version, tuple(found))
 
 
-def _steps(guidance: Guidance, sample: Any, predictions: dict[str, Any], **settings: Any) -> Callable[[], object]:
-    """Return a call that makes one step of a long run, each time the next one."""
-    run = guidance.start(conditions={"positive": {}, "negative": {}}, sigmas=[SIGMA] * 65, **settings)
-    index = -1
-
-    def step() -> object:
-        nonlocal index
-        index = (index + 1) % 64
-        return run.step(index, sample, lambda branch: predictions[branch.name])
-
-    return step
+def schedule(source: random.Random) -> list[float]:
+    """Return the sigmas of a run of flow matching with a shift of its own: 40 steps from 1, and 0."""
+    shift = source.uniform(1.0, 6.0)
+    times = (1 - step / STEPS for step in range(STEPS + 1))
+    return [shift * t / (1 + (shift - 1) * t) for t in times]
 
 
-def _cfg(rounds: int) -> Any:
-    x, cond, uncond = (torch.randn(SHAPE) for _ in range(3))
-
-    def by_hand() -> Tensor:
-        predictions = [cond if number == 0 else uncond for number in range(2)]
-        return predictions[1] + 3.0 * (predictions[0] - predictions[1])
-
-    ours = _steps(Guidance.from_spec("cfg:scale=3"), x, {"cond": cond, "uncond": uncond}, prediction_type="flow")
-    contenders = {"guidance-core cfg": ours, "hand-written": by_hand}
-    guiders = _guiders()
-    if guiders is not None:
-        guider = guiders.ClassifierFreeGuidance(guidance_scale=3.0)
-
-        def diffusers_step() -> object:
-            guider.set_state(0, 64, None)
-            batches = guider.prepare_inputs({"x": (cond, uncond)})
-            for batch in batches:
-                batch.noise_pred = batch.x
-            return guider(batches).pred
-
-        contenders["diffusers ClassifierFreeGuidance"] = diffusers_step
-    return compare("two-branch CFG", contenders, ours="guidance-core cfg", rounds=rounds, unit="us", warmup=100)
-
-
-def _ltx2(rounds: int) -> list[Any]:
-    names = ("cond", "neg", "perturbed", "modality")
-    video, audio = ({name: torch.randn(SHAPE) for name in names} for _ in range(2))
-    x = torch.randn(SHAPE)
-    predictions = {name: (video[name], audio[name]) for name in names}
-    outputs = ("video", "audio")
-    guidance = Guidance.from_spec(LTX2)
-    comparisons = []
-    for prediction_type in ("x0", "flow"):
-        ours = _steps(guidance, (x, x), predictions, prediction_type=prediction_type, outputs=outputs)
-        contenders = {"guidance-core ltx2": ours}
-        guiders = _guiders()
-        if guiders is not None:
-            contenders["diffusers LTX2Guidance, twice"] = _diffusers_ltx2(
-                guiders, x, (video, audio), converts=prediction_type == "flow"
-            )
-        job = f"LTX-2, four branches, two outputs, rescale, {prediction_type} predictions"
-        comparisons.append(compare(job, contenders, ours="guidance-core ltx2", rounds=rounds, unit="us", warmup=100))
-    return comparisons
-
-
-def _diffusers_ltx2(
-    guiders: Any, x: Tensor, predictions: tuple[dict[str, Tensor], dict[str, Tensor]], *, converts: bool
-) -> Callable[[], object]:
-    """Return diffusers' step; with `converts`, from velocities to velocity as its denoiser does it."""
-    pairs = [
-        (guiders.LTX2Guidance(cfg, 1.0, 3.0, 0.7, [28]), given)
-        for cfg, given in zip((3.0, 7.0), predictions, strict=True)
+def _compared(job: str, contenders: dict[str, Contender], rounds: int) -> list[Comparison]:
+    """Have the contenders make `rounds` runs by turns, and compare a step of theirs with and without the start."""
+    source = random.Random(0)
+    times: dict[str, list[float]] = {}
+    for number in range(rounds + WARM_UP):
+        sigmas = schedule(source)
+        for name, contender in contenders.items():
+            for part, seconds in contender(sigmas).items():
+                times.setdefault(f"{name}{part}", []).append(seconds / STEPS)
+            if number < WARM_UP:
+                times = {}
+    medians = medians_of(times, "us")
+    start, steps = medians.pop(f"{OURS}, start"), medians.pop(f"{OURS}, steps")
+    extra = {"the start of a run": f"{start * STEPS:.0f} us, as long as {start * STEPS / steps:.1f} steps"}
+    return [
+        Comparison(f"{job}: a step of a run, start included", rounds, "us", medians, OURS, extra),
+        Comparison(f"{job}: a step", rounds, "us", {**medians, OURS: steps}, OURS),
     ]
 
-    def step() -> object:
-        results = []
-        for guider, given in pairs:
-            guider.set_state(0, 64, None)
-            passes = tuple(x - SIGMA * each for each in given.values()) if converts else tuple(given.values())
-            batches = guider.prepare_inputs({"x": passes})
-            for batch in batches:
-                batch.noise_pred = batch.x
-            guided = guider(batches).pred
-            results.append((x - guided) / SIGMA if converts else guided)
-        return results
 
-    return step
+WARM_UP = 5
+"Runs of each contender that are not counted."
+
+
+@attrs.frozen
+class _Job:
+    """What the denoiser returns in each step of a run, and what is done with it by whom."""
+
+    names: tuple[str, ...]
+    samples: list[Any]
+    "By step: a tensor, or a tuple of one for each output."
+    predictions: list[dict[str, Any]]
+    "By step, then by branch; in the structure of the samples."
+
+    @classmethod
+    def drawn(cls, names: tuple[str, ...], *, outputs: int) -> _Job:
+        def one() -> Any:
+            made = tuple(torch.randn(SHAPE) for _ in range(outputs))
+            return made[0] if outputs == 1 else made
+
+        return cls(names, [one() for _ in range(STEPS)], [{name: one() for name in names} for _ in range(STEPS)])
+
+    def ours(self, guidance: Guidance, **settings: Any) -> Contender:
+        conditions: dict[str, dict[str, Any]] = {"positive": {}, "negative": {}}
+
+        def run(sigmas: Sequence[float]) -> dict[str, float]:
+            began = time.perf_counter()
+            run = guidance.start(conditions=conditions, sigmas=sigmas, **settings)
+            started = time.perf_counter()
+            for index in range(STEPS):
+                made = self.predictions[index]
+                run.step(index, self.samples[index], lambda branch, made=made: made[branch.name])
+            ended = time.perf_counter()
+            return {"": ended - began, ", start": started - began, ", steps": ended - started}
+
+        return run
+
+    def diffusers(self, guiders: list[Any], *, converts: bool = False) -> Contender:
+        """Run diffusers' guiders, one for each output; with `converts`, from velocities as its denoiser does it."""
+
+        def run(sigmas: Sequence[float]) -> dict[str, float]:
+            began = time.perf_counter()
+            for index in range(STEPS):
+                made, sigma = self.predictions[index], sigmas[index]
+                for number, guider in enumerate(guiders):
+                    x, passes = _of(self.samples[index], number), [_of(made[name], number) for name in self.names]
+                    guider.set_state(index, STEPS, None)
+                    if converts:
+                        passes = [x - sigma * velocity for velocity in passes]
+                    batches = guider.prepare_inputs({"x": tuple(passes)})
+                    for batch in batches:
+                        batch.noise_pred = batch.x
+                    guided = guider(batches).pred
+                    if converts:
+                        guided = (x - guided) / sigma
+            return {"": time.perf_counter() - began}
+
+        return run
+
+    def by_hand(self, formula: Callable[[Tensor, float, list[Tensor], int], Tensor]) -> Contender:
+        """Run a formula written for this one job, in a loop."""
+        outputs = 1 if isinstance(self.samples[0], Tensor) else len(self.samples[0])
+
+        def run(sigmas: Sequence[float]) -> dict[str, float]:
+            began = time.perf_counter()
+            for index in range(STEPS):
+                made = [self.predictions[index][name] for name in self.names]
+                for number in range(outputs):
+                    passes = [_of(each, number) for each in made]
+                    formula(_of(self.samples[index], number), sigmas[index], passes, number)
+            return {"": time.perf_counter() - began}
+
+        return run
+
+
+def _of(value: Any, number: int) -> Any:
+    return value if isinstance(value, Tensor) else value[number]
+
+
+def _by_hand(*, converts: bool) -> Callable[[Tensor, float, list[Tensor], int], Tensor]:
+    strengths = list(STRENGTHS.values())
+
+    def formula(x: Tensor, sigma: float, passes: list[Tensor], number: int) -> Tensor:
+        return combined(x, sigma if converts else None, passes, strengths[number], PHI)
+
+    return formula
 
 
 def _guiders() -> Any:
-    """Return diffusers' guiders, or None where diffusers is not installed."""
-    try:
-        from diffusers import guiders
-        from diffusers.utils import logging
-    except ImportError:
-        return None
+    from diffusers import guiders
+    from diffusers.utils import logging
+
     logging.set_verbosity_error()
     return guiders

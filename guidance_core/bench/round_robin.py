@@ -59,12 +59,18 @@ class RoundRobin:
         return received.chunk(self.group.size())
 
 
-def combined(x: Tensor, sigma: float, passes: Sequence[Tensor], strengths: Sequence[float], phi: float) -> Tensor:
-    """LTX-2's formula in float32: velocities to x0, sum, rescale with the std per sample, back to velocity."""
-    c, *others = (x.float() - v.float() * sigma for v in passes)
+def combined(
+    x: Tensor, sigma: float | None, passes: Sequence[Tensor], strengths: Sequence[float], phi: float
+) -> Tensor:
+    """LTX-2's formula in float32: velocities to x0, sum, rescale with the std per sample, back to velocity.
+
+    Without sigma, the passes are x0 and so is the result.
+    """
+    c, *others = (v.float() if sigma is None else x.float() - v.float() * sigma for v in passes)
     guided = c
     for strength, other in zip(strengths, others, strict=True):
         guided = guided + strength * (c - other)
     dims = tuple(range(1, x.ndim))
     factor = phi * c.std(dim=dims, keepdim=True) / guided.std(dim=dims, keepdim=True) + (1 - phi)
-    return ((x.float() - guided * factor) / sigma).to(x.dtype)
+    guided = guided * factor
+    return (guided if sigma is None else (x.float() - guided) / sigma).to(x.dtype)

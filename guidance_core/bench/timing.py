@@ -6,7 +6,7 @@ import statistics
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -83,9 +83,13 @@ def compare(
                 times[name].append(time.perf_counter() - start)
             else:
                 times[name].clear()
+    return Comparison(job, rounds, unit, medians_of(times, unit), ours, dict(extra or {}))
+
+
+def medians_of(times: Mapping[str, Sequence[float]], unit: str) -> dict[str, float]:
+    """Return the median of each contender's times, which are in seconds, in a unit."""
     factor = {"us": 1e6, "ms": 1e3}[unit]
-    medians = {name: round(statistics.median(each) * factor, 3) for name, each in times.items()}
-    return Comparison(job, rounds, unit, medians, ours, dict(extra or {}))
+    return {name: round(statistics.median(each) * factor, 3) for name, each in times.items()}
 
 
 class PeakMemory(TorchDispatchMode):

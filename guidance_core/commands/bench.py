@@ -8,15 +8,15 @@ import typer
 
 from guidance_core.commands.options import AsJson, print_json
 
-bench_app = typer.Typer(help="Measure the library against its peers and its floor.", no_args_is_help=True)
+bench_app = typer.Typer(help="Compare overhead with other libraries and hand-written code.", no_args_is_help=True)
 
 
 @bench_app.command("dispatch")
 def bench_dispatch(
-    rounds: Annotated[int, typer.Option(min=10, help="Steps to time of each.")] = 2000,
+    rounds: Annotated[int, typer.Option(min=2, help="Runs to time of each.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Time one step with a model that costs nothing, [1, 16, 8], one thread."""
+    """Time runs of 40 steps with a no-op model, input shape [1, 16, 8], one thread."""
     from guidance_core.bench import dispatch
 
     _report(dispatch.measure(rounds), as_json)
