@@ -127,7 +127,8 @@ def describe_run(
 ) -> Description:
     """Describe the steps that `layouts` stand for, and where an executor of that description places them."""
     groups = []
-    for key, members in groupby(enumerate(layouts), key=lambda item: _of_layout(item[1])):
+    described = {layout: _of_layout(layout) for layout in set(layouts)}
+    for key, members in groupby(enumerate(layouts), key=lambda item: described[item[1]]):
         indices = [number for number, _ in members]
         passes, held = key
         branches = layouts[indices[0]].branches
@@ -144,7 +145,7 @@ def describe_run(
 
 def _of_layout(layout: Layout) -> tuple[tuple[PassDescription, ...], tuple[str, ...]]:
     passes = tuple(_of_branch(layout, branch) for branch in layout.branches)
-    return passes, tuple(name for name in layout.moment.outputs if name in layout.holds)
+    return passes, tuple(name for name in layout.outputs if name in layout.holds)
 
 
 def _of_branch(layout: Layout, branch: Branch) -> PassDescription:

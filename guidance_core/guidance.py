@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -246,7 +247,9 @@ def _checked_conditions(conditions: Any) -> Mapping[str, Mapping[str, Any] | Non
                 f"condition {name!r} must be a dict of model inputs, as in {{'text': embedding}}; "
                 f"got {type(inputs).__name__}."
             )
-    return {str(name): inputs if inputs is None else dict(inputs) for name, inputs in conditions.items()}
+    return {
+        str(name): inputs if inputs is None else MappingProxyType(dict(inputs)) for name, inputs in conditions.items()
+    }
 
 
 def _checked_sigmas(sigmas: Any) -> Mapping[str | None, tuple[float, ...]]:

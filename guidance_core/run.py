@@ -162,24 +162,15 @@ class Run:
         layout = scheduled.layout
         usual = sigma is None and alpha is None and model is None and evaluation == 0
         if not usual or layout.depends_on_state or (layout.holds and not layout.holds <= self._held.names):
-            noise = scheduled.noise if sigma is None and alpha is None else self._program.levels(index, sigma, alpha)
+            noise = scheduled.moment.noise
+            if sigma is not None or alpha is not None:
+                noise = self._program.levels(index, sigma, alpha)
             scheduled = self._program.scheduled(index, noise, evaluation, model, self._held.names, state)
             layout = scheduled.layout
         if layout.has_tensor_strengths:
             for name, each in samples.items():
                 layout.outputs[name].weights(each)  # raises where one does not broadcast
-        return Plan(
-            self.identity,
-            layout,
-            scheduled.branches,
-            structure,
-            samples,
-            scheduled.noise,
-            state,
-            self._version,
-            self.finish,
-            self._give_up,
-        )
+        return Plan(self.identity, scheduled, structure, samples, state, self._version, self.finish, self._give_up)
 
     def _combined(self, plan: Plan, predictions: Predictions | Sums) -> tuple[dict[str, Tensor], States]:
         """Return the guided prediction of each output, and the state to keep; nothing of it lasts yet."""
@@ -193,7 +184,7 @@ class Run:
                 terms = [(given[branch], weight) for branch, weight in layout.weights(given[BASE])]
                 results[name] = evaluate(terms, dtype=given[BASE].dtype)
             else:
-                scene = Scene(layout, plan.samples[name], plan.noise[name], plan.layout.moment, state, self._workspace)
+                scene = Scene(layout, plan.samples[name], plan.moment, state, self._workspace)
                 if isinstance(predictions, Sums):
                     base, known = predictions.references.get(name), predictions.statistics.get(name)
                     results[name] = correct(scene, [(predictions.sums[name], 1.0)], predictions.like[name], base, known)
@@ -212,7 +203,7 @@ class Run:
             self._state = state
         if kept:
             self._held.update(kept)
-        self._last = plan.layout.moment
+        self._last = plan.moment
         return plan.restored(results)
 
     def _give_up(self, plan: Plan | None, error: BaseException) -> None:

@@ -28,34 +28,6 @@ Term: TypeAlias = tuple[Tensor, Weight]
 Span: TypeAlias = tuple[slice, slice]
 
 
-def scalar(number: float, beside: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a number as a scalar tensor, which torch multiplies `beside` by faster than by a number.
-
-    Scalars are kept, but not where `beside` is of another kind, such as a fake tensor, whose modes make other
-    scalars too.
-    """
-    return _SCALARS[number, dtype] if type(beside) is Tensor else torch.tensor(number, dtype=dtype, device="cpu")
-
-
-class _Scalars(dict[tuple[float, torch.dtype], Tensor]):
-    """Scalar tensors by number and dtype, made when first asked for; looking one up is all that a step pays."""
-
-    MOST = 4096
-
-    def __missing__(self, key: tuple[float, torch.dtype]) -> Tensor:
-        number, dtype = key
-        with torch.inference_mode(False):  # it outlives the mode it is made in
-            made = torch.tensor(number, dtype=dtype, device="cpu")
-        if type(made) is Tensor:  # not one of a mode such as FakeTensorMode, which is of no use outside
-            if len(self) >= self.MOST:
-                self.clear()
-            self[key] = made
-        return made
-
-
-_SCALARS = _Scalars()
-
-
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype that sums of such tensors are accumulated in: float32, or float64 for float64."""
     return torch.float64 if tensor.dtype is torch.float64 else torch.float32
@@ -95,18 +67,14 @@ def evaluate(
         _by_blocks(result, terms, sample, space, working)
         return result
     total = first if given is working else first.to(working)
-    if type(weight) is not float:
+    if type(weight) is not float or weight != 1.0:
         total = total * weight
-    elif weight != 1.0:
-        total = total * scalar(weight, total, working)
     if is_sum:
         for prediction, weight in terms[1:]:
             if type(weight) is not float:
                 total = total + prediction.to(working) * weight
             elif total is first:
                 total = first.add(prediction, alpha=weight)
-            elif weight == -1.0:
-                total.sub_(prediction)  # quicker to dispatch, and the same
             else:
                 total.add_(prediction, alpha=weight)
     if space is not IDENTITY:
@@ -134,9 +102,8 @@ def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool
     if space.a == 1.0:
         return sample.add(total, alpha=space.b)
     if space.a == -space.b:
-        return (total.sub_(sample) if owned else total - sample).mul_(scalar(space.b, sample, total.dtype))
-    factor = scalar(space.b, total, total.dtype)
-    scaled = total.mul_(factor) if owned else total * factor
+        return (total.sub_(sample) if owned else total - sample).mul_(space.b)
+    scaled = total.mul_(space.b) if owned else total * space.b
     return scaled.add_(sample, alpha=space.a)
 
 
@@ -180,11 +147,10 @@ def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:
 
 
 def _multiply(prediction: Tensor, weight: Weight, out: Tensor) -> None:
-    factor = weight if isinstance(weight, Tensor) else scalar(weight, out, out.dtype)
     if prediction.dtype == out.dtype:
-        torch.mul(prediction, factor, out=out)
+        torch.mul(prediction, weight, out=out)
     else:
-        out.copy_(prediction).mul_(factor)
+        out.copy_(prediction).mul_(weight)
 
 
 def _loaded(given: Tensor, buffer: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def bits(named: dict[str, Tensor]) -> int:
 
 def planned(plan: Plan) -> list[Any]:
     """Return what stands for a plan among processes: names of branches, their contents, their strengths."""
-    _, contents, strengths = plan.layout.fingerprint
+    contents, strengths = plan.layout.fingerprint
     return [[branch.name for branch in plan.branches], str(contents), str(strengths)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -65,15 +66,15 @@ class AutoExecutor(Executor):
         if looking.plain or looking.wrappers:
             return _chosen(AllGatherExecutor(**self._given), "a method looks at the predictions")
         gathered, reduced = 0.0, 0.0
-        for layout in program.layouts:
+        for layout, steps in Counter(program.layouts).items():
             placement = place_branches(layout.branches, group.size())
             if len(placement.busy) > 1:
-                gathered += 2 * placement.most * (group.size() - 1)
+                gathered += steps * 2 * placement.most * (group.size() - 1)
                 # a correction that looks at the whole base prediction has it sent along
                 whole = any(
                     acting.needs.reference for each in layout.outputs.values() for acting in each.all_correcting
                 )
-                reduced += (2 if whole else 1) * 4 * 2 * (group.size() - 1) / group.size()
+                reduced += steps * (2 if whole else 1) * 4 * 2 * (group.size() - 1) / group.size()
         if gathered > FEWER * reduced:
             why = f"every method is linear, and gathering would move {gathered / reduced:.1f} times the bytes"
             return _chosen(AllReduceExecutor(**self._given), why)

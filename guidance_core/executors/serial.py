@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from guidance_core.executors.base import Denoiser, Executor, add_note
+from guidance_core.executors.base import Denoiser, Executor, run_branch
 from guidance_core.steps.plan import Plan
 
 
@@ -16,14 +16,7 @@ class SerialExecutor(Executor):
 
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
         """Return the prediction of every branch, by name."""
-        predictions = {}
-        for branch in plan.own_branches:
-            try:
-                predictions[branch.name] = denoise(branch)
-            except Exception as error:
-                add_note(error, branch)
-                raise
-        return predictions
+        return {branch.name: run_branch(branch, denoise) for branch in plan.own_branches}
 
     def describe(self) -> str:
         """Return one line that says how branches are run."""

@@ -26,8 +26,11 @@ def _as_perturbations(perturbations: Iterable[Perturbation]) -> tuple[Perturbati
     return tuple(perturbations)
 
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
 def _as_overrides(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(dict(overrides))
+    return MappingProxyType(dict(overrides)) if overrides else NOTHING
 
 
 def _name(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -51,7 +54,7 @@ class Branch:
     "A number (negative too), a tensor that broadcasts from the batch on, or a `PerOutput` of these."
     perturbations: tuple[Perturbation, ...] = attrs.field(default=(), converter=_as_perturbations)
     "What the pass changes inside the model."
-    overrides: Mapping[str, Any] = attrs.field(factory=dict, converter=_as_overrides)
+    overrides: Mapping[str, Any] = attrs.field(default=NOTHING, converter=_as_overrides)
     "Model inputs that replace those of the condition."
     model: str | None = None
     "The model that should run it, by a name the host knows; `None` for the step's own."

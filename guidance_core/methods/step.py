@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 
+from guidance_core.algebra.spaces import Noise
 from guidance_core.errors import ConfigurationError
 from guidance_core.parameters.fields import check_number
 from guidance_core.parameters.schedules import Position, Schedule, Window
 from guidance_core.parameters.values import PerOutput, TensorValue, is_neutral
+
+T = TypeVar("T")
 
 States: TypeAlias = dict[str, dict[str | None, dict[str, Any]]]
 "What plugins keep in a run: by plugin, then by output (None: of the whole step)."
@@ -23,22 +26,71 @@ def copied(state: States) -> States:
     return {name: {output: dict(kept) for output, kept in states.items()} for name, states in state.items()}
 
 
-@attrs.frozen
-class Moment:
-    """The part of a step that all plugins share: where it stands and what the run consists of."""
+@attrs.frozen(eq=False)
+class RunFacts:
+    """What is the same for all steps of a run."""
 
     run_id: int
-    index: int
     count: int
-    evaluation: int
-    outputs: tuple[str, ...]
-    positions: Mapping[str, Position]
-    next_positions: Mapping[str, Position] | None
-    "Those of the next step; None at the last."
+    sigmas: Mapping[str, tuple[float, ...]]
+    "Noise levels by output: one per step, and the final one."
     prediction_type: str
     conditions: frozenset[str]
-    model: str | None
     plugins: tuple[str, ...]
+    outputs: tuple[str, ...] = attrs.field(init=False)
+
+    @outputs.default
+    def _default_outputs(self) -> tuple[str, ...]:
+        return tuple(self.sigmas)
+
+
+@attrs.frozen(eq=False)
+class Moment:
+    """Where a step stands, for all plugins alike."""
+
+    run: RunFacts
+    index: int
+    evaluation: int
+    noise: Mapping[str, Noise]
+    "By output."
+    model: str | None
+
+    def position(self, output: str) -> Position:
+        """Return where the evaluation stands for one output."""
+        return Position(self.index, self.run.count, self.noise[output].sigma, self.run.sigmas[output][0])
+
+    def next_position(self, output: str) -> Position | None:
+        """Return where the next step stands; None at the last."""
+        sigmas, following = self.run.sigmas[output], self.index + 1
+        return Position(following, self.run.count, sigmas[following], sigmas[0]) if following < self.run.count else None
+
+    @property
+    def is_one_for_all(self) -> bool:
+        """Whether all outputs stand at the same place."""
+        first = self.run.outputs[0]
+        return all(
+            self.noise[name].sigma == self.noise[first].sigma and self.run.sigmas[name][0] == self.run.sigmas[first][0]
+            for name in self.run.outputs[1:]
+        )
+
+
+@attrs.frozen(eq=False)
+class Question:
+    """What a plugin asked about where a step stands."""
+
+    plugin: str
+    of: str
+    "Name of the property or method of `Step`."
+    argument: Any = None
+
+    def answered_at(self, moment: Moment, plugins: Mapping[str, object]) -> Any:
+        """Return what it would be told at a step."""
+        asked = getattr(Step(moment, self.plugin, plugins[self.plugin], {}), self.of)
+        return asked(self.argument) if callable(asked) else asked
+
+
+Answers: TypeAlias = list[tuple[Question, Any]]
+"What plugins asked about a step, in order, and what they were told."
 
 
 class Step:
@@ -48,7 +100,7 @@ class Step:
     `postprocess` for one of them.
     """
 
-    __slots__ = ("_moment", "_name", "_plugin", "_states", "_touched", "output", "sample")
+    __slots__ = ("_answers", "_moment", "_name", "_plugin", "_states", "_touched", "output", "sample")
 
     def __init__(
         self,
@@ -58,7 +110,9 @@ class Step:
         states: States,
         output: str | None = None,
         sample: Tensor | None = None,
+        answers: Answers | None = None,
     ) -> None:
+        self._answers = answers
         self._moment = moment
         self._name = name
         self._plugin = plugin
@@ -72,57 +126,57 @@ class Step:
     @property
     def index(self) -> int:
         """Index of the step, from 0."""
-        return self._moment.index
+        return self._told("index", self._moment.index)
 
     @property
     def count(self) -> int:
         """Number of steps of the run."""
-        return self._moment.count
+        return self._moment.run.count
 
     @property
     def evaluation(self) -> int:
         """How often this step was evaluated before: 1 in the second pass of Heun's method."""
-        return self._moment.evaluation
+        return self._told("evaluation", self._moment.evaluation)
 
     @property
     def sigma(self) -> float:
         """Noise level of the evaluation (in `build_branches`: of the first output)."""
-        return self._position(self.output).sigma
+        return self._told("sigma", self._moment.noise[self.output or self.outputs[0]].sigma)
 
     @property
     def fraction(self) -> float:
         """The fraction of the steps that is done, `index / count`."""
-        return self._moment.index / self._moment.count
+        return self._told("fraction", self._moment.index / self._moment.run.count)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of all outputs."""
-        return self._moment.outputs
+        return self._moment.run.outputs
 
     @property
     def prediction_type(self) -> str:
         """The host's prediction type."""
-        return self._moment.prediction_type
+        return self._moment.run.prediction_type
 
     @property
     def conditions(self) -> frozenset[str]:
         """Names of the conditions the host gave."""
-        return self._moment.conditions
+        return self._moment.run.conditions
 
     @property
     def model(self) -> str | None:
         """The model the host runs at this step, where it has several and says so."""
-        return self._moment.model
+        return self._told("model", self._moment.model)
 
     @property
     def plugins(self) -> tuple[str, ...]:
         """Names of all plugins of the stack, in order; a second `cfg` is named `cfg#2`."""
-        return self._moment.plugins
+        return self._moment.run.plugins
 
     @property
     def run_id(self) -> int:
         """Number of the run, unique in the process."""
-        return self._moment.run_id
+        return self._moment.run.run_id
 
     @property
     def state(self) -> dict[str, Any]:
@@ -141,6 +195,12 @@ class Step:
     def _kept_for(self, output: str | None) -> dict[str, Any]:
         self._touched = True
         return self._states.setdefault(self._name, {}).setdefault(output, {})
+
+    def _told(self, question: str, told: T, argument: Any = None) -> T:
+        """Return what the plugin is told about where the step stands; note it where somebody wants to know."""
+        if self._answers is not None:
+            self._answers.append((Question(self._name, question, argument), told))
+        return told
 
     @property
     def looked_at_state(self) -> bool:
@@ -168,10 +228,16 @@ class Step:
             missing = set(self.outputs) - set(parameter)
             if missing:
                 raise self._lacks(parameter, sorted(missing))
-            return PerOutput({output: self._resolved(parameter, output) for output in self.outputs})
-        if isinstance(parameter, Schedule) and len(set(self._moment.positions.values())) > 1:
-            return PerOutput({output: self._resolved(parameter, output) for output in self.outputs})
-        return self._resolved(parameter, None)
+            value: Any = PerOutput({output: self._resolved(parameter, output) for output in self.outputs})
+            depends = any(isinstance(each, Schedule) for each in parameter.values())
+            return self._told("value", value, parameter) if depends else value
+        if not isinstance(parameter, Schedule):
+            return self._resolved(parameter, None)
+        if self._moment.is_one_for_all:
+            value = self._resolved(parameter, None)
+        else:
+            value = PerOutput({output: self._resolved(parameter, output) for output in self.outputs})
+        return self._told("value", value, parameter)
 
     def active(self, parameter: Any, neutral: float = 0.0) -> tuple[str, ...]:
         """Return the outputs for which `parameter` is not neutral at this step; for `build_branches`.
@@ -191,15 +257,14 @@ class Step:
 
     def inside(self, window: Window) -> tuple[str, ...]:
         """Return the outputs for which this step lies in `window`: all or none, unless sigmas differ."""
-        return tuple(output for output in self.outputs if window.contains(self._position(output)))
+        inside = tuple(output for output in self.outputs if window.contains(self._moment.position(output)))
+        return self._told("inside", inside, window)
 
     def next_inside(self, window: Window) -> tuple[str, ...]:
         """Return the outputs for which the next step lies in `window`; none at the last step."""
-        ahead = self._moment.next_positions or {}
-        return tuple(output for output, position in ahead.items() if window.contains(position))
-
-    def _position(self, output: str | None) -> Position:
-        return self._moment.positions[self._moment.outputs[0] if output is None else output]
+        ahead = ((output, self._moment.next_position(output)) for output in self.outputs)
+        inside = tuple(output for output, at in ahead if at is not None and window.contains(at))
+        return self._told("next_inside", inside, window)
 
     def _resolved(self, parameter: Any, output: str | None) -> Any:
         original = parameter
@@ -208,7 +273,7 @@ class Step:
                 raise self._lacks(parameter, [output or "?"])
             parameter = parameter[output]
         if isinstance(parameter, Schedule):
-            parameter = parameter.at(self._position(output))
+            parameter = parameter.at(self._moment.position(output or self.outputs[0]))
             if isinstance(parameter, PerOutput) and output is not None:  # a table of values per output
                 return self._resolved(parameter, output)
         if isinstance(parameter, TensorValue):

@@ -55,11 +55,14 @@ def check_number(what: str, value: Any, ge: float | None = None, le: float | Non
             if tensor.numel() == 0:
                 raise ConfigurationError(f"{what} is an empty tensor.")
         elif isinstance(leaf, bool) or not isinstance(leaf, (int, float)):
-            hint = " Values per sample are a tensor: torch.tensor([1.0, 3.0]), in a spec tensor([1, 3])."
+            hint = ""
+            if isinstance(leaf, (list, tuple)):
+                hint = " Values per sample are a tensor: torch.tensor([1.0, 3.0]), in a spec tensor([1, 3])."
+            elif callable(getattr(leaf, "at", None)):
+                hint = " A schedule of your own inherits guidance_core.Schedule."
             raise ConfigurationError(
                 f"{what} must be a number, a tensor, a value per output such as "
-                f"{{'video': 3, 'audio': 7}}, or a schedule; got {leaf!r} ({type(leaf).__name__})."
-                + (hint if isinstance(leaf, (list, tuple)) else "")
+                f"{{'video': 3, 'audio': 7}}, or a schedule; got {leaf!r} ({type(leaf).__name__})." + hint
             )
         elif not math.isfinite(leaf):
             raise ConfigurationError(f"{what} must be finite; got {leaf!r}.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import attrs
 
@@ -56,12 +56,14 @@ def _axis(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be 'sigma' or 'fraction'; got {value!r}.")
 
 
-@runtime_checkable
-class Schedule(Protocol):
-    """Anything with `at(position)`; frozen attrs classes can be written in specs by name."""
+class Schedule:
+    """Base class of schedules. One of your own is a frozen attrs class that inherits it."""
+
+    __slots__ = ()
 
     def at(self, position: Position) -> Any:
         """Return the value at `position`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement at(position).")
 
 
 @attrs.frozen
@@ -96,7 +98,7 @@ class Window:
 
 
 @attrs.frozen
-class Within:
+class Within(Schedule):
     """`value` inside a window of the run, `otherwise` outside it. arXiv:2404.07724."""
 
     value: float = attrs.field(validator=_finite)
@@ -115,7 +117,7 @@ class Within:
 
 
 @attrs.frozen
-class Linear:
+class Linear(Schedule):
     """From `start` at the first step straight to `stop` at the last step (or, by sigma, at 0)."""
 
     start: float = attrs.field(validator=_finite)
@@ -128,7 +130,7 @@ class Linear:
 
 
 @attrs.frozen
-class Cosine:
+class Cosine(Schedule):
     """From `start` to `stop` along half a cosine wave, flat at both ends."""
 
     start: float = attrs.field(validator=_finite)
@@ -157,7 +159,7 @@ def _as_rows(rows: Any) -> tuple[tuple[float, Any], ...]:
 
 
 @attrs.frozen
-class Table:
+class Table(Schedule):
     """A value for each bin of sigma: `Table({0.5: 3.0, 1.0: 7.0})`.
 
     The bin of a bound reaches from the next smaller bound (exclusive) to itself (inclusive); a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import attrs
@@ -12,7 +12,7 @@ from guidance_core.errors import (
 )
 from guidance_core.methods.hooks import Hook, Implementation
 from guidance_core.methods.requests import BASE, Branch, Needs, Request
-from guidance_core.methods.step import Moment, States, Step
+from guidance_core.methods.step import Answers, Moment, States, Step
 from guidance_core.parameters.values import is_neutral
 from guidance_core.steps.layout import Acting, Layout, OutputLayout
 from guidance_core.steps.requested import asked_of, held_outputs, through_wrappers
@@ -26,7 +26,7 @@ def build_layout(
     conditions: Mapping[str, Mapping[str, Any] | None] | None,
     states: States,
     *,
-    holdable: Iterable[str] | None = None,
+    holdable: Set[str],
     foreseen: frozenset[str] | None = None,
 ) -> Layout:
     """Ask the plugins what they want of a step and unite it into a layout.
@@ -37,7 +37,7 @@ def build_layout(
         moment: where the step stands.
         conditions: the host's model inputs by condition; `None` to take any condition as given.
         states: the run's state; what hooks leave in it is kept.
-        holdable: the outputs that have a last x0 to keep; `None` for all.
+        holdable: the outputs that have a last x0 to keep.
         foreseen: the outputs whose x0 is kept, since a plugin asked for it when the run started; `None` for all.
 
     Raises:
@@ -45,28 +45,30 @@ def build_layout(
         BranchConflictError: two plugins want different content under one name.
         ConfigurationError: a condition is missing, or a parameter has no usable value.
     """
-    steps = {name: Step(moment, name, plugin, states) for name, plugin in plugins.items()}
+    answers: Answers = []
+    steps = {name: Step(moment, name, plugin, states, answers=answers) for name, plugin in plugins.items()}
+    outputs, own = moment.run.outputs, moment.run.prediction_type
     asked = asked_of(hooks, steps)
     requests = through_wrappers(hooks["build_branches"].wrappers, steps, asked)
-    held = held_outputs(requests, moment.outputs)
+    asked_to_hold = held = held_outputs(requests, outputs)
     if foreseen is not None and held - foreseen:
         raise PluginError(
             f"step {moment.index} holds {', '.join(sorted(held - foreseen))}, which no step was to hold when the run "
             "started, so that no x0 was kept. What a plugin holds may depend on the step's index and noise level only."
         )
-    if holdable is not None:
-        held &= frozenset(holdable)
-    active = [name for name in moment.outputs if name not in held]
-    branches = unite(requests, moment, active) if active else {}
+    held &= holdable
+    active = [name for name in outputs if name not in held]
+    branches = unite(requests, outputs, active) if active else {}
     check_conditions(branches, conditions, requests)
-    view = _View(requests, asked, tuple(branches), plugins, moment.prediction_type)
+    view = _View(requests, asked, tuple(branches), plugins, own)
     return Layout(
-        moment=moment,
         branches=tuple(united.branch for united in branches.values()),
         asked={name: united.plugins for name, united in branches.items()},
-        outputs={name: _output_layout(name, hooks, view, branches, held=name in held) for name in moment.outputs},
+        outputs={name: _output_layout(name, hooks, view, branches, held=name in held) for name in outputs},
         depends_on_state=any(step.looked_at_state for step in steps.values()),
         inputs={name: inputs_of(united.branch, conditions or {}) for name, united in branches.items()},
+        answers=answers,
+        asked_to_hold=asked_to_hold,
     )
 
 
@@ -126,4 +128,4 @@ class _View:
             raise PluginError(f"plugin {name!r} returned {len(needs)} Needs for output {output!r}; return one.")
         visible = (BASE, *(branch for branch in self.branches if branch in kept and branch != BASE))
         space = needs[0].space or self.prediction_type
-        return Acting(implementation, self.plugins[name], needs[0], space, visible)
+        return Acting(implementation, self.plugins[name], needs[0], space, self.prediction_type, visible)

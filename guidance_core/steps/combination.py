@@ -8,7 +8,6 @@ rounded once to the dtype of the predictions.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -32,10 +31,14 @@ class Scene:
 
     layout: OutputLayout
     sample: Tensor
-    noise: Noise
     moment: Moment
     state: States
     workspace: Workspace
+    noise: Noise = attrs.field(init=False)
+
+    @noise.default
+    def _default_noise(self) -> Noise:
+        return self.moment.noise[self.layout.name]
 
     def affine(self, source: str, target: str) -> Affine:
         """Return the conversion between two spaces at this noise level."""
@@ -146,7 +149,7 @@ def correct(
         known: what is known of it where it is not.
     """
     layout, sample, noise = scene.layout, scene.sample, scene.noise
-    own, space = scene.moment.prediction_type, layout.first_space
+    own, space = scene.moment.run.prediction_type, layout.first_space
     if space is None:
         return evaluate(terms, dtype=like.dtype)
     buffer = scene.workspace.buffer(layout.name, like) if is_blocked(like) else None
@@ -156,8 +159,6 @@ def correct(
         tensor, factor, space = _wrapped(scene, layout.correct_wrappers, (total, 1.0, space), reference)
     else:
         tensor, factor, space = _chained(scene, (total, 1.0, space), reference)
-    if space == own and isinstance(factor, Tensor) and like.dtype is tensor.dtype is factor.dtype and buffer is None:
-        return tensor * factor  # what `evaluate` would come to
     result = evaluate([(tensor, factor)], sample, affine(space, own, noise), dtype=like.dtype)
     return scene.workspace.safe(result) if result is tensor else result
 
@@ -213,7 +214,7 @@ def _chained(scene: Scene, guided: _Guided, base: BasePrediction) -> _Guided:
 
 def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
     """Call every `combine` and return the deltas as terms of the sum in the host's space."""
-    own = scene.moment.prediction_type
+    own = scene.moment.run.prediction_type
     converted: dict[tuple[str, str], Tensor] = {}
 
     def visible(acting: Acting) -> Predictions:
@@ -270,7 +271,7 @@ def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> T
     if (
         isinstance(factor, Tensor)
         and factor.ndim == like.ndim
-        and (factor.numel() == 1 or _fits(factor.shape, like.shape))
+        and all(size in (1, whole) for size, whole in zip(factor.shape, like.shape, strict=True))
     ):
         if factor.dtype is like.dtype:
             return factor
@@ -278,9 +279,3 @@ def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> T
             return factor.to(accumulation_dtype(like))
     expected = f"Multiply with a floating-point tensor that broadcasts to {tuple(like.shape)}"
     raise implementation.wrong(expected, factor)
-
-
-@functools.lru_cache(maxsize=256)
-def _fits(shape: tuple[int, ...], full: tuple[int, ...]) -> bool:
-    """Whether a shape of as many dimensions broadcasts to `full`."""
-    return all(size in (1, whole) for size, whole in zip(shape, full, strict=True))

@@ -17,7 +17,7 @@ from guidance_core.algebra.arithmetic import Weight
 from guidance_core.algebra.digest import digest
 from guidance_core.methods.hooks import Implementation
 from guidance_core.methods.requests import BASE, Branch, Needs
-from guidance_core.methods.step import Moment, placed
+from guidance_core.methods.step import Answers, placed
 
 
 @attrs.frozen
@@ -29,6 +29,8 @@ class Acting:
     needs: Needs
     space: str
     "The space it works in: the one it asked for, or the host's."
+    own: str
+    "The host's."
     branches: tuple[str, ...]
     "The branches whose predictions it may look at, `cond` first."
 
@@ -112,9 +114,11 @@ class OutputLayout:
 
 @attrs.frozen(eq=False)
 class Layout:
-    """The branches of one step and what is made of their predictions."""
+    """The branches of a step and what is made of their predictions.
 
-    moment: Moment
+    Steps at which the plugins are told the same about where the run stands share one.
+    """
+
     branches: tuple[Branch, ...]
     "The passes to run, `cond` first; empty where every output is held."
     asked: Mapping[str, tuple[str, ...]]
@@ -124,16 +128,20 @@ class Layout:
     "Whether a plugin looked at its state, so that the layout holds for this moment only."
     inputs: Mapping[str, Mapping[str, Any]]
     "Model inputs of each branch."
+    answers: Answers
+    "What the plugins asked about where the step stands, and what they were told."
+    asked_to_hold: frozenset[str]
+    "The outputs that a plugin wants to keep their last x0, whether or not they have one."
 
     holds: frozenset[str] = attrs.field(init=False)
     "The outputs that keep their last x0."
     has_tensor_strengths: bool = attrs.field(init=False)
+    conversions: tuple[tuple[str, str, str, Acting], ...] = attrs.field(init=False)
+    "Output, source and target of every conversion that a hook may ask for, and who."
 
     @functools.cached_property
-    def fingerprint(self) -> tuple[int, int, int]:
-        """What stands for the step, the branches, and what is made of them."""
-        moment = self.moment
-        step = [moment.index, moment.count, moment.evaluation, moment.model, moment.positions]
+    def fingerprint(self) -> tuple[int, int]:
+        """What stands for the branches, and for what is made of them."""
         branches = [
             (branch.name, branch.condition, branch.perturbations, branch.overrides, branch.model, branch.cost)
             for branch in self.branches
@@ -147,7 +155,7 @@ class Layout:
             )
             for output in self.outputs.values()
         ]
-        return digest(step), digest(branches), digest(strengths)
+        return digest(branches), digest(strengths)
 
     @holds.default
     def _default_holds(self) -> frozenset[str]:
@@ -157,3 +165,13 @@ class Layout:
     def _default_has_tensor_strengths(self) -> bool:
         strengths = (strength for output in self.outputs.values() for _, strength in output.strengths)
         return any(isinstance(strength, Tensor) for strength in strengths)
+
+    @conversions.default
+    def _default_conversions(self) -> tuple[tuple[str, str, str, Acting], ...]:
+        return tuple(
+            (output.name, source, target, acting)
+            for output in self.outputs.values()
+            for acting in output.all_acting
+            if acting.space != acting.own
+            for source, target in ((acting.own, acting.space), (acting.space, acting.own))
+        )

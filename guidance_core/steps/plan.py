@@ -22,7 +22,7 @@ from guidance_core.methods.reference import BasePrediction, Statistic
 from guidance_core.methods.requests import BASE
 from guidance_core.methods.step import States
 from guidance_core.steps.bound_branch import BoundBranch
-from guidance_core.steps.layout import Layout
+from guidance_core.steps.scheduled import Scheduled
 from guidance_core.steps.settings import RunIdentity
 
 Predictions: TypeAlias = dict[str, dict[str, Tensor]]
@@ -62,7 +62,7 @@ class Plan:
         "identity",
         "is_finished",
         "layout",
-        "noise",
+        "moment",
         "own_branches",
         "padding",
         "placed",
@@ -75,11 +75,9 @@ class Plan:
     def __init__(
         self,
         identity: RunIdentity,
-        layout: Layout,
-        branches: tuple[BoundBranch, ...],
+        scheduled: Scheduled,
         structure: Structure,
         samples: dict[str, Tensor],
-        noise: Mapping[str, Noise],
         state: States,
         version: int,
         finish: Callable[[Plan, Mapping[str, Any] | Sums], Any],
@@ -90,10 +88,12 @@ class Plan:
         self._structure = structure
         self.identity = identity
         "Which run it belongs to, with the run's settings."
-        self.layout = layout
-        self.branches = branches
+        self.layout = scheduled.layout
+        self.moment = scheduled.moment
+        "Where the step stands."
+        self.branches = scheduled.branches
         "The passes to run, `cond` first; empty where every output keeps its last x0."
-        self.own_branches = branches
+        self.own_branches = scheduled.branches
         "Those that this process runs: on several ranks perhaps none, or some rows of one (`branch.rows`)."
         self.padding = 0
         "Forwards to make besides, for ranks that must call their model equally often (`lockstep`)."
@@ -101,8 +101,6 @@ class Plan:
         "What the executor noted when it chose this process's branches."
         self.samples = samples
         "The noisy sample by output."
-        self.noise = noise
-        "The noise level by output."
         self.state = state
         "What plugins keep in the run, as hooks left it when they named the branches."
         self.version = version
@@ -143,7 +141,12 @@ class Plan:
     @property
     def index(self) -> int:
         """Index of the step."""
-        return self.layout.moment.index
+        return self.moment.index
+
+    @property
+    def noise(self) -> Mapping[str, Noise]:
+        """The noise level by output."""
+        return self.moment.noise
 
     @property
     def sigma(self) -> float:
@@ -159,17 +162,19 @@ class Plan:
     def summary(self) -> str:
         """The step and its branches in a few words, for messages."""
         branches = ", ".join(branch.name for branch in self.branches) or "no branches"
-        evaluation = self.layout.moment.evaluation
+        evaluation = self.moment.evaluation
         again = f", evaluation {evaluation}" if evaluation else ""
         shapes = ", ".join(f"{name} {kind_of(sample)}" for name, sample in self.samples.items())
-        return f"step {self.index} of {self.layout.moment.count}{again} at sigma {self.sigma:g}: {branches}; {shapes}"
+        return f"step {self.index} of {self.moment.run.count}{again} at sigma {self.sigma:g}: {branches}; {shapes}"
 
     @property
     def fingerprint(self) -> tuple[int, ...]:
         """What ranks compare before they exchange predictions; see `PARTS`."""
         shapes = [(tuple(sample.shape), sample.dtype, sample.device.type) for sample in self.samples.values()]
-        sample = digest([self._structure.kind, *self.samples, shapes, list(self.noise.values())])
-        return (*self.identity.fingerprint, *self.layout.fingerprint, sample)
+        moment, levels = self.moment, list(self.noise.values())
+        step = digest([moment.index, moment.run.count, moment.evaluation, moment.model, levels])
+        sample = digest([self._structure.kind, *self.samples, shapes])
+        return (*self.identity.fingerprint, step, *self.layout.fingerprint, sample)
 
     def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
         """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""

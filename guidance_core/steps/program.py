@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TypeAlias
-
-import attrs
 
 from guidance_core.algebra.outputs import SINGLE
 from guidance_core.algebra.spaces import Noise, affine, check_sigma
 from guidance_core.errors import ConfigurationError
 from guidance_core.methods.stack import Stack
-from guidance_core.methods.step import Moment, States
-from guidance_core.parameters.schedules import Position
+from guidance_core.methods.step import Moment, RunFacts, States
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.build import build_layout
+from guidance_core.steps.known import KnownLayouts
 from guidance_core.steps.layout import Layout
+from guidance_core.steps.scheduled import Scheduled
 from guidance_core.steps.settings import RunIdentity, RunSettings
 
 Sigma: TypeAlias = float | Mapping[str, float]
 "A noise level, or one for each output."
 
-Levels: TypeAlias = dict[str, Noise]
+Levels: TypeAlias = Mapping[str, Noise]
 "Noise level by output."
 
 _run_ids = itertools.count()
-
-
-@attrs.frozen
-class Scheduled:
-    """One step of a program, at its usual noise level and first evaluation."""
-
-    layout: Layout
-    branches: tuple[BoundBranch, ...]
-    noise: Levels
 
 
 class Program:
@@ -72,26 +62,43 @@ class Program:
             raise ConfigurationError(
                 f"sigmas are given for {', '.join(map(str, sigmas))}, but the outputs are {', '.join(self.outputs)}."
             )
-        noise: list[Levels] = [
-            {name: Noise(self.sigma(name, index), self.alpha(index)) for name in self.outputs}
-            for index in range(settings.count)
-        ]
-        self._positions = [self._positions_at(index, levels) for index, levels in enumerate(noise)]
-        self.layouts: list[Layout] = []
+        self._facts = RunFacts(
+            run_id=self.identity.id,
+            count=settings.count,
+            sigmas={name: sigmas[None if None in sigmas else name] for name in self.outputs},
+            prediction_type=settings.prediction_type,
+            conditions=frozenset(settings.conditions or ()),
+            plugins=tuple(stack.plugins),
+        )
+        moments = [Moment(self._facts, index, 0, self._usual(index), None) for index in range(settings.count)]
+        self.layouts: list[Layout] = self._laid_out(moments)
         "By step."
+        self.keeps = frozenset(name for layout in set(self.layouts) for name in layout.holds)
+        "The outputs whose x0 some step holds."
+        self.steps = [self._checked(layout, moment) for layout, moment in zip(self.layouts, moments, strict=True)]
+
+    def _laid_out(self, moments: Sequence[Moment]) -> list[Layout]:
+        """Return the layout of each step; steps that the plugins cannot tell apart share one."""
+        layouts: list[Layout] = []
+        known = KnownLayouts(self.stack.plugins)
         state: States = {}
         held: set[str] = set()
-        for index in range(settings.count):
-            self.layouts.append(self._built(self._moment(index, self._positions[index], 0, None), held, state))
-            held |= set(self.outputs) - self.layouts[-1].holds
-        self.keeps = frozenset[str]().union(*(layout.holds for layout in self.layouts))
-        "The outputs whose x0 some step holds."
-        for layout, levels in zip(self.layouts, noise, strict=True):
-            self._check_spaces(layout, levels)
-        self.steps = [
-            Scheduled(layout, self._bind(layout, levels), levels)
-            for layout, levels in zip(self.layouts, noise, strict=True)
-        ]
+        for moment in moments:
+            layout = known.find(moment, held)
+            if layout is None:
+                layout = self._built(moment, held, state)
+                known.add(layout)
+            layouts.append(layout)
+            if len(held) < len(self.outputs):
+                held |= set(self.outputs) - layout.holds
+        return layouts
+
+    def _usual(self, index: int) -> Levels:
+        """Return the noise levels of a step; outputs at one level share it."""
+        sigmas, alpha = self._facts.sigmas, self.alpha(index)
+        if None in self.settings.sigmas:
+            return dict.fromkeys(self.outputs, Noise(sigmas[self.outputs[0]][index], alpha))
+        return {name: Noise(levels[index], alpha) for name, levels in sigmas.items()}
 
     def for_outputs(self, outputs: tuple[str, ...]) -> Program:
         """Return the program of the same run for a sample with other outputs."""
@@ -107,15 +114,25 @@ class Program:
         state: States,
     ) -> Scheduled:
         """Return a step that is not as usual: at another noise level, evaluated again, or asked with state."""
-        moment = self._moment(index, self._positions_at(index, noise), evaluation, model)
-        layout = self._built(moment, held, state, self.keeps)
-        self._check_spaces(layout, noise)
-        return Scheduled(layout, self._bind(layout, noise), noise)
+        moment = Moment(self._facts, index, evaluation, noise, model)
+        held = frozenset(held)
+        layout = KnownLayouts(self.stack.plugins, [self.layouts[index]]).find(moment, held)
+        return self._checked(layout or self._built(moment, held, state, self.keeps), moment)
 
-    def sigma(self, output: str, index: int) -> float:
-        """Return the noise level of a step for one output."""
-        sigmas = self.settings.sigmas
-        return (sigmas[None] if None in sigmas else sigmas[output])[index]
+    def _checked(self, layout: Layout, moment: Moment) -> Scheduled:
+        """Return a step, or raise where a plugin wants a space that cannot be reached at its noise level."""
+        noise, own = moment.noise, self.settings.prediction_type
+        for output, source, target, acting in layout.conversions:
+            try:
+                affine(source, target, noise[output])
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    f"plugin {acting.implementation.plugin!r} works in {acting.space}: {error}"
+                ) from None
+        for name in self.keeps:
+            affine(*(("x0", own) if name in layout.holds else (own, "x0")), noise[name])
+        branches = [BoundBranch(each, layout.inputs[each.name], moment, layout.holds) for each in layout.branches]
+        return Scheduled(layout, moment, tuple(branches))
 
     def alpha(self, index: int) -> float | None:
         """Return the signal level of a step, where the host gave one."""
@@ -134,59 +151,17 @@ class Program:
             )
         noise = {}
         for name, level in levels.items():
-            value = self.sigma(name, index) if level is None else _level("sigma", level)
+            value = self._facts.sigmas[name][index] if level is None else _level("sigma", level)
             check_sigma("sigma", value, self.settings.prediction_type)
             own_alpha = self.alpha(index) if level is None else None
             noise[name] = Noise(value, own_alpha if alpha is None else _level("alpha", alpha))
         return {name: noise[name] for name in self.outputs}
 
-    def _moment(self, index: int, positions: Mapping[str, Position], evaluation: int, model: str | None) -> Moment:
-        count = self.settings.count
-        return Moment(
-            run_id=self.identity.id,
-            index=index,
-            count=count,
-            evaluation=evaluation,
-            outputs=tuple(positions),
-            positions=positions,
-            next_positions=self._positions[index + 1] if index + 1 < count else None,
-            prediction_type=self.settings.prediction_type,
-            conditions=frozenset(self.settings.conditions or ()),
-            model=model,
-            plugins=tuple(self.stack.plugins),
-        )
-
-    def _positions_at(self, index: int, noise: Levels) -> dict[str, Position]:
-        count = self.settings.count
-        return {name: Position(index, count, level.sigma, self.sigma(name, 0)) for name, level in noise.items()}
-
     def _built(
-        self, moment: Moment, holdable: Iterable[str], state: States, foreseen: frozenset[str] | None = None
+        self, moment: Moment, holdable: Set[str], state: States, foreseen: frozenset[str] | None = None
     ) -> Layout:
         stack, conditions = self.stack, self.settings.conditions
         return build_layout(stack.hooks, stack.plugins, moment, conditions, state, holdable=holdable, foreseen=foreseen)
-
-    def _check_spaces(self, layout: Layout, noise: Levels) -> None:
-        """Raise where a plugin wants a space that cannot be reached at this noise level."""
-        own = self.settings.prediction_type
-        for output in layout.outputs.values():
-            for acting in output.all_acting:
-                for pair in ((own, acting.space), (acting.space, own)):
-                    try:
-                        affine(*pair, noise[output.name])
-                    except ConfigurationError as error:
-                        raise ConfigurationError(
-                            f"plugin {acting.implementation.plugin!r} works in {acting.needs.space}: {error}"
-                        ) from None
-            if output.name in self.keeps:
-                affine(*(("x0", own) if output.held else (own, "x0")), noise[output.name])
-
-    def _bind(self, layout: Layout, noise: Levels) -> tuple[BoundBranch, ...]:
-        sigmas = {name: level.sigma for name, level in noise.items()}
-        return tuple(
-            BoundBranch(branch, layout.inputs[branch.name], layout.moment, sigmas, layout.holds)
-            for branch in layout.branches
-        )
 
 
 def _level(what: str, given: Any) -> float:

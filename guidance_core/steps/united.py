@@ -17,8 +17,7 @@ from guidance_core.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from guidance_core.methods.requests import BASE, Branch, Request
-from guidance_core.methods.step import Moment
+from guidance_core.methods.requests import BASE, NOTHING, Branch, Request
 from guidance_core.parameters.values import PerOutput, is_neutral
 
 
@@ -31,9 +30,9 @@ class United:
     strengths: dict[str, float | Tensor]
 
 
-def unite(requests: Sequence[Request], moment: Moment, active: Sequence[str]) -> dict[str, United]:
-    """Unite branches by name and leave out those that no output moves away from or needs."""
-    nothing: dict[str, float | Tensor] = dict.fromkeys(moment.outputs, 0.0)
+def unite(requests: Sequence[Request], outputs: Sequence[str], active: Sequence[str]) -> dict[str, United]:
+    """Unite branches by name and leave out those that none of the `active` outputs moves away from or needs."""
+    nothing: dict[str, float | Tensor] = dict.fromkeys(outputs, 0.0)
     united = {BASE: United(Branch(BASE, required=True), (), dict(nothing))}
     for branch in requests:
         if not isinstance(branch, Branch):
@@ -45,11 +44,9 @@ def unite(requests: Sequence[Request], moment: Moment, active: Sequence[str]) ->
                 f"{first} and plugin {branch.plugin!r} want different passes under the branch name "
                 f"{branch.name!r}: {_content(same.branch)}; and {_content(branch)}. Rename one of them."
             )
-        same.branch = attrs.evolve(
-            same.branch,
-            required=same.branch.required or branch.required,
-            cost=max(same.branch.cost, branch.cost),
-        )
+        required, cost = same.branch.required or branch.required, max(same.branch.cost, branch.cost)
+        if (required, cost) != (same.branch.required, same.branch.cost):
+            same.branch = attrs.evolve(same.branch, required=required, cost=cost)
         if branch.plugin not in same.plugins:
             same.plugins = (*same.plugins, branch.plugin)
         for output in active:
@@ -115,4 +112,5 @@ def check_conditions(
 
 def inputs_of(branch: Branch, conditions: Mapping[str, Mapping[str, Any] | None]) -> Mapping[str, Any]:
     """Return the model inputs of a branch: those of its condition, and what it puts in their place."""
-    return MappingProxyType({**(conditions.get(branch.condition) or {}), **branch.overrides})
+    given = conditions.get(branch.condition) or NOTHING
+    return MappingProxyType({**given, **branch.overrides}) if branch.overrides else given

@@ -135,7 +135,9 @@ class LTX2:
             for output in step.outputs
             if not _is_zero(_of(stg, output))
         )
-        held = tuple(output for output in step.outputs if step.index % (_of(skip, output) + 1))
+        held = tuple(
+            output for output in step.outputs if (left_out := _of(skip, output)) and step.index % (left_out + 1)
+        )
         rescaled = tuple(output for output in step.outputs if not _is_zero(_of(rescale, output)))
         return [
             Branch("neg", condition="negative", strength=cfg - 1),

@@ -124,7 +124,7 @@ def _compiles(plan: Plan, output: str, acting: Acting, given: dict[str, Tensor])
     state = {name: {key: dict(kept) for key, kept in states.items()} for name, states in plan.state.items()}
 
     def combine(sample: Tensor, predictions: dict[str, Tensor]) -> Any:
-        step = Step(plan.layout.moment, acting.implementation.plugin, acting.plugin, state, output, sample)
+        step = Step(plan.moment, acting.implementation.plugin, acting.plugin, state, output, sample)
         return acting.implementation.function(step, predictions)
 
     torch._dynamo.reset()

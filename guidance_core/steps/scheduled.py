@@ -1,0 +1,20 @@
+"""A step before its sample is known: where it stands, what runs, and what is made of it."""
+
+from __future__ import annotations
+
+import attrs
+
+from guidance_core.methods.step import Moment
+from guidance_core.steps.bound_branch import BoundBranch
+from guidance_core.steps.layout import Layout
+
+
+@attrs.frozen(eq=False)
+class Scheduled:
+    """A step before its sample is known."""
+
+    layout: Layout
+    "Perhaps shared with other steps."
+    moment: Moment
+    branches: tuple[BoundBranch, ...]
+    "Those of the layout, bound to this step."
