@@ -169,7 +169,7 @@ class Run:
             layout = scheduled.layout
         if layout.has_tensor_strengths:
             for name, each in samples.items():
-                layout.outputs[name].weights(each)  # raises where one does not broadcast
+                layout.outputs[name].placed_strengths(each)  # raises where one does not broadcast
         return Plan(self.identity, scheduled, structure, samples, state, self._version, self.finish, self._give_up)
 
     def _combined(self, plan: Plan, predictions: Predictions | Sums) -> tuple[dict[str, Tensor], States]:
@@ -181,13 +181,15 @@ class Run:
                 results[name] = self._held.result(plan, name)
             elif layout.is_plain and not isinstance(predictions, Sums):
                 given = predictions[name]
-                terms = [(given[branch], weight) for branch, weight in layout.weights(given[BASE])]
-                results[name] = evaluate(terms, dtype=given[BASE].dtype)
+                base = given[BASE]
+                away = [(given[branch], strength) for branch, strength in layout.placed_strengths(base)]
+                results[name] = evaluate([(base, 1.0)], away=away, dtype=base.dtype)
             else:
                 scene = Scene(layout, plan.samples[name], plan.moment, state, self._workspace)
                 if isinstance(predictions, Sums):
-                    base, known = predictions.references.get(name), predictions.statistics.get(name)
-                    results[name] = correct(scene, [(predictions.sums[name], 1.0)], predictions.like[name], base, known)
+                    reference, known = predictions.references.get(name), predictions.statistics.get(name)
+                    terms = [(predictions.sums[name], 1.0)]
+                    results[name] = correct(scene, terms, [], predictions.like[name], reference, known)
                 else:
                     results[name] = guide(scene, predictions[name])
         for name, states in state.items():

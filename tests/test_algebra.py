@@ -170,12 +170,17 @@ def test_blocks_change_no_bit(stack, dtype, monkeypatch):
     assert torch.equal(one_step(STACKS[stack], x, predictions), blocked)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_weighted_sum_is_the_same_in_blocks_and_at_once(dtype, monkeypatch):
+@pytest.mark.parametrize(
+    "strengths", [(3.0,), (0.3,), (-1.7,), (3.0, 1.0), (0.5, 4.0, -2.0), ("one a sample",), (3.0, "one a sample", -0.1)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_sum_is_the_same_in_blocks_and_at_once(dtype, strengths, monkeypatch):
     x, predictions = predict(3, 2, 600, 128, dtype=dtype)
-    blocked = one_step([CFG(4.0), STG(1.0)], x, predictions)
+    given = [torch.tensor([2.0, -0.7]) if isinstance(each, str) else each for each in strengths]
+    stack = [Away(branch, strength) for branch, strength in zip(NAMES[1:], given, strict=False)]
+    blocked = one_step(stack, x, predictions)
     monkeypatch.setattr("guidance_core.algebra.arithmetic.BLOCK", 10**9)
-    assert torch.equal(one_step([CFG(4.0), STG(1.0)], x, predictions), blocked)
+    assert torch.equal(one_step(stack, x, predictions), blocked)
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -389,3 +394,40 @@ def test_a_sample_of_more_digits_is_rounded_alike_for_small_and_large_prediction
         return one_step(plugins, x[rows], predictions, sigma=0.6)
 
     assert torch.equal(guided(slice(0, 2))[:1], guided(slice(0, 1)))
+
+
+def moved_away(strengths, shape, seed, near, dtype=torch.float32):
+    """Return what a stack of one method a branch makes of predictions near `cond`, and the same in float64."""
+    x, predictions = predict(seed, *shape, dtype=torch.float64)
+    predictions = {
+        name: (predictions["cond"] * (1 + near * p.clamp(-1, 1))).to(dtype) for name, p in predictions.items()
+    }
+    away = dict(zip(NAMES[1:], strengths, strict=False))
+    made = one_step([Away(branch, strength) for branch, strength in away.items()], x.to(dtype), predictions)
+    c = predictions["cond"].double()
+    exact = c.clone()
+    for branch, strength in away.items():
+        factor = strength.double().view(-1, *(1,) * (c.ndim - 1)) if isinstance(strength, torch.Tensor) else strength
+        exact += factor * (c - predictions[branch].double())
+    return made, exact, predictions["cond"]
+
+
+tensor_strengths = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=2).map(torch.tensor)
+any_strengths = st.lists(strengths.map(float) | st.floats(-1, 1) | tensor_strengths, min_size=1, max_size=4)
+layouts = st.sampled_from([(2, 3), (2, 16, 8), (2, 90_000)])  # the last is blocked
+
+
+@settings(deadline=None, max_examples=60)
+@given(any_strengths, layouts, seeds, st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
+def test_equal_predictions_are_returned_as_they_are(strengths, shape, seed, dtype):
+    made, _, cond = moved_away(strengths, shape, seed, near=0.0, dtype=dtype)
+    assert torch.equal(made, cond)
+
+
+@settings(deadline=None, max_examples=60)
+@given(any_strengths, layouts, seeds, st.sampled_from([1e-7, 1e-5, 1e-4]))
+def test_where_predictions_are_close_nothing_is_lost(strengths, shape, seed, near):
+    """A weighted sum, `31·c − 30·u`, would be off by up to 12 units in the last place."""
+    made, exact, _ = moved_away(strengths, shape, seed, near)
+    unit = 2.0 ** (torch.floor(torch.log2(exact.abs())) - 23)
+    assert ((made.double() - exact).abs() / unit).max() < 1.0

@@ -1,9 +1,10 @@
-"""The one expression a step is made of, evaluated without waste: `a·sample + b·Σ wᵢ·pᵢ`.
+"""The one expression a step is made of, evaluated without waste: `a·sample + b·(Σ wᵢ·pᵢ + Σ sⱼ·(p₁ − qⱼ))`.
 
-Terms are accumulated in float32 (float64 where a prediction is float64), in the order given, the
-sample last, and rounded once. The same elementary operations are applied to every element wherever it lies, so a
-result depends on the values alone: not on batch mates, strides, the number of threads, or whether
-it was computed block by block.
+Terms are accumulated in float32 (float64 where a prediction is float64), in the order given, the sample last, and
+rounded once. To move away from predictions, their differences from the first are formed: where all are equal, the
+result is the first exactly, and where they are close, nothing is lost to cancellation. The same elementary operations
+are applied to every element wherever it lies, so a result depends on the values alone: not on batch mates, strides, the
+number of threads, or whether it was computed block by block.
 
 On CPUs large tensors are worked on in blocks that stay in cache, which also keeps temporaries small.
 """
@@ -16,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from guidance_core.algebra.spaces import IDENTITY, SHIFT, Affine
+from guidance_core.algebra.spaces import IDENTITY, Affine
 
 BLOCK = 131072
 "Elements worked on at a time: the float32 temporaries of a block stay in cache."
@@ -38,50 +39,95 @@ def evaluate(
     sample: Tensor | None = None,
     space: Affine = IDENTITY,
     *,
+    away: Sequence[Term] = (),
     dtype: torch.dtype | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Return `a·sample + b·Σ wᵢ·pᵢ`, rounded once to `dtype`.
+    """Return `a·sample + b·(Σ wᵢ·pᵢ + Σ sⱼ·(p₁ − qⱼ))`, rounded once to `dtype`.
 
     Args:
         terms: predictions `[B, ...]` of one shape, with their weights.
         sample: the noisy sample, of the same shape; needed where `a` is not 0.
         space: `a` and `b`.
+        away: predictions to move away from, with their strengths; the first term has the weight 1.0 then.
         dtype: of the result; the accumulation dtype of the first prediction if not given.
         out: contiguous buffer of the accumulation dtype to write a large result into.
 
     Returns:
         The result; where nothing is to be computed, the prediction itself.
     """
-    is_sum = len(terms) > 1
-    if is_sum and space.a == 1.0:  # b goes into the weights, which are numbers most of the time
-        terms, space = [(prediction, weight * space.b) for prediction, weight in terms], SHIFT
     first, weight = terms[0]
     given = first.dtype
     working = torch.float64 if given is torch.float64 else torch.float32
     dtype = dtype or working
-    if first.numel() > BLOCK and first.is_cpu and not _is_tracked(terms):
-        if not is_sum and space is IDENTITY and given is dtype and type(weight) is float and weight == 1.0:
+    if first.numel() > BLOCK and first.is_cpu and not _is_tracked((*terms, *away)):
+        is_one = len(terms) == 1 and not away and type(weight) is float and weight == 1.0
+        if is_one and space is IDENTITY and given is dtype:
             return first
         result = out if out is not None and out.dtype == dtype else torch.empty(first.shape, dtype=dtype)
-        _by_blocks(result, terms, sample, space, working)
+        _by_blocks(result, terms, away, sample, space, working)
         return result
     total = first if given is working else first.to(working)
+    if away:
+        total = _moved_away(total, away)
     if type(weight) is not float or weight != 1.0:
         total = total * weight
-    if is_sum:
-        for prediction, weight in terms[1:]:
-            if type(weight) is not float:
-                total = total + prediction.to(working) * weight
-            elif total is first:
-                total = first.add(prediction, alpha=weight)
-            else:
-                total.add_(prediction, alpha=weight)
+    for prediction, weight in terms[1:]:
+        if prediction.dtype is not working:
+            prediction = prediction.to(working)
+        if type(weight) is not float:
+            total = total + prediction * weight
+        elif total is first:
+            total = total.add(prediction, alpha=weight)
+        else:
+            total.add_(prediction, alpha=weight)
     if space is not IDENTITY:
         if sample is not None and sample.dtype is torch.float64 and working is not torch.float64:
             sample = sample.to(working)  # as block by block
         total = to_space(total, sample, space, owned=total is not first)
     return total if dtype is working else total.to(dtype)
+
+
+def _moved_away(base: Tensor, away: Sequence[Term]) -> Tensor:
+    """Return `c + Σ sⱼ·(c − qⱼ)`. The small differences are added up first, so that `c` is rounded once."""
+    largest, away = _largest_first(away)
+    (prediction, strength), *others = away
+    if prediction.dtype is not base.dtype:
+        prediction = prediction.to(base.dtype)
+    if not others and _is_lerp(strength):
+        return torch.lerp(prediction, base, 1.0 + strength)
+    delta = base - prediction
+    if type(strength) is not float:
+        delta = delta * strength
+    for prediction, strength in others:
+        difference = base - (prediction if prediction.dtype is base.dtype else prediction.to(base.dtype))
+        if type(strength) is not float:
+            delta = delta + difference * strength
+        else:
+            delta.add_(difference, alpha=strength / largest)
+    return base.add(delta, alpha=largest)
+
+
+def _largest_first(away: Sequence[Term]) -> tuple[float, Sequence[Term]]:
+    """Return the strength to form the others as shares of, and the predictions with its own first.
+
+    Where one is a tensor, every strength is formed as it is.
+    """
+    if len(away) == 1 and type(away[0][1]) is float:
+        return away[0][1], away
+    strengths = [abs(strength) for _, strength in away if type(strength) is float]
+    if len(strengths) < len(away):
+        return 1.0, sorted(away, key=lambda term: type(term[1]) is float)  # the first is formed as it is
+    at = strengths.index(max(strengths))
+    return away[at][1], [away[at], *away[:at], *away[at + 1 :]]  # type: ignore[return-value]
+
+
+def _is_lerp(strength: Weight) -> bool:
+    """Whether to form `c + s·(c − q)` as `lerp(q, c, 1 + s)`, one operation in place of two.
+
+    Nearer to 0 the rounding of `1 + s` would cost digits of `s`.
+    """
+    return type(strength) is float and not -1.0 < strength < 1.0
 
 
 def is_blocked(tensor: Tensor) -> bool:
@@ -97,8 +143,6 @@ def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool
     """Return `a·sample + b·total`; `total` may be overwritten if it is `owned`."""
     if space is IDENTITY or sample is None:
         return total
-    if space is SHIFT and owned:
-        return total.add_(sample)
     if space.a == 1.0:
         return sample.add(total, alpha=space.b)
     if space.a == -space.b:
@@ -110,21 +154,33 @@ def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool
 def _by_blocks(
     result: Tensor,
     terms: Sequence[Term],
+    away: Sequence[Term],
     sample: Tensor | None,
     space: Affine,
     working: torch.dtype,
 ) -> None:
-    shape = _three_dims(terms)
-    views = [(prediction.reshape(shape), _view(weight, prediction, shape, working)) for prediction, weight in terms]
+    """Do what `evaluate` does, operation for operation, in blocks."""
+    shape = _three_dims((*terms, *away))
+    views, others = (
+        [(prediction.reshape(shape), _view(weight, prediction, shape, working)) for prediction, weight in each]
+        for each in (terms, away)
+    )
     samples = sample.reshape(shape) if sample is not None and space is not IDENTITY else None
     results = result.view(shape)
-    total_buffer, term_buffer = (torch.empty(_largest(shape), dtype=working) for _ in range(2))
+    count = 4 if others else 2
+    buffers = [torch.empty(_largest(shape), dtype=working) for _ in range(count)]
     for span in _spans(shape):
         target = results[span]
-        total = target if result.dtype == working else total_buffer[: target.numel()].view(target.shape)
-        buffer = term_buffer[: target.numel()].view(target.shape)
+        total, buffer, *more = (each[: target.numel()].view(target.shape) for each in buffers)
+        if result.dtype == working:
+            total = target
+        if others:
+            base, delta = _loaded(views[0][0][span], more[0]), more[1]
+            _move_away(total, base, [(q[span], _part(s, span)) for q, s in others], delta, buffer)
         for number, (prediction, weight) in enumerate(views):
             part, factor = prediction[span], _part(weight, span)
+            if number == 0 and others:
+                continue
             if number == 0:
                 _multiply(part, factor, total)
             elif isinstance(factor, Tensor):
@@ -138,9 +194,28 @@ def _by_blocks(
             target.copy_(total)
 
 
+def _move_away(total: Tensor, base: Tensor, away: Sequence[Term], delta: Tensor, buffer: Tensor) -> None:
+    """Do what `_moved_away` does, operation for operation, in the memory of `total`."""
+    largest, away = _largest_first(away)
+    (prediction, strength), *others = away
+    if not others and _is_lerp(strength):
+        torch.lerp(_loaded(prediction, buffer), base, 1.0 + strength, out=total)
+        return
+    torch.sub(base, _loaded(prediction, buffer), out=delta)
+    if isinstance(strength, Tensor):
+        delta.mul_(strength)
+    for prediction, strength in others:
+        difference = torch.sub(base, _loaded(prediction, buffer), out=buffer)
+        if isinstance(strength, Tensor):
+            delta.add_(difference.mul_(strength))
+        else:
+            delta.add_(difference, alpha=strength / largest)
+    torch.add(base, delta, alpha=largest, out=total)
+
+
 def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:
     """Do what `to_space` does, operation for operation, in the memory of `total`."""
-    if space.a == 1.0 and space is not SHIFT:
+    if space.a == 1.0:
         torch.add(sample, total, alpha=space.b, out=total)
     else:
         to_space(total, sample, space)

@@ -78,7 +78,6 @@ class Affine:
 
 
 IDENTITY = Affine(0.0, 1.0)
-SHIFT = Affine(1.0, 1.0)
 
 
 def affine(source: str, target: str, noise: Noise) -> Affine:

@@ -1,6 +1,6 @@
 """From the predictions of a step to its guided result, one output at a time.
 
-    guided = Σ wᵢ·pᵢ + Σ deltas,   w = 1 + Σ strengths for cond and −strength for each other branch
+    guided = cond + Σ strength·(cond − branch) + Σ deltas
 
 then the corrections, each in the space it asked for. Everything is accumulated in float32 and
 rounded once to the dtype of the predictions.
@@ -124,26 +124,27 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
         ConfigurationError: a strength does not broadcast, or a space cannot be reached.
     """
     layout, base = scene.layout, predictions[BASE]
-    terms: list[Term] = []
-    for branch, weight in layout.numbers or layout.weights(base):
-        terms.append((predictions[branch], weight))
+    terms: list[Term] = [(base, 1.0)]
+    away = [(predictions[branch], strength) for branch, strength in layout.placed_strengths(base)]
     if layout.combining or layout.combine_wrappers:
         terms += _deltas(scene, predictions)
-    return correct(scene, terms, base, base)
+    return correct(scene, terms, away, base, base)
 
 
 def correct(
     scene: Scene,
-    terms: list[Term],
+    terms: Sequence[Term],
+    away: Sequence[Term],
     like: Tensor,
     base: Tensor | None,
     known: Mapping[Statistic, Tensor] | None = None,
 ) -> Tensor:
-    """Return the sum of `terms` (in the host's space) after all corrections, in the dtype of `like`.
+    """Return a sum (in the host's space) after all corrections, in the dtype of `like`.
 
     Args:
         scene: the output's layout, its sample and its noise level.
         terms: predictions, sums and deltas with their weights.
+        away: predictions to move away from, with their strengths.
         like: a tensor of the result's shape and dtype.
         base: the base prediction, where it is at hand.
         known: what is known of it where it is not.
@@ -151,9 +152,9 @@ def correct(
     layout, sample, noise = scene.layout, scene.sample, scene.noise
     own, space = scene.moment.run.prediction_type, layout.first_space
     if space is None:
-        return evaluate(terms, dtype=like.dtype)
+        return evaluate(terms, away=away, dtype=like.dtype)
     buffer = scene.workspace.buffer(layout.name, like) if is_blocked(like) else None
-    total = evaluate(terms, sample, IDENTITY if space == own else affine(own, space, noise), out=buffer)
+    total = evaluate(terms, sample, IDENTITY if space == own else affine(own, space, noise), away=away, out=buffer)
     reference = BasePrediction(base, sample, own, noise, known)
     if layout.correct_wrappers:
         tensor, factor, space = _wrapped(scene, layout.correct_wrappers, (total, 1.0, space), reference)

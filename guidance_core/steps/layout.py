@@ -7,7 +7,7 @@ weights, and which hooks see their predictions. Layouts are built before the fir
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -87,29 +87,30 @@ class OutputLayout:
         Raises:
             ConfigurationError: a tensor strength does not broadcast to the sample.
         """
-        if self.numbers is not None:
-            return self.numbers
-        base: Any = 1.0
-        others: list[tuple[str, Weight]] = []
-        for branch, strength in self.strengths:
-            if isinstance(strength, Tensor):
-                strength = placed(strength, sample, f"the strength of branch {branch!r}")
-                others.append((branch, -strength))
-            else:
-                others.append((branch, -strength))
+        strengths = self.placed_strengths(sample)
+        base: Weight = 1.0
+        for _, strength in strengths:
             base = base + strength
-        return [(BASE, base), *others]
+        return [(BASE, base), *((branch, -strength) for branch, strength in strengths)]
 
-    numbers: list[tuple[str, Weight]] | None = attrs.field(init=False)
-    "The weights, where they are the same for every sample."
+    def placed_strengths(self, sample: Tensor) -> Sequence[tuple[str, Weight]]:
+        """Return how far to move away from each branch, tensors ready to be multiplied with a prediction.
 
-    @numbers.default
-    def _default_numbers(self) -> list[tuple[str, Weight]] | None:
-        numbers = [strength for _, strength in self.strengths if not isinstance(strength, Tensor)]
-        if len(numbers) < len(self.strengths):
-            return None
-        others = [(branch, -strength) for (branch, _), strength in zip(self.strengths, numbers, strict=True)]
-        return [(BASE, 1.0 + sum(numbers)), *others]
+        Raises:
+            ConfigurationError: a tensor strength does not broadcast to the sample.
+        """
+        if not self.has_tensor_strengths:
+            return self.strengths
+        return [
+            (branch, placed(each, sample, f"the strength of branch {branch!r}") if isinstance(each, Tensor) else each)
+            for branch, each in self.strengths
+        ]
+
+    has_tensor_strengths: bool = attrs.field(init=False)
+
+    @has_tensor_strengths.default
+    def _default_has_tensor_strengths(self) -> bool:
+        return any(isinstance(strength, Tensor) for _, strength in self.strengths)
 
 
 @attrs.frozen(eq=False)
@@ -163,8 +164,7 @@ class Layout:
 
     @has_tensor_strengths.default
     def _default_has_tensor_strengths(self) -> bool:
-        strengths = (strength for output in self.outputs.values() for _, strength in output.strengths)
-        return any(isinstance(strength, Tensor) for strength in strengths)
+        return any(output.has_tensor_strengths for output in self.outputs.values())
 
     @conversions.default
     def _default_conversions(self) -> tuple[tuple[str, str, str, Acting], ...]:
