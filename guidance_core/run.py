@@ -170,7 +170,29 @@ class Run:
         if layout.has_tensor_strengths:
             for name, each in samples.items():
                 layout.outputs[name].placed_strengths(each)  # raises where one does not broadcast
-        return Plan(self.identity, scheduled, structure, samples, state, self._version, self.finish, self._give_up)
+        return Plan(
+            self.identity,
+            scheduled,
+            structure,
+            samples,
+            state,
+            self._version,
+            self.finish,
+            self._give_up,
+            self._following,
+        )
+
+    def _following(self, plan: Plan) -> Plan | None:
+        """Return the next step's plan as it will be if the host goes on as usual; None if that cannot be said."""
+        moment = plan.moment
+        index = moment.index + 1
+        if index >= self.count or moment.model is not None or moment.evaluation:
+            return None
+        scheduled = self._program.steps[index]
+        layout = scheduled.layout
+        if layout.depends_on_state or not layout.holds <= self._held.names:
+            return None
+        return plan.at(scheduled)
 
     def _combined(self, plan: Plan, predictions: Predictions | Sums) -> tuple[dict[str, Tensor], States]:
         """Return the guided prediction of each output, and the state to keep; nothing of it lasts yet."""

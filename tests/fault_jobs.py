@@ -42,7 +42,8 @@ class Breaks:
 
     @hookimpl
     def build_branches(self, step):
-        _ = step.state  # so that it is called at every step
+        if self.hook in ("build_branches", "another branch"):
+            _ = step.state  # so that it is called at every step
         self._act("build_branches")
         if self.hook == "another branch" and self.armed.get("here"):
             return [Branch("extra", strength=1.0), Needs()]
@@ -86,12 +87,12 @@ class Faulty(Counting):
         return good
 
 
-def fault(group: Any, name: str, kind: str, victim: int) -> Seen:
-    """Make a step in which `victim` does something wrong, then one in which nobody does."""
+def fault(group: Any, name: str, kind: str, victim: int, at: int) -> Seen:
+    """Make step `at` of a run, in which `victim` does something wrong, and then again, in which nobody does."""
     executor = EXECUTORS[name](group)
     here = group.rank() == victim
     armed = {"here": here and kind == "hook at start"}
-    guidance, sample = CASE.guidance(), CASE.tensors("sample", 0)
+    guidance, sample = CASE.guidance(), CASE.tensors("sample", at)
     if kind.startswith("hook "):
         hook = "build_branches" if kind == "hook at start" else kind.removeprefix("hook ")
         guidance = Guidance([*guidance.plugins, (BreaksInCombine if hook == "combine" else Breaks)(hook, armed)])
@@ -108,22 +109,26 @@ def fault(group: Any, name: str, kind: str, victim: int) -> Seen:
     def start(stack: Guidance):
         return CASE.start(executor, stack, check_finite=True)
 
-    denoise = Faulty(CASE, 0, kind if here else "")
-    begun = time.monotonic()
+    denoise = Faulty(CASE, at, kind if here else "")
     seen, run = Seen("", "", 0.0, (), False), None
-    try:
+    if at:
         run = start(odd)
+        for step in range(at):  # the last of these announces the next
+            run.step(step, CASE.tensors("sample", step), Counting(CASE, step))
+    begun = time.monotonic()
+    try:
+        run = run or start(odd)
         armed["here"] = here
-        run.step(0, sample, denoise)
+        run.step(at, sample, denoise)
     except Exception as error:
         seen = Seen(type(error).__name__, str(error), 0.0, getattr(error, "ranks", ()), False)
     seen.seconds = time.monotonic() - begun
     armed["here"] = False
     if run is None or kind in ("guidance off", "other scale adds a branch", "other strength"):
         run = start(guidance)
-    sample = CASE.tensors("sample", 0)
-    result = run.step(0, sample, Counting(CASE, 0))
-    expected = CASE.start("serial", guidance).step(0, sample, Counting(CASE, 0))
+    sample = CASE.tensors("sample", at)
+    result = run.step(at, sample, Counting(CASE, at))
+    expected = CASE.start("serial", guidance).step(at, sample, Counting(CASE, at))
     same = bits(result) == bits(expected)
     close = all(torch.allclose(result[output], expected[output], rtol=1e-5, atol=1e-5) for output in expected)
     seen.next_is_right = same if name == "all_gather" else close

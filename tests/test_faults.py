@@ -41,8 +41,30 @@ BRANCHES = {0: "cond", 1: "b0", 2: "b1"}
 def test_a_fault_on_one_rank_is_one_error_on_all(ranks, name, kind, victim):
     if (name, kind) == ("all_reduce", "hook combine"):
         pytest.skip("refused when the run starts: all-reduce carries no method that looks at predictions")
-    seen = ranks.run(fault_jobs.fault, name, kind, victim, ranks=3)
+    seen = ranks.run(fault_jobs.fault, name, kind, victim, 0, ranks=3)
     error, words = RAISED[kind]
+    check_fault(seen, kind, victim, error, words)
+
+
+ANNOUNCED = {
+    **{kind: said for kind, said in RAISED.items() if said[0] != "PlanMismatchError" and kind != "hook at start"},
+    "other sample shape": ("PlanMismatchError", "turns to step 1 of 3"),
+    "hook another branch": ("PlanMismatchError", "differ in branches, "),
+}
+"At a step that all ranks announced, which needs no agreement before its payload."
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("kind", ANNOUNCED)
+@pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
+def test_a_fault_in_an_announced_step_is_one_error_on_all(ranks, name, kind, victim):
+    if (name, kind) == ("all_reduce", "hook combine"):
+        pytest.skip("refused when the run starts: all-reduce carries no method that looks at predictions")
+    seen = ranks.run(fault_jobs.fault, name, kind, victim, 1, ranks=3)
+    check_fault(seen, kind, victim, *ANNOUNCED[kind])
+
+
+def check_fault(seen, kind, victim, error, words):
     assert {each.error for each in seen} == {error}
     assert len({each.message for each in seen}) == 1
     assert words in seen[0].message

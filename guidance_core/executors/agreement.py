@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import attrs
 import torch
@@ -22,6 +23,8 @@ from guidance_core.algebra.digest import PARTS
 from guidance_core.errors import ExecutorError, GuidanceError, PlanMismatchError, RankFailedError, RankLostError
 from guidance_core.executors.base import StartedT
 from guidance_core.executors.groups import timeout_of
+from guidance_core.steps.plan import Plan
+from guidance_core.steps.settings import RunIdentity
 
 TAG = 29063
 "Of the control messages; a model's own point-to-point messages use others."
@@ -39,10 +42,13 @@ ERRORS = tuple(
         key=lambda each: each.__name__,
     )
 )
-START, PLANNED, BEFORE, AFTER, LOST = range(5)
-PHASES = ("starts", "plans", "runs", "finishes", "lost a payload in")
-"What ends with an exchange: a run's start, a plan (in lockstep), the forwards, what is made of the payload."
-_HEAD = 4
+START, PLANNED, BEFORE, AFTER, LOST, OTHER = range(6)
+PHASES = ("starts", "plans", "runs", "finishes", "lost a payload in", "turns to")
+"""What ends with an exchange: a run's start, a plan (in lockstep), the forwards, what is made of the payload.
+
+`OTHER` stands in the place of `AFTER`, on a rank that does not make the step which was announced.
+"""
+_HEAD = 5
 _LENGTH = _HEAD + len(PARTS) + OUTPUTS // 8 + TEXT // 8
 
 
@@ -57,13 +63,15 @@ class Record:
     "What it is about to do, or its error."
     error: int = -1
     "Index of the error's class in `ERRORS`; -1 where nothing failed."
+    is_late: bool = False
+    "Whether it failed on what others had sent, so that an earlier failure elsewhere may be the cause."
 
     def encode(self, phase: int) -> Tensor:
         """Return the record as `int64`, marked with the part of a step it belongs to."""
         record = torch.zeros(_LENGTH, dtype=torch.int64)
         text = self.text.encode(errors="backslashreplace")[:TEXT]
         codes = bytes(DTYPES.index(dtype) + 1 for dtype in self.dtypes)
-        record[:_HEAD] = torch.tensor([phase, self.error, len(text), len(codes)])
+        record[:_HEAD] = torch.tensor([phase, self.error, self.is_late, len(text), len(codes)])
         record[_HEAD : _HEAD + len(PARTS)] = torch.tensor(self.fingerprint, dtype=torch.int64)
         tail = record[_HEAD + len(PARTS) :].view(torch.uint8)
         if codes:
@@ -75,11 +83,11 @@ class Record:
     @classmethod
     def decode(cls, record: Tensor) -> tuple[int, Record]:
         """Return the part of a step it belongs to, and the record."""
-        phase, error, length, codes, *fingerprint = record[: _HEAD + len(PARTS)].tolist()
-        tail = bytes(record[_HEAD + len(PARTS) :].view(torch.uint8).tolist())
-        dtypes = tuple(DTYPES[code - 1] for code in tail[:codes])
-        text = tail[OUTPUTS : OUTPUTS + length].decode(errors="replace")
-        return phase, cls(tuple(fingerprint), dtypes, text, error)
+        phase, error, is_late, length, codes, *fingerprint = record[: _HEAD + len(PARTS)].tolist()
+        tail = record[_HEAD + len(PARTS) :].view(torch.uint8)
+        dtypes = tuple(DTYPES[code - 1] for code in tail[:codes].tolist())
+        text = bytes(tail[OUTPUTS : OUTPUTS + length].tolist()).decode(errors="replace")
+        return phase, cls(tuple(fingerprint), dtypes, text, error, bool(is_late))
 
 
 class Agreement:
@@ -111,6 +119,8 @@ class Agreement:
         broken = [rank for rank, (other, _) in enumerate(decoded) if other == LOST]
         if broken:
             raise payload_lost(f"rank {broken[0]} says that {decoded[broken[0]][1].text}", self.size)
+        if any(record.error >= 0 for _, record in decoded):
+            return [record for _, record in decoded]  # that comes first, wherever it happened
         if any(other != phase for other, _ in decoded):
             raise PlanMismatchError(
                 "the ranks are not at the same point: "
@@ -157,7 +167,57 @@ class Agreement:
             else:
                 if received[rank][0] == LOST:
                     until = min(until, time.monotonic() + self.patience)
-        return [Record.decode(record) for record in received], silent
+        blank = (phase, Record())  # what a silent rank sent is not known
+        return [blank if rank in silent else Record.decode(record) for rank, record in enumerate(received)], silent
+
+
+@attrs.frozen(eq=False)
+class Announced:
+    """The step that all ranks of a group said they would make next.
+
+    It needs no agreement of its own before its payload: whoever fails, or makes another step, moves the payload all the
+    same, and says so afterwards.
+    """
+
+    identity: RunIdentity
+    plan: Plan
+    "As expected; the actual one has another sample."
+    payload: Any
+    "What moves, with the memory for it."
+    move: Callable[[], None]
+    "Moves the payload with nothing of this rank in it."
+
+
+@attrs.define(eq=False)
+class _Group:
+    """What executors of one group have in common."""
+
+    announced: Announced | None = None
+    surprising: WeakSet[RunIdentity] = attrs.field(factory=WeakSet)
+    "Runs that did not make the step they announced, and announce none any more."
+
+
+_groups: WeakKeyDictionary[Any, _Group] = WeakKeyDictionary()
+
+
+def shared_by(group: Any) -> _Group:
+    """Return what executors of a control group have in common."""
+    return _groups.setdefault(group, _Group())
+
+
+def set_aside(agreement: Agreement, instead: str) -> None:
+    """Have all ranks give up the step that they announced, if they did, for something else.
+
+    Raises:
+        PlanMismatchError: some of them make it.
+        GuidanceError: one failed.
+    """
+    shared = shared_by(agreement.group)
+    announced, shared.announced = shared.announced, None
+    if announced is not None:
+        shared.surprising.add(announced.identity)
+        announced.move()
+        check_all_well(agreement.exchange(Record(text=instead), OTHER))
 
 
 def begin_together(agreement: Agreement, own_part: int, make: Callable[[], StartedT]) -> StartedT:
@@ -166,6 +226,7 @@ def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Start
     Raises:
         PlanMismatchError: methods, parameters or settings differ.
     """
+    set_aside(agreement, "a new run")
     try:
         run = make()
         identity = run.identity
@@ -181,13 +242,15 @@ def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Start
     return run
 
 
-def shared_error(agreement: Agreement, error: BaseException, where: str, phase: int) -> BaseException:
+def shared_error(
+    agreement: Agreement, error: BaseException, where: str, phase: int, *, is_late: bool = False
+) -> BaseException:
     """Tell the others of an error; return the one that all of them raise, from the one that caused it.
 
-    What is no `Exception`, such as an interrupt, is told, and stays as it is here.
+    BaseExceptions such as KeyboardInterrupt are told to the others and stay as they are here.
     """
     try:
-        check_all_well(agreement.exchange(failure(error, agreement.rank, where), phase))
+        check_all_well(agreement.exchange(failure(error, agreement.rank, where, is_late=is_late), phase))
     except Exception as shared:
         if isinstance(error, Exception):
             return shared
@@ -218,7 +281,7 @@ def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0].rpartition("] ")[2].partition(". ")[0][:200] or type(error).__name__
 
 
-def failure(error: BaseException, rank: int, where: str) -> Record:
+def failure(error: BaseException, rank: int, where: str, *, is_late: bool = False) -> Record:
     """Return the record that tells the others how this rank failed."""
     cls = next((each for each in type(error).__mro__ if each in ERRORS), GuidanceError)
     known = cls is not GuidanceError
@@ -226,7 +289,8 @@ def failure(error: BaseException, rank: int, where: str) -> Record:
     what = str(error) if known else f"{type(error).__name__}: {error}"
     place = "" if re.search(rf"\b{where}\b", notes + what) else f", {where}"  # most errors of a step say which
     # what says where comes first: a long message is cut at its end
-    return Record(text=f"rank {rank}{place}{notes}: {what}", error=ERRORS.index(cls if known else RankFailedError))
+    number = ERRORS.index(cls if known else RankFailedError)
+    return Record(text=f"rank {rank}{place}{notes}: {what}", error=number, is_late=is_late)
 
 
 def check_all_well(records: Sequence[Record]) -> None:
@@ -234,6 +298,7 @@ def check_all_well(records: Sequence[Record]) -> None:
     failed = [(rank, record) for rank, record in enumerate(records) if record.error >= 0]
     if not failed:
         return
+    failed.sort(key=lambda each: each[1].is_late)
     rank, record = failed[0]
     others = ", ".join(str(other) for other, _ in failed[1:])
     also = f" (failed as well: rank {others})" if others else ""
@@ -271,13 +336,14 @@ def agreed_dtypes(records: Sequence[Record]) -> tuple[torch.dtype, ...]:
     for rank, record in stated[1:]:
         if record.dtypes != base.dtypes:
             raise errors.DenoiserError(
-                f"the predictions of rank {rank} are {_shown(record.dtypes)}, those of rank {first} "
-                f"{_shown(base.dtypes)}. Rank {first}: {base.text}. Rank {rank}: {record.text}."
+                f"the predictions of rank {rank} are {shown_dtypes(record.dtypes)}, those of rank {first} "
+                f"{shown_dtypes(base.dtypes)}. Rank {first}: {base.text}. Rank {rank}: {record.text}."
             )
     return base.dtypes
 
 
-def _shown(dtypes: Sequence[torch.dtype]) -> str:
+def shown_dtypes(dtypes: Sequence[torch.dtype]) -> str:
+    """Return dtypes in words."""
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
 
 

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.executors.distributed import DistributedExecutor
+from guidance_core.executors.distributed import DistributedExecutor, Payload
 from guidance_core.executors.packing import Slot, slots_of
 from guidance_core.executors.placement import Placement, Unit
 from guidance_core.steps.plan import Plan, Predictions
 
 # Renamed in torch 2.13; the old name warns there.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+class _Gathered(Payload):
+    """What every rank sends of its branches, and the memory for what all send."""
+
+    def __init__(
+        self, placement: Placement, sent: Tensor, slots: dict[Unit, tuple[int, list[Slot]]], received: Tensor | None
+    ) -> None:
+        super().__init__(placement, sent)
+        self.slots = slots
+        "Rank and places of every unit's outputs."
+        self.received = received
+        "By rank; None where a single rank sends."
 
 
 class AllGatherExecutor(DistributedExecutor):
@@ -27,21 +41,30 @@ class AllGatherExecutor(DistributedExecutor):
 
     name = "all_gather"
 
+    def _prepared(self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]) -> _Gathered | None:
+        if not placement.busy or self.size == 1:
+            return None
+        slots, length = self._slots(plan, placement, dtypes)
+        device = next(iter(plan.samples.values())).device
+        with torch.inference_mode(False):  # the step that uses it may run in another mode
+            sent = torch.empty(length, dtype=torch.uint8, device=device)
+            received = None
+            if len(placement.busy) > 1:
+                at = "cpu" if self._staged(sent) else device
+                received = torch.empty(self.size, length, dtype=torch.uint8, device=at)
+        return _Gathered(placement, sent, slots, received)
+
     def _collected(self, plan: Plan, share: Predictions, dtypes: Sequence[torch.dtype]) -> Predictions:
-        placement = plan.placed.placement
-        if not placement.busy:
-            return {}
-        if self.size == 1:
+        payload = plan.placed.payload
+        if payload is None:
             return {
                 output: {name: tensor.detach() for name, tensor in given.items()} for output, given in share.items()
             }
-        slots, length = self._slots(plan, placement, dtypes)
-        device = next(iter(plan.samples.values())).device
-        buffer = torch.empty(length, dtype=torch.uint8, device=device)
+        slots = payload.slots
         for unit, branch in zip(plan.placed.units, plan.own_branches, strict=True):
             for slot, given in zip(slots[unit][1], share.values(), strict=True):
-                slot.view(buffer).copy_(given[branch.name])
-        by_rank = self._gathered(plan, buffer, placement)
+                slot.view(payload.sent).copy_(given[branch.name])
+        by_rank = self._moved(plan, payload)
         views = {unit: [slot.view(by_rank[rank]) for slot in places] for unit, (rank, places) in slots.items()}
         return self._whole(plan, views)
 
@@ -64,17 +87,20 @@ class AllGatherExecutor(DistributedExecutor):
             longest = max(longest, length)
         return places, longest
 
+    def _moved(self, plan: Plan, payload: Any) -> Sequence[Tensor]:
+        return self._gathered(plan, payload.sent, payload.placement)
+
     def _gathered(self, plan: Plan, buffer: Tensor, placement: Placement) -> Sequence[Tensor]:
         """Return every rank's buffer; where a single rank has branches, it alone sends."""
         staged = self._staged(buffer)
         sent = buffer.cpu() if staged else buffer
         if len(placement.busy) == 1:
             source = dist.get_global_rank(self.group, placement.busy[0])
-            self._moved(plan, dist.broadcast, sent, sent, source)
+            self._move(plan, dist.broadcast, sent, sent, source)
             return [sent.to(buffer.device)] * self.size
-        received = torch.empty(self.size, sent.numel(), dtype=torch.uint8, device=sent.device)
-        self._moved(plan, _all_gather, sent, received.view(-1), sent)
-        return (received.to(buffer.device) if staged else received).unbind()
+        received = plan.placed.payload.received
+        self._move(plan, _all_gather, sent, received.view(-1), sent)
+        return cast(Tensor, received.to(buffer.device) if staged else received).unbind()
 
     def _whole(self, plan: Plan, views: Mapping[Unit, Sequence[Tensor]]) -> Predictions:
         """Return the predictions of all branches; those in rows, joined."""

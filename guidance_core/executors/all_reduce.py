@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from guidance_core.algebra.arithmetic import accumulation_dtype
 from guidance_core.algebra.statistics import kept_shape
-from guidance_core.executors.distributed import DistributedExecutor
-from guidance_core.executors.packing import slots_of
+from guidance_core.executors.distributed import DistributedExecutor, Payload
+from guidance_core.executors.packing import Slot, slots_of
 from guidance_core.executors.placement import Placement
 from guidance_core.methods.reference import Statistic
 from guidance_core.methods.requests import BASE
@@ -25,6 +25,16 @@ Key: TypeAlias = tuple[str, Statistic | None]
 
 Part: TypeAlias = tuple[str, Statistic | None, slice | None, Tensor]
 "Output, which part of the buffer, the rows of the batch (None: all), and what to add there."
+
+
+class _Reduced(Payload):
+    """The sums and statistics of all outputs, to be added up over the ranks."""
+
+    def __init__(self, placement: Placement, sent: Tensor, slots: dict[Key, Slot], working: torch.dtype) -> None:
+        super().__init__(placement, sent)
+        self.slots = slots
+        self.working = working
+        "Dtype of everything in it."
 
 
 class AllReduceExecutor(DistributedExecutor):
@@ -60,13 +70,11 @@ class AllReduceExecutor(DistributedExecutor):
                         parts.append((output, _REFERENCE, rows, base))
         return parts
 
-    def _collected(self, plan: Plan, share: list[Part], dtypes: Sequence[torch.dtype]) -> Sums:
-        placement = plan.placed.placement
+    def _prepared(self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]) -> _Reduced | None:
         if not placement.busy:
-            return Sums({}, {}, {}, {})
-        samples = plan.samples
+            return None
         active = _active(plan)
-        kinds = dict(zip(samples, dtypes, strict=True))
+        kinds = dict(zip(plan.samples, dtypes, strict=True))
         working = reduce(torch.promote_types, (_accumulation(kinds[output]) for output in active))
         keys: list[Key] = []
         shapes = []
@@ -79,10 +87,19 @@ class AllReduceExecutor(DistributedExecutor):
             keys += [(output, key) for key, _ in entries]
             shapes += [(entry, working) for _, entry in entries]
         slots, length = slots_of(shapes)
-        buffer = torch.zeros(length, dtype=torch.uint8, device=samples[active[0]].device)
-        views = {key: slot.view(buffer) for key, slot in zip(keys, slots, strict=True)}
+        with torch.inference_mode(False):  # the step that uses it may run in another mode
+            sent = torch.zeros(length, dtype=torch.uint8, device=plan.samples[active[0]].device)
+        return _Reduced(placement, sent, dict(zip(keys, slots, strict=True)), working)
+
+    def _collected(self, plan: Plan, share: list[Part], dtypes: Sequence[torch.dtype]) -> Sums:
+        payload = plan.placed.payload
+        if payload is None:
+            return Sums({}, {}, {}, {})
+        samples, active = plan.samples, _active(plan)
+        kinds = dict(zip(samples, dtypes, strict=True))
+        views = {key: slot.view(payload.sent) for key, slot in payload.slots.items()}
         self._fill(views, share)
-        self._reduced(plan, buffer.view(working), placement)
+        self._moved(plan, payload)
         return Sums(
             sums={output: views[output, None].to(_accumulation(kinds[output])) for output in active},
             like={
@@ -100,6 +117,9 @@ class AllReduceExecutor(DistributedExecutor):
             },
         )
 
+    def _moved(self, plan: Plan, payload: Any) -> None:
+        self._reduced(plan, payload.sent.view(payload.working), payload.placement)
+
     def _fill(self, views: dict[Key, Tensor], share: list[Part]) -> None:
         """Write this rank's share into the buffer."""
         for output, key, rows, part in share:
@@ -114,9 +134,9 @@ class AllReduceExecutor(DistributedExecutor):
         sent = buffer.cpu() if staged else buffer
         if len(placement.busy) == 1:
             source = dist.get_global_rank(self.group, placement.busy[0])
-            self._moved(plan, dist.broadcast, sent, sent, source)
+            self._move(plan, dist.broadcast, sent, sent, source)
         else:
-            self._moved(plan, dist.all_reduce, sent, sent)
+            self._move(plan, dist.all_reduce, sent, sent)
         if staged:
             buffer.copy_(sent)
 

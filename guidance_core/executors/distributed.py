@@ -2,10 +2,15 @@
 
     place ─▶ execute ─▶ collect: agree, one payload collective ─▶ (combined by the run) ─▶ confirm: agree
 
-Every rank plans, combines and keeps state for itself; only predictions (or their sums) travel. The
-first agreement comes before anything moves, the second before anything lasts, so that a failure on one
-rank is the same error on all of them and leaves every rank where it was. Between agreements each rank
-notes in which one the others wait for it: there `report` tells them of a failure, in whichever part.
+Every rank plans, combines and keeps state for itself; only predictions (or their sums) travel. The first agreement
+comes before anything moves, the second before anything lasts, so that a failure on one rank is the same error on all of
+them and leaves every rank where it was.
+
+The second agreement of a step also says which step comes next. If all ranks say the same and make that step, it needs
+no first agreement: a rank that fails before the payload moves it all the same, with nothing of its own in it, and tells
+of its failure in the second agreement, where all ranks throw away what they made.
+
+Each rank notes where the others wait for it: there `report` tells them of a failure, in whichever part.
 """
 
 from __future__ import annotations
@@ -20,20 +25,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.algebra.digest import digest
+from guidance_core.algebra.digest import PARTS, digest
 from guidance_core.errors import ConfigurationError, DenoiserError, ExecutorError, RankLostError
 from guidance_core.executors.agreement import (
     AFTER,
     BEFORE,
     PLANNED,
     Agreement,
+    Announced,
     Record,
     agreed_dtypes,
     begin_together,
     check_all_well,
     check_output_count,
     check_same_plan,
+    set_aside,
+    shared_by,
     shared_error,
+    shown_dtypes,
 )
 from guidance_core.executors.base import Denoiser, Executor, StartedT, run_batch, run_branch
 from guidance_core.executors.groups import (
@@ -69,6 +78,10 @@ class Counts:
     "Time in control exchanges, waiting for slower ranks included."
 
 
+MOVE = -1
+"Where other ranks wait: in the payload, and then in the agreement after it."
+
+
 @attrs.define(eq=False)
 class Placed:
     """What an executor notes of a step when it has chosen who runs what."""
@@ -79,7 +92,18 @@ class Placed:
     agrees: bool
     "Whether the ranks exchange records in this step."
     awaited: int | None
-    "The exchange in which the other ranks wait for this one; None where they do not."
+    "Where the other ranks wait for this one: an exchange, or `MOVE`; None where they do not."
+    payload: Payload | None = None
+    "What moves, once there is memory for it."
+
+
+class Payload:
+    """What one collective moves in a step, with the memory for it."""
+
+    def __init__(self, placement: Placement, sent: Tensor) -> None:
+        self.placement = placement
+        self.sent = sent
+        "What this rank sends; bytes."
 
 
 class DistributedExecutor(Executor):
@@ -129,6 +153,7 @@ class DistributedExecutor(Executor):
         self.split_rows = bool(split_rows)
         self.batched = bool(batched)
         self._agreement = Agreement(control_group(self.group))
+        self._shared = shared_by(self._agreement.group)
         self._agreed: WeakKeyDictionary[RunIdentity, tuple[torch.dtype, ...]] = WeakKeyDictionary()
         "The dtypes of predictions that the first step of each run showed."
         self.chosen_because = ""
@@ -206,37 +231,106 @@ class DistributedExecutor(Executor):
             RankLostError: a rank does not answer.
             PlanMismatchError: the ranks plan different things.
         """
+        placed = plan.placed
         with torch.no_grad():
             dtypes = self._dtypes(plan, predictions)
-            share = self._share(plan, predictions)
-            if plan.placed.agrees:
-                dtypes = agreed_dtypes(self._compare(plan, dtypes, BEFORE, then=AFTER))
-            dtypes = dtypes or self._agreed.get(plan.identity, ())
+            announced = self._shared.announced
+            if announced is not None and announced.identity is plan.identity and announced.plan.is_like(plan):
+                usual = self._agreed[plan.identity]
+                if dtypes and dtypes != usual:
+                    raise DenoiserError(
+                        f"the predictions of step {plan.index} are {shown_dtypes(dtypes)}, those of the steps before "
+                        f"{shown_dtypes(usual)}; every step of a run needs the same."
+                    )
+                self._shared.announced = None
+                placed.payload, placed.awaited, dtypes = announced.payload, MOVE, usual
+                share = self._share(plan, predictions)
+            else:
+                share = self._share(plan, predictions)
+                dtypes = self._agree(plan, dtypes)
             self._agreed[plan.identity] = dtypes
-            return self._collected(plan, share, dtypes)
+            collected = self._collected(plan, share, dtypes)
+        if placed.agrees:
+            placed.awaited = AFTER
+        return collected
+
+    def _agree(self, plan: Plan, dtypes: tuple[torch.dtype, ...]) -> tuple[torch.dtype, ...]:
+        """Agree on a step that was not announced, with the memory for its payload at hand; return all ranks' dtypes."""
+        placed = plan.placed
+        if self._shared.announced is not None:
+            awaited, placed.awaited = placed.awaited, None
+            set_aside(self._agreement, plan.summary)
+            placed.awaited = awaited
+        usual = self._agreed.get(plan.identity) or tuple(sample.dtype for sample in plan.samples.values())
+        agreed = assumed = dtypes or usual
+        placed.payload = self._prepared(plan, placed.placement, assumed)
+        if placed.agrees:
+            agreed = agreed_dtypes(self._compare(plan, dtypes, BEFORE, then=None)) or assumed
+        if agreed != assumed:  # this rank made no prediction, and those of others are not like the sample
+            placed.payload = self._prepared(plan, placed.placement, agreed)
+        if placed.agrees:
+            placed.awaited = MOVE
+        return agreed
 
     def confirm(self, plan: Plan) -> None:
-        """Agree with the other ranks that every one has combined the step.
+        """Agree with the other ranks that every one has combined the step, and on which comes next.
 
         Raises:
             GuidanceError: one has not; the same error on all.
         """
         if plan.placed.agrees:
-            record = Record(text=plan.summary)
+            following = self._announcement(plan)
+            parts = (0,) * len(PARTS) if following is None else (*following.plan.fingerprint, self._own_part)
             plan.placed.awaited = None
-            check_all_well(self._agreement.exchange(record, AFTER))
+            records = self._agreement.exchange(Record(parts, text=plan.summary), AFTER)
+            check_all_well(records)
+            if following is not None and all(record.fingerprint == parts for record in records):
+                self._shared.announced = following
+
+    def _announcement(self, plan: Plan) -> Announced | None:
+        """Return the next step, with the memory for its payload, if this rank can say which it is."""
+        if not self.control or self.lockstep or plan.identity in self._shared.surprising:
+            return None
+        following = plan.expected_next()
+        if following is None:
+            return None
+        placement = self._placement(following)
+        try:
+            payload = self._prepared(following, placement, self._agreed[plan.identity])
+        except RuntimeError:  # no memory: the next step will be told of it
+            return None
+
+        def move() -> None:
+            if payload is not None:
+                following.placed = Placed(placement, (), True, None, payload)
+                self._moved(following, payload)
+
+        return Announced(plan.identity, following, payload, move)
 
     def report(self, error: BaseException, identity: RunIdentity, plan: Plan | None) -> BaseException:
         """Tell the other ranks of a failure where they wait for this one; return what all of them raise."""
         placed = None if plan is None else plan.placed
         awaited = self._first_exchange(identity) if placed is None else placed.awaited
+        is_late = awaited == AFTER
         if placed is not None and placed.agrees:
             placed.awaited = BEFORE  # where all ranks begin if they finish the plan again
-        if awaited is None or isinstance(error, RankLostError) or not is_alive(self.group):
+        if isinstance(error, RankLostError) or not is_alive(self.group):
             return error
-        return shared_error(
-            self._agreement, error, "planning a step" if plan is None else f"step {plan.index}", awaited
-        )
+        where = "planning a step" if plan is None else f"step {plan.index}"
+        announced, self._shared.announced = self._shared.announced, None
+        try:
+            if announced is not None:
+                awaited = MOVE
+                announced.move()
+            elif awaited == MOVE and plan is not None and plan.placed.payload is not None:
+                self._moved(plan, plan.placed.payload)
+        except RankLostError as lost:
+            return lost
+        except Exception as failed:  # a collective that does not exist, which the others find out as well
+            error.add_note(f"and its payload could not be moved: {failed}")
+        if awaited is None:
+            return error
+        return shared_error(self._agreement, error, where, AFTER if awaited == MOVE else awaited, is_late=is_late)
 
     def _first_exchange(self, identity: RunIdentity) -> int | None:
         """Return the first exchange of a step; None where this step of the run has none."""
@@ -244,10 +338,10 @@ class DistributedExecutor(Executor):
             return None
         return PLANNED if self.lockstep else BEFORE
 
-    def _compare(self, plan: Plan, dtypes: tuple[torch.dtype, ...], phase: int, *, then: int) -> list[Record]:
+    def _compare(self, plan: Plan, dtypes: tuple[torch.dtype, ...], phase: int, *, then: int | None) -> list[Record]:
         """Exchange records; raise on every rank if one failed or plans another thing.
 
-        The others wait for this rank in the exchange `then` next.
+        The others wait for this rank in the exchange `then` next, if there is one.
         """
         record = Record((*plan.fingerprint, self._own_part), dtypes, plan.summary)
         plan.placed.awaited = None
@@ -288,14 +382,24 @@ class DistributedExecutor(Executor):
         """Return what this rank sends, computed while the others can still be told of an error."""
         return predictions
 
+    def _prepared(self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]) -> Payload | None:
+        """Return the memory for a step's payload, zeros; None where nothing moves."""
+        raise NotImplementedError
+
     def _collected(self, plan: Plan, share: Any, dtypes: Sequence[torch.dtype]) -> Predictions | Sums:
         """Move this step's payload and return what all ranks made."""
         raise NotImplementedError
 
-    def _moved(self, plan: Plan, collective: Callable[..., Any], buffer: Tensor, *arguments: Any) -> None:
+    def _moved(self, plan: Plan, payload: Any) -> Any:
+        """Move a payload as it is; from then on the others wait in the agreement after it."""
+        raise NotImplementedError
+
+    def _move(self, plan: Plan, collective: Callable[..., Any], buffer: Tensor, *arguments: Any) -> None:
         """Make one payload collective of `buffer`; a group that breaks in it is a lost rank."""
         self._counts.payload_collectives += 1
         self._counts.payload_bytes += buffer.numel() * buffer.element_size()
+        if plan.placed.agrees:
+            plan.placed.awaited = AFTER
         try:
             work = collective(*arguments, group=self.group, async_op=True)
             if buffer.device.type == "cpu":

@@ -56,6 +56,7 @@ class Plan:
 
     __slots__ = (
         "_finish",
+        "_following",
         "_give_up",
         "_structure",
         "branches",
@@ -82,7 +83,9 @@ class Plan:
         version: int,
         finish: Callable[[Plan, Mapping[str, Any] | Sums], Any],
         give_up: Callable[[Plan, BaseException], None],
+        following: Callable[[Plan], Plan | None],
     ) -> None:
+        self._following = following
         self._finish = finish
         self._give_up = give_up
         self._structure = structure
@@ -137,6 +140,38 @@ class Plan:
                 )
             )
         self._give_up(self, error)
+
+    def expected_next(self) -> Plan | None:
+        """Return the plan of the next step if the host goes on as usual; None if that cannot be said.
+
+        Its samples are this plan's: only their shapes, dtypes and devices count.
+        """
+        return self._following(self)
+
+    def at(self, scheduled: Scheduled) -> Plan:
+        """Return the plan of another step for the same samples."""
+        return Plan(
+            self.identity,
+            scheduled,
+            self._structure,
+            self.samples,
+            {},
+            self.version + 1,
+            self._finish,
+            self._give_up,
+            self._following,
+        )
+
+    def is_like(self, other: Plan) -> bool:
+        """Whether both are one evaluation of one run, with samples of the same form."""
+        return (
+            self.moment is other.moment
+            and self._structure.kind == other._structure.kind
+            and all(
+                mine.shape == theirs.shape and mine.dtype is theirs.dtype and mine.device == theirs.device
+                for mine, theirs in zip(self.samples.values(), other.samples.values(), strict=True)
+            )
+        )
 
     @property
     def index(self) -> int:

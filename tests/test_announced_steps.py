@@ -1,0 +1,47 @@
+"""A step that all ranks announced needs one agreement; other steps are as right, and as safe."""
+
+from __future__ import annotations
+
+import announced_jobs
+import pytest
+
+NAMES = ("all_gather", "all_reduce")
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_all_ranks_do_is_right_whether_they_announced_it_or_not(ranks, name, count):
+    found = ranks.run(announced_jobs.surprises, name, ranks=count)
+    assert found == [found[0]] * count
+    assert all(is_right for _, is_right, _ in found[0])
+    exchanges = {what: spent for what, _, spent in found[0]}
+    assert exchanges["first"] == 2
+    assert exchanges["announced"] == 1
+    assert exchanges["again"] == exchanges["skipped"] == 3, "that it is another, which, and that all is well"
+    assert exchanges["after it"] == 2, "a run that did not make what it announced announces nothing more"
+
+
+def test_executors_that_share_a_group_keep_apart(ranks):
+    assert all(ranks.run(announced_jobs.through_two_executors, ranks=3))
+
+
+@pytest.mark.parametrize("odd", [0, 2])
+@pytest.mark.parametrize(
+    ("kind", "error", "says"),
+    [
+        ("other run", "PlanMismatchError", "turns to step 1 of 8"),
+        ("new run", "PlanMismatchError", "turns to a new run"),
+        ("other step", "PlanMismatchError", "turns to step 2 of 8"),
+        ("fails to plan", "ConfigurationError", "planning a step: sigma must be finite and not negative"),
+        ("looks", "", ""),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rank_that_does_something_else_is_one_error_on_all(ranks, name, kind, error, says, odd):
+    found = ranks.run(announced_jobs.torn, name, kind, odd, ranks=3)
+    assert {seen for seen, _ in found} == {found[0][0]}
+    assert found[0][0][0] == error
+    assert says in found[0][0][1]
+    if error:
+        assert f"rank {odd}" in found[0][0][1]
+    assert all(is_right for _, is_right in found)
