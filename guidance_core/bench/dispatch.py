@@ -16,7 +16,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.bench.round_robin import combined
+from guidance_core.bench.engines import combined
 from guidance_core.bench.timing import Comparison, Report, medians_of, one_thread
 from guidance_core.guidance import Guidance
 

@@ -15,15 +15,18 @@ COUNTED = (3, 4, 5, 6)
 SIGMA, PHI, STEPS = 0.7, 0.7, 64
 TINY = Sizes(2, heads=2, head_dim=16, audio_head_dim=8, channels=8, caption_channels=16, grid=Grid(2, 2, 2, 4))
 "For steps that are only counted."
-SERIAL, FORWARDS, BASELINE, GATHER, REDUCE = "serial", "forwards", "baseline", "all_gather", "all_reduce"
-CONTENDERS = (SERIAL, FORWARDS, BASELINE, GATHER, REDUCE)
+SERIAL, FORWARDS, GATHER, REDUCE = "serial", "forwards", "all_gather", "all_reduce"
+BASELINE, PACKED, PADDED = "baseline", "packed", "padded"
+CONTENDERS = (SERIAL, FORWARDS, BASELINE, PACKED, PADDED, GATHER, REDUCE)
 WITHOUT_CONTROL = " without control"
 LABELS = {
     SERIAL: "serial, one rank",
     FORWARDS: "forwards alone, nothing sent",
     GATHER: "all_gather",
     REDUCE: "all_reduce",
-    BASELINE: "the engines' dispatch (baseline)",
+    BASELINE: "engines' generic dispatch (baseline)",
+    PACKED: "sglang's path for LTX-2",
+    PADDED: "vLLM-Omni's path for LTX-2",
 }
 
 

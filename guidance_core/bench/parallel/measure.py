@@ -33,12 +33,13 @@ def measure(
     small_transformer(TINY)  # says what is missing before anything starts
     load = round(os.getloadavg()[0], 2)
     imports = ["diffusers.models.transformers.transformer_ltx2"]
-    with Ranks(max((RANKS, *counted)), imports=imports) as ranks:
+    with Ranks(RANKS, imports=imports) as ranks:
         timed = tuple(
             timed_outcome(job, rounds, ranks.run(observe, job, sizes, rounds, warmup, ranks=RANKS))
             for job in (FOUR, THREE)
         )
         overhead = overhead_of(ranks.run(observe_overhead, FOUR, sizes, overhead_rounds, ranks=RANKS), timed[0])
+    with Ranks(max(counted), imports=imports) as ranks:
         more = tuple(
             Outcome(
                 job.title,
@@ -48,4 +49,6 @@ def measure(
             for count in counted
             for found in [ranks.run(observe, job, TINY, 1, 0, ranks=count)]
         )
-    return ParallelReport(torch.__version__, load, sizes.grid.tokens, timed, overhead, more, targets_of(timed, more))
+    return ParallelReport(
+        torch.__version__, load, sizes.grid.tokens, timed, overhead, more, targets_of(timed, more, overhead)
+    )

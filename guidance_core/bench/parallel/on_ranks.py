@@ -12,11 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from guidance_core.bench.engines import Dispatch, PackedReduces, PaddedGathers, RoundRobin
 from guidance_core.bench.parallel.jobs import (
     BASELINE,
     CONTENDERS,
     FORWARDS,
     GATHER,
+    PACKED,
+    PADDED,
     PHI,
     REDUCE,
     SERIAL,
@@ -25,7 +28,6 @@ from guidance_core.bench.parallel.jobs import (
     WITHOUT_CONTROL,
     Job,
 )
-from guidance_core.bench.round_robin import RoundRobin
 from guidance_core.executors import AllGatherExecutor, AllReduceExecutor, Executor, SerialExecutor
 from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.placement import place_branches, place_rows
@@ -68,8 +70,8 @@ class Seen:
 class Contenders:
     """The contenders of a job on this rank. A step's number is its argument."""
 
-    def __init__(self, group: dist.ProcessGroup, job: Job, sizes: Sizes) -> None:
-        self._job = job
+    def __init__(self, group: dist.ProcessGroup, job: Job, sizes: Sizes, steps: int) -> None:
+        self._job, self._steps = job, steps
         self.model = small_transformer(sizes)
         self.model.register_forward_hook(self._forwarded)
         self.inputs = small_inputs(sizes, batch=job.batch)
@@ -77,12 +79,14 @@ class Contenders:
         guidance = Guidance.from_spec(job.spec)
         self._executors: dict[str, Executor] = {
             SERIAL: SerialExecutor(),
-            GATHER: AllGatherExecutor(group, **job.options),
-            REDUCE: AllReduceExecutor(group, **job.options),
+            GATHER: AllGatherExecutor(_like(group), **job.options),
+            REDUCE: AllReduceExecutor(_like(group), **job.options),
         }
-        self._runs = {name: start(guidance, self.inputs.conditions, each) for name, each in self._executors.items()}
+        self._runs = {
+            name: start(guidance, self.inputs.conditions, each, steps) for name, each in self._executors.items()
+        }
         plan = self._runs[SERIAL].plan(0, self.inputs.sample)
-        self._baseline = RoundRobin(group, plan.branches, job.strengths, PHI)
+        self._engines = engines(group, plan.branches, job)
         self._own = self._placed(plan.branches, plan.layout.branches, group, job)
 
     @staticmethod
@@ -107,9 +111,9 @@ class Contenders:
         if name == FORWARDS:
             self._together(denoise, self._own)
             return ()
-        if name == BASELINE:
-            return self._baseline.step(self.inputs.sample, SIGMA, denoise)
-        result: tuple[Tensor, ...] = self._runs[name].step(number % STEPS, self.inputs.sample, denoise)
+        if name in self._engines:
+            return self._engines[name].step(self.inputs.sample, SIGMA, denoise)
+        result: tuple[Tensor, ...] = self._runs[name].step(number % self._steps, self.inputs.sample, denoise)
         return result
 
     def _together(self, denoise: LTX2Denoiser, branches: list[BoundBranch]) -> None:
@@ -126,13 +130,43 @@ class Contenders:
             counts = executor.counts
             sent = (counts.payload_collectives, counts.payload_bytes, counts.control_exchanges, counts.control_seconds)
         else:
-            sent = (self._baseline.collectives, self._baseline.bytes, 0, 0.0) if name == BASELINE else (0, 0, 0, 0.0)
+            engine = self._engines.get(name)
+            sent = (0, 0, 0, 0.0) if engine is None else (engine.collectives, engine.bytes, 0, 0.0)
         return Spent(self.forwards, self.rows, *sent, time.process_time())
 
 
-def start(guidance: Guidance, conditions: Mapping[str, Any], executor: Executor) -> Run:
-    """Start a run of many equal steps."""
-    sigmas = [SIGMA] * (STEPS + 1)
+def _like(group: dist.ProcessGroup) -> dist.ProcessGroup:
+    """Return another group of all ranks, so that a run has its group to itself, as in a program of its own."""
+    if group.size() < dist.get_world_size():  # for what is only counted, in runs of one step
+        return group
+    made: dist.ProcessGroup = dist.new_group()
+    return made
+
+
+def engines(group: dist.ProcessGroup, branches: Sequence[BoundBranch], job: Job) -> dict[str, Dispatch]:
+    """Return the engines' ways to spread branches, by name."""
+    ways = {BASELINE: RoundRobin, PACKED: PackedReduces, PADDED: PaddedGathers}
+    return {name: way(group, branches, job.strengths, PHI) for name, way in ways.items()}
+
+
+class Known:
+    """A denoiser whose forwards return at once."""
+
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        self._known = known
+
+    def __call__(self, branch: BoundBranch) -> Any:
+        """Return the branch's prediction."""
+        return self._known[branch.name]
+
+    def batch(self, branches: Sequence[BoundBranch]) -> list[Any]:
+        """Return those of several branches."""
+        return [self._known[branch.name] for branch in branches]
+
+
+def start(guidance: Guidance, conditions: Mapping[str, Any], executor: Executor, steps: int = STEPS) -> Run:
+    """Start a run of equal steps."""
+    sigmas = [SIGMA] * (steps + 1)
     return guidance.start(
         conditions=conditions, sigmas=sigmas, prediction_type="flow", outputs=OUTPUTS, executor=executor
     )
@@ -141,7 +175,7 @@ def start(guidance: Guidance, conditions: Mapping[str, Any], executor: Executor)
 def observe(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: int, warmup: int) -> dict[str, Seen]:
     """Make the steps of every contender in turn, another one first in each round."""
     with torch.inference_mode():
-        contenders = Contenders(group, job, sizes)
+        contenders = Contenders(group, job, sizes, STEPS if warmup else rounds)
         names = CONTENDERS
         seconds: dict[str, list[float]] = {name: [] for name in names}
         spent: dict[str, list[Spent]] = {name: [] for name in names}
@@ -177,27 +211,24 @@ def observe_overhead(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: i
     guidance = Guidance.from_spec(job.spec)
     executors: dict[str, Executor] = {
         SERIAL: SerialExecutor(),
-        GATHER: AllGatherExecutor(group),
-        GATHER + WITHOUT_CONTROL: AllGatherExecutor(group, control=False),
-        REDUCE: AllReduceExecutor(group),
-        REDUCE + WITHOUT_CONTROL: AllReduceExecutor(group, control=False),
+        GATHER: AllGatherExecutor(_like(group)),
+        GATHER + WITHOUT_CONTROL: AllGatherExecutor(_like(group), control=False),
+        REDUCE: AllReduceExecutor(_like(group)),
+        REDUCE + WITHOUT_CONTROL: AllReduceExecutor(_like(group), control=False),
     }
     with torch.inference_mode():
         runs = {name: start(guidance, inputs.conditions, executor) for name, executor in executors.items()}
         branches = runs[SERIAL].plan(0, inputs.sample).branches
         known = {branch.name: small_inputs(sizes, batch=job.batch, seed=i).sample for i, branch in enumerate(branches)}
-        baseline = RoundRobin(group, branches, job.strengths, PHI)
-
-        def denoise(branch: BoundBranch) -> Any:
-            return known[branch.name]
+        others, denoise = engines(group, branches, job), Known(known)
 
         def step(name: str, number: int) -> None:
-            if name == BASELINE:
-                baseline.step(inputs.sample, SIGMA, denoise)
+            if name in others:
+                others[name].step(inputs.sample, SIGMA, denoise)
             else:
                 runs[name].step(number % STEPS, inputs.sample, denoise)
 
-        seconds: dict[str, list[float]] = {name: [] for name in (SERIAL, BASELINE, *list(executors)[1:])}
+        seconds: dict[str, list[float]] = {name: [] for name in (SERIAL, *others, *list(executors)[1:])}
         for number in range(rounds):
             for name, times in seconds.items():
                 dist.barrier(group)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guidance_core.bench.parallel.jobs import BASELINE, FOUR, GATHER, RANKS, REDUCE
-from guidance_core.bench.parallel.report import Outcome, Target
+from guidance_core.bench.parallel.report import Outcome, Overhead, Target
 
 
-def targets_of(timed: Sequence[Outcome], counted: Sequence[Outcome]) -> tuple[Target, ...]:
+def targets_of(timed: Sequence[Outcome], counted: Sequence[Outcome], overhead: Overhead) -> tuple[Target, ...]:
     """Return the targets with what was measured of the timed and the counted jobs."""
     four, three = timed
     targets: list[Target] = []
@@ -27,6 +27,10 @@ def targets_of(timed: Sequence[Outcome], counted: Sequence[Outcome]) -> tuple[Ta
     for name in (GATHER, REDUCE):
         ratio = three.of(BASELINE).median_ms / three.of(name).median_ms
         at_least(f"{name}: speedup over the baseline, 3 branches of 2 samples", 1.25, ratio)
+    beside = overhead.medians_ms
+    at_least(
+        "all_gather: speedup over the baseline where forwards return at once", 1.0, beside[BASELINE] / beside[GATHER]
+    )
     for name, wanted in ((GATHER, 1), (REDUCE, 1), (BASELINE, 4)):
         exactly(f"{name}: payload collectives a step on {RANKS} ranks", wanted, four.of(name).payload_collectives)
     for outcome in counted:
