@@ -49,7 +49,8 @@ def evaluate(
         terms: predictions `[B, ...]` of one shape, with their weights.
         sample: the noisy sample, of the same shape; needed where `a` is not 0.
         space: `a` and `b`.
-        away: predictions to move away from, with their strengths; the first term has the weight 1.0 then.
+        away: predictions to move away from, with their strengths, a tensor or the largest first; the first term has the
+            weight 1.0 then.
         dtype: of the result; the accumulation dtype of the first prediction if not given.
         out: contiguous buffer of the accumulation dtype to write a large result into.
 
@@ -90,36 +91,24 @@ def evaluate(
 
 def _moved_away(base: Tensor, away: Sequence[Term]) -> Tensor:
     """Return `c + Σ sⱼ·(c − qⱼ)`. The small differences are added up first, so that `c` is rounded once."""
-    largest, away = _largest_first(away)
-    (prediction, strength), *others = away
-    if prediction.dtype is not base.dtype:
-        prediction = prediction.to(base.dtype)
-    if not others and _is_lerp(strength):
-        return torch.lerp(prediction, base, 1.0 + strength)
-    delta = base - prediction
-    if type(strength) is not float:
-        delta = delta * strength
-    for prediction, strength in others:
-        difference = base - (prediction if prediction.dtype is base.dtype else prediction.to(base.dtype))
+    dtype, first = base.dtype, away[0][1]
+    one = first if type(first) is float else 1.0
+    delta = None
+    for prediction, strength in away:
+        if prediction.dtype is not dtype:
+            prediction = prediction.to(dtype)
+        if delta is None and len(away) == 1 and _is_lerp(strength):
+            return torch.lerp(prediction, base, 1.0 + strength)
+        difference = base - prediction
         if type(strength) is not float:
-            delta = delta + difference * strength
+            difference = difference * strength
+            delta = difference if delta is None else delta.add(difference, alpha=1.0 / one)
+        elif delta is None:
+            delta = difference
         else:
-            delta.add_(difference, alpha=strength / largest)
-    return base.add(delta, alpha=largest)
-
-
-def _largest_first(away: Sequence[Term]) -> tuple[float, Sequence[Term]]:
-    """Return the strength to form the others as shares of, and the predictions with its own first.
-
-    Where one is a tensor, every strength is formed as it is.
-    """
-    if len(away) == 1 and type(away[0][1]) is float:
-        return away[0][1], away
-    strengths = [abs(strength) for _, strength in away if type(strength) is float]
-    if len(strengths) < len(away):
-        return 1.0, sorted(away, key=lambda term: type(term[1]) is float)  # the first is formed as it is
-    at = strengths.index(max(strengths))
-    return away[at][1], [away[at], *away[:at], *away[at + 1 :]]  # type: ignore[return-value]
+            delta.add_(difference, alpha=strength / one)
+    assert delta is not None
+    return base.add(delta, alpha=one)
 
 
 def _is_lerp(strength: Weight) -> bool:
@@ -196,21 +185,19 @@ def _by_blocks(
 
 def _move_away(total: Tensor, base: Tensor, away: Sequence[Term], delta: Tensor, buffer: Tensor) -> None:
     """Do what `_moved_away` does, operation for operation, in the memory of `total`."""
-    largest, away = _largest_first(away)
-    (prediction, strength), *others = away
-    if not others and _is_lerp(strength):
-        torch.lerp(_loaded(prediction, buffer), base, 1.0 + strength, out=total)
-        return
-    torch.sub(base, _loaded(prediction, buffer), out=delta)
-    if isinstance(strength, Tensor):
-        delta.mul_(strength)
-    for prediction, strength in others:
-        difference = torch.sub(base, _loaded(prediction, buffer), out=buffer)
+    first = away[0][1]
+    one = 1.0 if isinstance(first, Tensor) else first
+    for number, (prediction, strength) in enumerate(away):
+        prediction = _loaded(prediction, buffer)
+        if len(away) == 1 and _is_lerp(strength):
+            torch.lerp(prediction, base, 1.0 + one, out=total)
+            return
+        difference = torch.sub(base, prediction, out=delta if number == 0 else buffer)
         if isinstance(strength, Tensor):
-            delta.add_(difference.mul_(strength))
-        else:
-            delta.add_(difference, alpha=strength / largest)
-    torch.add(base, delta, alpha=largest, out=total)
+            difference.mul_(strength)
+        if number:
+            delta.add_(difference, alpha=(1.0 if isinstance(strength, Tensor) else strength) / one)
+    torch.add(base, delta, alpha=one, out=total)
 
 
 def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:

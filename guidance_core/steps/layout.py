@@ -7,7 +7,8 @@ weights, and which hooks see their predictions. Layouts are built before the fir
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -35,13 +36,17 @@ class Acting:
     "The branches whose predictions it may look at, `cond` first."
 
 
+def _largest_first(strengths: Iterable[tuple[str, float | Tensor]]) -> tuple[tuple[str, float | Tensor], ...]:
+    return tuple(sorted(strengths, key=lambda each: -math.inf if isinstance(each[1], Tensor) else -abs(each[1])))
+
+
 @attrs.frozen(eq=False)
 class OutputLayout:
     """How one output is guided in a step."""
 
     name: str
-    strengths: tuple[tuple[str, float | Tensor], ...]
-    "The branches to move away from."
+    strengths: tuple[tuple[str, float | Tensor], ...] = attrs.field(converter=_largest_first)
+    "The branches to move away from: tensors first, then the largest number, of which others are shares in the sum."
     held: bool
     combining: tuple[Acting, ...]
     combine_wrappers: tuple[Acting, ...]

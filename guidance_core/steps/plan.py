@@ -261,11 +261,12 @@ class Plan:
             return by_output
         for number, (output, sample) in enumerate(self.samples.items()):
             given, first = by_output[output], made[0][3][number]
-            whole, dtype, device = sample.shape, first.dtype, sample.device
+            whole, dtype, device, is_cpu = sample.shape, first.dtype, sample.device, sample.is_cpu
             for branch, name, rows, entries in made:
                 given[name] = tensor = entries[number]
                 shape = whole if rows is None else self.shape_of(output, rows)
-                if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
+                is_there = tensor.is_cpu if is_cpu else tensor.device == device
+                if tensor.shape != shape or tensor.dtype is not dtype or not is_there:
                     raise self._misshapen(branch, output, tensor, first)
             if not dtype.is_floating_point:
                 raise DenoiserError(f"branch {made[0][1]!r}: output {output!r} must be floating point; got {dtype}.")
