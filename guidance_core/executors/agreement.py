@@ -125,7 +125,7 @@ class Agreement:
         Where one answers that it failed before it sent anything, that is raised.
         """
         records, silent = self._swapped(Record(text=why), LOST, self.patience)
-        check_all_well([record for _, record in records])
+        check_all_well([Record() if rank in silent else record for rank, (_, record) in enumerate(records)])
         return lost_ranks(silent, self.size) if silent else payload_lost(why, self.size)
 
     @property
