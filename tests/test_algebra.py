@@ -63,6 +63,45 @@ def one_step(plugins, x, predictions, *, sigma=0.6, prediction_type="flow", **se
     return run.step(0, x, lambda branch: predictions[branch.name])
 
 
+PAIRS = [(source, target) for source in SPACES for target in SPACES]
+LEVELS = [(0.6, 0.8), (0.3, 0.7), (3.0, 1.0), (0.5, 0.25)]
+"Sigma and alpha: variance-preserving, rectified, variance-exploding, and any other."
+
+
+@pytest.mark.parametrize(("sigma", "alpha"), LEVELS)
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_a_conversion_is_the_definition_of_both_prediction_types(source, target, sigma, alpha):
+    if "flow" in (source, target):
+        alpha = 1 - sigma
+    x0, epsilon = draw(11, 2, 5, count=2, dtype=torch.float64)
+    x = alpha * x0 + sigma * epsilon
+    predictions = {"epsilon": epsilon, "v": alpha * epsilon - sigma * x0, "x0": x0, "flow": epsilon - x0}
+    conversion = affine(source, target, Noise(sigma, alpha))
+    torch.testing.assert_close(conversion.a * x + conversion.b * predictions[source], predictions[target])
+
+
+def test_an_alpha_that_the_prediction_type_implies_need_not_be_given():
+    assert affine("v", "x0", Noise(0.6)) == affine("v", "x0", Noise(0.6, 0.8))
+    assert affine("x0", "v", Noise(1.0)) == affine("x0", "v", Noise(1.0, 0.0))
+    assert affine("flow", "v", Noise(0.6)) == affine("flow", "v", Noise(0.6, 0.4))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "noise", "says"),
+    [
+        ("epsilon", "x0", Noise(0.6), "converting epsilon to x0 at sigma 0.6 needs alpha"),
+        ("v", "x0", Noise(1.5), "converting v to x0 at sigma 1.5 needs alpha"),
+        ("epsilon", "v", Noise(1.0), "an epsilon prediction says nothing about x0 where alpha is 0"),
+        ("epsilon", "x0", Noise(1.0, 0.0), "an epsilon prediction says nothing about x0 where alpha is 0"),
+        ("x0", "epsilon", Noise(0.0, 1.0), "x0 cannot be converted to epsilon at sigma 0"),
+        ("flow", "epsilon", Noise(0.0, 1.0), "x0 cannot be converted to epsilon at sigma 0"),
+    ],
+)
+def test_a_conversion_that_does_not_exist_says_why(source, target, noise, says):
+    with pytest.raises(ConfigurationError, match=says):
+        affine(source, target, noise)
+
+
 def test_one_linear_method_twice_is_one_of_the_total_strength():
     x, predictions = predict(3, 2, 5)
     twice = one_step([CFG(3.0), CFG(4.5)], x, predictions)
@@ -127,45 +166,6 @@ def test_linear_guidance_is_the_same_in_every_space(shape, k, other, seed, sigma
             [Away("u", k), Away("w", other)], x, converted, sigma=sigma, prediction_type=space, alphas=[1 - sigma]
         )
         torch.testing.assert_close(back.a * x + back.b * result, expected, rtol=1e-8, atol=1e-8)
-
-
-PAIRS = [(source, target) for source in SPACES for target in SPACES]
-LEVELS = [(0.6, 0.8), (0.3, 0.7), (3.0, 1.0), (0.5, 0.25)]
-"Sigma and alpha: variance-preserving, rectified, variance-exploding, and any other."
-
-
-@pytest.mark.parametrize(("sigma", "alpha"), LEVELS)
-@pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_a_conversion_is_the_definition_of_both_prediction_types(source, target, sigma, alpha):
-    if "flow" in (source, target):
-        alpha = 1 - sigma
-    x0, epsilon = draw(11, 2, 5, count=2, dtype=torch.float64)
-    x = alpha * x0 + sigma * epsilon
-    predictions = {"epsilon": epsilon, "v": alpha * epsilon - sigma * x0, "x0": x0, "flow": epsilon - x0}
-    conversion = affine(source, target, Noise(sigma, alpha))
-    torch.testing.assert_close(conversion.a * x + conversion.b * predictions[source], predictions[target])
-
-
-def test_an_alpha_that_the_prediction_type_implies_need_not_be_given():
-    assert affine("v", "x0", Noise(0.6)) == affine("v", "x0", Noise(0.6, 0.8))
-    assert affine("x0", "v", Noise(1.0)) == affine("x0", "v", Noise(1.0, 0.0))
-    assert affine("flow", "v", Noise(0.6)) == affine("flow", "v", Noise(0.6, 0.4))
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "noise", "says"),
-    [
-        ("epsilon", "x0", Noise(0.6), "converting epsilon to x0 at sigma 0.6 needs alpha"),
-        ("v", "x0", Noise(1.5), "converting v to x0 at sigma 1.5 needs alpha"),
-        ("epsilon", "v", Noise(1.0), "an epsilon prediction says nothing about x0 where alpha is 0"),
-        ("epsilon", "x0", Noise(1.0, 0.0), "an epsilon prediction says nothing about x0 where alpha is 0"),
-        ("x0", "epsilon", Noise(0.0, 1.0), "x0 cannot be converted to epsilon at sigma 0"),
-        ("flow", "epsilon", Noise(0.0, 1.0), "x0 cannot be converted to epsilon at sigma 0"),
-    ],
-)
-def test_a_conversion_that_does_not_exist_says_why(source, target, noise, says):
-    with pytest.raises(ConfigurationError, match=says):
-        affine(source, target, noise)
 
 
 STACKS = {

@@ -379,6 +379,27 @@ def test_there_is_nothing_to_hold_before_the_first_result():
     assert len(run.plan(1, torch.zeros(1, 2)).branches) == 0
 
 
+@attrs.frozen
+class HoldsInTurn:
+    """Holds one of two outputs while the other is evaluated."""
+
+    @hookimpl
+    def build_branches(self, step):
+        return [Hold(((), ("audio",), ("video",), ("audio",))[step.index])]
+
+
+def test_an_output_keeps_its_last_x0_whatever_another_one_holds_meanwhile():
+    run = Guidance([HoldsInTurn()]).start(
+        conditions=BOTH, sigmas=[1.0, 0.7, 0.5, 0.3, 0.0], prediction_type="x0", outputs=("video", "audio")
+    )
+    found = []
+    for i in range(4):
+        x = torch.zeros(1, 2)
+        video, audio = run.step(i, (x, x), lambda branch, i=i, x=x: (x + i, x + 10 * i))
+        found.append((video[0, 0].item(), audio[0, 0].item()))
+    assert found == [(0, 0), (1, 0), (1, 20), (3, 20)]
+
+
 def test_a_held_result_may_be_changed_in_place():
     run = Guidance([Holds()]).start(conditions=BOTH, sigmas=[1.0, 0.7, 0.4, 0.0], prediction_type="x0")
     results = [run.step(i, torch.zeros(1, 2), lambda branch: torch.ones(1, 2)).add_(1) for i in range(3)]
