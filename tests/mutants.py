@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -140,7 +141,7 @@ class Copy:
             "    assert found == path, f'{name} is imported from {found}'\n"
         )
         arguments = json.dumps([[*self.imports], wanted])
-        done = self._run([sys.executable, "-c", script, arguments])
+        done = self.run([sys.executable, "-c", script, arguments])
         return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
 
     def tests(self, files: Sequence[str], *, first: bool = True, limit: float | None = None) -> Ran:
@@ -150,7 +151,7 @@ class Copy:
         command = pytest_command(*files) + [f"--junitxml={report}"] + (["-x"] if first else [])
         begun = time.monotonic()
         try:
-            done = self._run(command, limit)
+            done = self.run(command, limit)
         except subprocess.TimeoutExpired:
             return Ran(frozenset(), (), None, time.monotonic() - begun, "")
         passed, failed = read_report(report) if report.exists() else (frozenset(), ())
@@ -174,7 +175,7 @@ class Copy:
             found.update(str(path.relative_to(self.root)).encode() + b"\0" + path.read_bytes())
         return found.hexdigest()[:12]
 
-    def _run(self, command: Sequence[str], limit: float | None = None) -> subprocess.CompletedProcess[str]:
+    def run(self, command: Sequence[str], limit: float | None = None) -> subprocess.CompletedProcess[str]:
         process = subprocess.Popen(
             command,
             cwd=self.root,
@@ -283,9 +284,12 @@ def search(copy: Copy, listing: Listing, modules: Sequence[str]) -> None:
         tests = listing.tests_of(module)
         if tests not in seconds:
             seconds[tests] = passing(copy, tests).seconds
-        session = SESSIONS / f"{module.replace('/', '.')}-{digest}.sqlite"
+        stem = module.replace("/", ".")
+        session = SESSIONS / f"{stem}-{digest}.sqlite"
+        for old in set(SESSIONS.glob(f"{stem}-*.sqlite")) - {session}:
+            old.unlink()  # of a tree that has changed
         config = copy.root / "cosmic-ray.toml"
-        command = " ".join([*pytest_command("-x", *tests)])
+        command = shlex.join(pytest_command("-x", *tests))
         settings = {
             "module-path": module,
             "timeout": 2 * seconds[tests] + 60,
@@ -295,15 +299,21 @@ def search(copy: Copy, listing: Listing, modules: Sequence[str]) -> None:
             "filters": {"operators-filter": {"exclude-operators": list(SUPERFLUOUS)}},
         }
         config.write_text(tomli_w.dumps({"cosmic-ray": settings}))
-        steps = [["cosmic-ray", "exec", str(config), str(session)]]
         if not session.exists():
-            begin = ["cosmic-ray", "init", str(config), str(session)]
-            steps = [begin, ["cr-filter-operators", str(session), str(config)], *steps]
-        for name, *arguments in steps:
-            done = copy._run([str(Path(sys.executable).with_name(name)), *arguments])
-            if done.returncode:
-                raise SystemExit(f"{name} ended with {done.returncode}: {done.stderr[-2000:]}")
-        report(module, copy._run([str(Path(sys.executable).with_name("cosmic-ray")), "dump", str(session)]).stdout)
+            begun = str(copy.root / "session.sqlite")
+            tool(copy, "cosmic-ray", "init", str(config), begun)
+            tool(copy, "cr-filter-operators", begun, str(config))
+            shutil.move(begun, session)  # whole, or not at all
+        tool(copy, "cosmic-ray", "exec", str(config), str(session))
+        report(module, tool(copy, "cosmic-ray", "dump", str(session)))
+
+
+def tool(copy: Copy, name: str, *arguments: str) -> str:
+    """Run one of cosmic-ray's commands and return what it prints."""
+    done = copy.run([str(Path(sys.executable).with_name(name)), *arguments])
+    if done.returncode:
+        raise SystemExit(f"{name} {arguments[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 def report(module: str, dumped: str) -> None:
@@ -319,7 +329,7 @@ def report(module: str, dumped: str) -> None:
             survivors.append((item, result["diff"]))
         elif re.search(r"^FAILED ", output, re.MULTILINE):
             counts[KILLED] += 1
-        elif "timeout" in output:
+        elif output == "timeout":
             counts[LATE] += 1
         else:
             counts[BROKEN] += 1  # it could not be imported: no test had to see it
