@@ -118,6 +118,22 @@ def test_three_branches_of_two_rows_are_three_units_each():
     assert place_branches(branches, 2).speedup == 1.5
 
 
+def test_branches_stay_whole_where_cutting_them_gains_nothing():
+    from guidance_core import Branch
+    from guidance_core.executors.placement import place_rows
+
+    branches = [Branch("cond"), Branch("slow", cost=2.0), Branch("other")]
+    assert place_rows(branches, 2, 2).shown([b.name for b in branches]) == ("slow", "cond, other")
+
+
+def test_a_branch_that_costs_next_to_nothing_has_its_rows_placed():
+    from guidance_core import Branch
+    from guidance_core.executors.placement import place_rows
+
+    branches = [Branch("cond"), Branch("free", cost=1e-6)]
+    assert place_rows(branches, 4, 2).shown([b.name for b in branches]) == ("cond[0:2]", "cond[2:4], free")
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.5]), min_size=1, max_size=6), st.integers(1, 8), st.integers(1, 5))
 def test_every_row_of_every_branch_is_placed_once(costs, count, rows):

@@ -336,6 +336,11 @@ def test_the_costliest_branch_is_placed_first():
     assert (steps.ranks, steps.speedup) == (("slow", "cond, quick"), 2.0)
 
 
+def test_a_step_without_branches_leaves_every_rank_idle_and_gains_nothing():
+    _, held = Guidance([LTX2(cfg_scale=3.0, skip_step=1)]).describe(2, ranks=2).steps
+    assert (held.passes, held.ranks, held.speedup) == ((), ("idle", "idle"), 1.0)
+
+
 @pytest.mark.parametrize("costs", [(1.0, 2.0), (2.0, 1.0)])
 def test_a_branch_costs_what_the_one_who_expects_most_says(costs):
     asking = [Asks((away("shared", cost=cost),)) for cost in costs]
