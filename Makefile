@@ -18,9 +18,9 @@ NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
 
 # What the lowest versions and the newest Python are tried on: all that needs no several ranks and no host.
 CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
-	rooms.py runs.py)
+	rooms.py runs.py stacked_denoiser.py)
 
-.PHONY: demo test test-hosts table-diffusers test-lowest test-newest soak conformance check bench docs clean
+.PHONY: demo test test-hosts table-diffusers test-lowest test-newest soak conformance mutants check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,8 @@ help:
 	@echo "make test-newest  run them on the newest Python found, or NEWEST=..."
 	@echo "make soak    search: 2,000 steps on three ranks with random faults, and all properties with new examples"
 	@echo "make conformance  search: check all that ships with 20 seeds, and with ten times the examples"
+	@echo "make mutants  break the code on purpose, one place at a time, and see that a test fails; takes hours,"
+	@echo "    and less with MUTANTS=listed, MUTANTS=search, MUTANTS=name or MODULE=guidance_core/algebra/spaces.py"
 	@echo "make check   run the linter and the type checker"
 	@echo "make bench   measure the cost of a step, and what several ranks gain"
 	@echo "make docs    build the documentation into site/"
@@ -47,6 +49,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) install -q -c constraints.txt -e '.[dev,hosts]'
+	@touch $@
+
+$(VENV)/.mutants: $(VENV)/.dev
+	$(PIP) install -q -c constraints.txt -e '.[mutants]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.demo
@@ -106,6 +112,11 @@ soak: $(VENV)/.dev
 conformance: $(VENV)/.dev
 	@echo "seed $(SEED); the same again: make conformance SEED=$(SEED)"
 	$(BIN)/python tests/thorough.py --seed $(SEED)
+
+# MUTANTS: `listed`, `search`, or names from tests/mutations.toml; MODULE: modules or folders.
+mutants: $(VENV)/.mutants
+	$(BIN)/python tests/mutants.py $(patsubst listed,--only=listed,$(patsubst search,--only=search,$(MUTANTS))) \
+		$(addprefix --module=,$(MODULE))
 
 bench: $(VENV)/.dev
 	$(BIN)/guidance-core bench dispatch

@@ -42,11 +42,14 @@ class Breaks:
 
     @hookimpl
     def build_branches(self, step):
-        if self.hook in ("build_branches", "another branch"):
+        if self.hook in ("build_branches", "another branch", "other overrides"):
             _ = step.state  # so that it is called at every step
         self._act("build_branches")
         if self.hook == "another branch" and self.armed.get("here"):
             return [Branch("extra", strength=1.0), Needs()]
+        if self.hook == "other overrides":
+            text = "odd" if self.armed.get("here") else "even"
+            return [Branch("extra", overrides={"text": text}, strength=1.0), Needs()]
         return [Needs()]
 
     @hookimpl
@@ -87,9 +90,9 @@ class Faulty(Counting):
         return good
 
 
-def fault(group: Any, name: str, kind: str, victim: int, at: int) -> Seen:
+def fault(group: Any, name: str, kind: str, victim: int, at: int, lockstep: bool = False) -> Seen:
     """Make step `at` of a run, in which `victim` does something wrong, and then again, in which nobody does."""
-    executor = EXECUTORS[name](group)
+    executor = EXECUTORS[name](group, lockstep=lockstep)
     here = group.rank() == victim
     armed = {"here": here and kind == "hook at start"}
     guidance, sample = CASE.guidance(), CASE.tensors("sample", at)
@@ -133,6 +136,26 @@ def fault(group: Any, name: str, kind: str, victim: int, at: int) -> Seen:
     close = all(torch.allclose(result[output], expected[output], rtol=1e-5, atol=1e-5) for output in expected)
     seen.next_is_right = same if name == "all_gather" else close
     return seen
+
+
+def stuck(group: Any, name: str, victim: int) -> Seen:
+    """Have the victim agree to a payload and never send it; return what a survivor sees."""
+
+    class Stuck(EXECUTORS[name]):
+        def _collected(self, plan: Any, *given: Any) -> Any:
+            if plan.index == 1 and self.rank == victim:
+                time.sleep(600)  # it is killed before
+            return super()._collected(plan, *given)
+
+    run = TENSOR.start(Stuck(group))
+    run.step(0, TENSOR.tensors("sample", 0), Counting(TENSOR, 0))
+    begun = time.monotonic()
+    try:
+        run.step(1, TENSOR.tensors("sample", 1), Counting(TENSOR, 1))
+    except Exception as error:
+        seconds = time.monotonic() - begun
+        return Seen(type(error).__name__, str(error), seconds, getattr(error, "ranks", ()), False)
+    return Seen("", "", time.monotonic() - begun, (), True)
 
 
 def killed(group: Any, name: str, victim: int, ready: str) -> Seen:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rank_jobs import EPS32, EXECUTORS
+from rank_jobs import EPS32, EXECUTORS, Case, Found, equivalence
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -128,6 +128,14 @@ def guided_beside(group: Any, split: str, layout: str) -> tuple[dict[str, tuple[
     with torch.no_grad():
         apart = float((model(x) - Layers()(x)).abs().max())
     return compared(model, every_way(mesh, group=layout == "in order")), apart
+
+
+def rows_along_a_mesh(group: Any, name: str, layout: str) -> Found:
+    """Share out the rows of three branches along the guidance dimension of a mesh."""
+    mesh = DeviceMesh("cpu", LAYOUTS[layout], mesh_dim_names=("guidance", "model"))
+    options = {"mesh_dim": "guidance", "split_rows": True}
+    case = Case(seed=4, shapes={"output": (4, 5)}, dtype=torch.float32, strengths=(2.0, -0.5), options=options)
+    return equivalence(mesh, name, case)
 
 
 def in_lockstep(group: Any, name: str, spec: str) -> tuple[bool, float, list[int]]:

@@ -209,6 +209,36 @@ def auto(group: Any, spec: str) -> tuple[str, str]:
     return run.executor.name, str(run.describe())
 
 
+@attrs.frozen
+class LooksAtAll:
+    """A correction that wants the whole base prediction, which all-reduce has to send along."""
+
+    @hookimpl
+    def build_branches(self, step):
+        return [Needs(reference=True)]
+
+    @hookimpl
+    def postprocess(self, step, guided, reference):
+        return torch.maximum(guided, reference.tensor)
+
+
+def auto_beside(group: Any, spec: str, looks_at_all: bool) -> str:
+    """Return the executor that auto takes for a spec, with a correction that wants the base prediction or without."""
+    plugins = [*Guidance.from_spec(spec).plugins, *([LooksAtAll()] if looks_at_all else [])]
+    return Guidance(plugins).start(**SETTINGS, executor=AutoExecutor(group)).executor.name
+
+
+def rows_of(group: Any, name: str, spec: str, batches: tuple[int, int]) -> tuple[bool, int]:
+    """Make a step whose rows may be shared out; whether it is serial's, and how many forwards this rank made."""
+    shapes = {"video": (batches[0], 6, 8), "audio": (batches[1], 5)}
+    case = attrs.evolve(CASE, shapes=shapes)
+    sample, denoise = case.tensors("sample", 0), Counting(case, 0)
+    expected = start("serial", spec).step(0, sample, Counting(case, 0))
+    result = start(EXECUTORS[name](group, split_rows=True), spec).step(0, sample, denoise)
+    same = [torch.allclose(result[output], expected[output], rtol=1e-5, atol=1e-5) for output in shapes]
+    return all(same), len(denoise.calls)
+
+
 def without_control(group: Any, name: str) -> bool:
     """Whether a whole run without the control exchange gives what serial gives."""
     spec = "cfg:scale=3,rescale:phi=0.5,interval:lo=0.3,hi=0.8"

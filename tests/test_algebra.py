@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from guidance_core import (
     Branch,
+    ConfigurationError,
     Executor,
     Guidance,
     Multiply,
@@ -23,6 +24,7 @@ from guidance_core import (
     ratio,
     std,
 )
+from guidance_core.algebra.spaces import SPACES, Noise, affine
 from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Normalize, Rescale
 
 BOTH = {"positive": {}, "negative": {}}
@@ -59,6 +61,45 @@ class Away:
 def one_step(plugins, x, predictions, *, sigma=0.6, prediction_type="flow", **settings):
     run = Guidance(plugins).start(conditions=BOTH, sigmas=[sigma, 0.0], prediction_type=prediction_type, **settings)
     return run.step(0, x, lambda branch: predictions[branch.name])
+
+
+PAIRS = [(source, target) for source in SPACES for target in SPACES]
+LEVELS = [(0.6, 0.8), (0.3, 0.7), (3.0, 1.0), (0.5, 0.25)]
+"Sigma and alpha: variance-preserving, rectified, variance-exploding, and any other."
+
+
+@pytest.mark.parametrize(("sigma", "alpha"), LEVELS)
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_a_conversion_is_the_definition_of_both_prediction_types(source, target, sigma, alpha):
+    if "flow" in (source, target):
+        alpha = 1 - sigma
+    x0, epsilon = draw(11, 2, 5, count=2, dtype=torch.float64)
+    x = alpha * x0 + sigma * epsilon
+    predictions = {"epsilon": epsilon, "v": alpha * epsilon - sigma * x0, "x0": x0, "flow": epsilon - x0}
+    conversion = affine(source, target, Noise(sigma, alpha))
+    torch.testing.assert_close(conversion.a * x + conversion.b * predictions[source], predictions[target])
+
+
+def test_an_alpha_that_the_prediction_type_implies_need_not_be_given():
+    assert affine("v", "x0", Noise(0.6)) == affine("v", "x0", Noise(0.6, 0.8))
+    assert affine("x0", "v", Noise(1.0)) == affine("x0", "v", Noise(1.0, 0.0))
+    assert affine("flow", "v", Noise(0.6)) == affine("flow", "v", Noise(0.6, 0.4))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "noise", "says"),
+    [
+        ("epsilon", "x0", Noise(0.6), "converting epsilon to x0 at sigma 0.6 needs alpha"),
+        ("v", "x0", Noise(1.5), "converting v to x0 at sigma 1.5 needs alpha"),
+        ("epsilon", "v", Noise(1.0), "an epsilon prediction says nothing about x0 where alpha is 0"),
+        ("epsilon", "x0", Noise(1.0, 0.0), "an epsilon prediction says nothing about x0 where alpha is 0"),
+        ("x0", "epsilon", Noise(0.0, 1.0), "x0 cannot be converted to epsilon at sigma 0"),
+        ("flow", "epsilon", Noise(0.0, 1.0), "x0 cannot be converted to epsilon at sigma 0"),
+    ],
+)
+def test_a_conversion_that_does_not_exist_says_why(source, target, noise, says):
+    with pytest.raises(ConfigurationError, match=says):
+        affine(source, target, noise)
 
 
 def test_one_linear_method_twice_is_one_of_the_total_strength():
@@ -114,8 +155,6 @@ def test_linear_guidance_is_the_written_out_formula(shape, ks, seed, dtype):
 @settings(deadline=None, max_examples=40)
 @given(shapes, strengths, strengths, seeds, st.floats(0.05, 0.95))
 def test_linear_guidance_is_the_same_in_every_space(shape, k, other, seed, sigma):
-    from guidance_core.algebra.spaces import SPACES, Noise, affine
-
     x, c, u, w = draw(seed, *shape, count=4, dtype=torch.float64)
     noise = Noise(sigma, 1 - sigma)
     flow = {"cond": c, "u": u, "w": w}

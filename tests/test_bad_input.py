@@ -17,9 +17,13 @@ from guidance_core import (
     ExecutorError,
     Guidance,
     GuidanceError,
+    IdentityAttention,
+    IsolateOutputs,
     Linear,
     NonFiniteError,
     PluginError,
+    SkipBlocks,
+    SkipSelfAttention,
     SpecError,
     Table,
     UnknownNameError,
@@ -225,6 +229,26 @@ def test_a_space_that_cannot_be_reached_is_known_at_start():
         start([CFG(), Rescale(space="x0")], prediction_type="epsilon")
 
 
+@pytest.mark.parametrize(
+    ("sigmas", "alphas"),
+    [
+        (torch.linspace(1, 0, 11), torch.linspace(0, 1, 11)),
+        ([1 - 2**-24, 0.5, 0.0], [0.0, 0.5, 1.0]),
+        ([1.0, 0.5, 0.0], [2**-24, 0.5, 1.0]),
+    ],
+    ids=["both in float32", "no signal left", "no noise added"],
+)
+def test_alphas_that_are_rounded_fit_flow_predictions(sigmas, alphas):
+    start([CFG(), Rescale(space="x0")], sigmas=sigmas, alphas=alphas)
+
+
+@pytest.mark.parametrize("off", [1e-3, -1e-3])
+def test_alphas_that_flow_predictions_do_not_have(off):
+    says = rf"flow predictions need alpha = 1 - sigma; at sigma 0\.5 the run has alpha {0.5 + off:g}"
+    with pytest.raises(ConfigurationError, match=says):
+        start([CFG(), Rescale(space="x0")], sigmas=[1.0, 0.5, 0.0], alphas=[0.0, 0.5 + off, 1.0])
+
+
 @pytest.mark.parametrize("index", [-1, 2, 1.0, "0"])
 def test_step_index(index):
     with pytest.raises(ConfigurationError, match=r"step"):
@@ -279,6 +303,56 @@ def test_check_finite_names_branch_and_step():
 def test_one_name_with_different_content():
     with pytest.raises(BranchConflictError, match=r"'ltx2' and plugin 'stg' want different passes.*'perturbed'"):
         start([LTX2(), STG(blocks=3)])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"model": "small"}, "model 'small'"),
+        ({"condition": "positive"}, "condition 'positive'"),
+        ({"perturbations": (SkipBlocks((1,)),)}, "SkipBlocks"),
+        ({"overrides": {"text": 1}}, "overrides text"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else next(iter(value)),
+)
+def test_two_passes_under_one_name_are_told_apart_by_all_they_consist_of(content, says):
+    def asking(**changed):
+        branch = Branch("u", **({"condition": "negative", "strength": 1.0} | changed))
+        return hooked("build_branches", lambda self, step: [branch])
+
+    start([asking(), asking()])
+    start([asking(**content), asking(**content)])
+    for plugins in ([asking(), asking(**content)], [asking(**content), asking()]):
+        with pytest.raises(BranchConflictError, match=f"want different passes .*'u': .*{says}"):
+            start(plugins)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (SkipSelfAttention((1, 2)), SkipBlocks((2, 3))),
+        (SkipSelfAttention((1,), "video"), SkipBlocks((1,), "video")),
+        (SkipSelfAttention((1,)), SkipBlocks((1,), "video")),  # every output, and one of them
+        (SkipSelfAttention(None), IdentityAttention((7,), "audio")),  # every block, and one of them
+    ],
+)
+def test_perturbations_of_one_place_exclude_each_other(one, other):
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(BranchConflictError, match="branch 'weak' has two perturbations that act on the same"):
+            Branch("weak", perturbations=pair)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (SkipSelfAttention((1,)), SkipBlocks((2,))),
+        (SkipSelfAttention((1,), "video"), SkipBlocks((1,), "audio")),
+        (SkipSelfAttention((1,)), SkipSelfAttention((1,), "audio")),  # the same change twice is that change
+        (SkipBlocks(None), IsolateOutputs()),
+    ],
+)
+def test_perturbations_of_different_places_go_together(one, other):
+    assert Branch("weak", perturbations=[one, other]).perturbations == (one, other)
 
 
 def test_a_missing_prediction_of_the_second_half():

@@ -60,6 +60,17 @@ def test_nonlinear_methods_round_trip():
         assert Guidance.from_json(guidance.to_json()) == guidance
 
 
+@pytest.mark.parametrize("name", ["none", "true", "false", "None", "12", "1e3", "weak one", 'a "b"', "a\\b", "a,b=c"])
+def test_a_name_that_reads_like_something_else_stays_a_name(name):
+    guidance = Guidance([STG(branch=name)])
+    for read, written in (
+        (Guidance.from_spec, guidance.to_spec()),
+        (Guidance.from_json, guidance.to_json()),
+        (Guidance.from_toml, guidance.to_toml()),
+    ):
+        assert read(written).plugins[0].branch == name
+
+
 def test_a_spec_reads_as_people_write_it():
     assert Guidance.from_spec("cfg:scale=3,rescale:phi=0.7") == Guidance([CFG(3.0), Rescale(0.7)])
     assert Guidance.from_spec(" cfg : scale = 3 , interval : lo=0.2, hi=0.8 ,gate") == Guidance(

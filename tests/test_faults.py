@@ -29,6 +29,7 @@ RAISED = {
     "guidance off": ("PlanMismatchError", "differ in methods or their parameters. Rank 0: a run of 3 steps with"),
     "other scale adds a branch": ("PlanMismatchError", "), away#3(name="),
     "hook another branch": ("PlanMismatchError", "differ in branches, "),
+    "hook other overrides": ("PlanMismatchError", "differ in branches. "),
     "other strength": ("PlanMismatchError", "strengths"),
     "other sample shape": ("PlanMismatchError", "sample"),
 }
@@ -76,6 +77,20 @@ def check_fault(seen, kind, victim, error, words):
     assert all(each.next_is_right for each in seen)
 
 
+@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("kind", ["hook build_branches", "forward raises", "other shape", "hook another branch"])
+@pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
+def test_a_fault_in_lockstep_is_one_error_on_all(ranks, name, kind, victim):
+    seen = ranks.run(fault_jobs.fault, name, kind, victim, 0, True, ranks=3)
+    error, words = RAISED[kind]
+    assert {each.error for each in seen} == {error}
+    assert len({each.message for each in seen}) == 1
+    assert words in seen[0].message
+    if error != "PlanMismatchError":
+        assert f"rank {victim}" in seen[0].message
+    assert all(each.next_is_right for each in seen)
+
+
 def wait_for(*paths: Path) -> None:
     until = time.monotonic() + 60
     while not all(path.exists() for path in paths):
@@ -100,6 +115,18 @@ def test_a_killed_rank_is_named_by_the_survivors_within_the_timeout(name, victim
         assert all(each.next_is_right for each in survivors), "a second step must fail the same way"
         codes = pool.leave(seconds=10)
         assert [code for rank, code in enumerate(codes) if rank != victim] == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
+def test_a_rank_that_never_sends_its_payload_is_named_before_the_group_breaks(name):
+    with Ranks(3, timeout=8, outlives_failures=True, patience=120) as pool:
+        pool.start(fault_jobs.stuck, name, 2)
+        seen = pool.results(seconds=60, without=(2,))
+        pool.kill(2)
+        for each in seen[:2]:
+            assert each.error == "RankLostError"
+            assert each.ranks == (2,), each.message
+            assert "rank 2 of 3 does not answer" in each.message
 
 
 def test_random_plans_and_faults_leave_nothing_behind():

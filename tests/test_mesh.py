@@ -27,6 +27,14 @@ def test_guidance_beside_a_split_model_equals_serial(pool, split, layout):
             assert forwards == [2] * 5, way
 
 
+@pytest.mark.parametrize("layout", mesh_jobs.LAYOUTS)
+@pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
+def test_rows_are_put_together_in_their_order_whatever_the_order_of_the_ranks(pool, name, layout):
+    for found in pool.run(mesh_jobs.rows_along_a_mesh, name, layout):
+        assert found.forwards == [2], "a branch and a half"
+        assert all(found.equal) if name == "all_gather" else found.in_bounds <= 1.0
+
+
 @pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
 @pytest.mark.parametrize(
     ("spec", "count", "forwards"),

@@ -118,6 +118,22 @@ def test_three_branches_of_two_rows_are_three_units_each():
     assert place_branches(branches, 2).speedup == 1.5
 
 
+def test_branches_stay_whole_where_cutting_them_gains_nothing():
+    from guidance_core import Branch
+    from guidance_core.executors.placement import place_rows
+
+    branches = [Branch("cond"), Branch("slow", cost=2.0), Branch("other")]
+    assert place_rows(branches, 2, 2).shown([b.name for b in branches]) == ("slow", "cond, other")
+
+
+def test_a_branch_that_costs_next_to_nothing_has_its_rows_placed():
+    from guidance_core import Branch
+    from guidance_core.executors.placement import place_rows
+
+    branches = [Branch("cond"), Branch("free", cost=1e-6)]
+    assert place_rows(branches, 4, 2).shown([b.name for b in branches]) == ("cond[0:2]", "cond[2:4], free")
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.5]), min_size=1, max_size=6), st.integers(1, 8), st.integers(1, 5))
 def test_every_row_of_every_branch_is_placed_once(costs, count, rows):
@@ -137,6 +153,23 @@ def test_every_row_of_every_branch_is_placed_once(costs, count, rows):
     assert cut.speedup >= whole.speedup
     # the busiest rank has its share, and at most one row more
     assert sum(costs) / cut.speedup <= sum(costs) / count + max(costs) / rows + 1e-6
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.5]), min_size=1, max_size=6), st.integers(2, 8), st.integers(2, 9))
+def test_the_shares_of_rows_end_at_the_rows_nearest_to_equal_shares(costs, count, rows):
+    from guidance_core import Branch
+    from guidance_core.executors.placement import place_rows
+
+    placement = place_rows([Branch(f"b{i}", cost=cost) for i, cost in enumerate(costs)], rows, count)
+    if all(unit.rows is None for units in placement.units for unit in units):
+        return  # whole branches are no worse
+    done = 0.0
+    for number, units in enumerate(placement.units[:-1]):
+        for unit in units:
+            done += costs[unit.branch] * (rows if unit.rows is None else unit.rows[1] - unit.rows[0])
+        equal = (number + 1) * sum(costs) * rows / count
+        assert abs(done - equal) <= max(costs) / 2
 
 
 @pytest.mark.parametrize("batched", [False, True])

@@ -101,6 +101,29 @@ def test_auto_adds_up_where_gathering_moves_much_more(ranks):
         assert "gathering would move" in description
 
 
+@pytest.mark.parametrize(("looks_at_all", "taken"), [(False, "all_reduce"), (True, "all_gather")])
+def test_auto_counts_a_base_prediction_that_has_to_be_sent_along(ranks, looks_at_all, taken):
+    many = "stg:blocks=1,branch=a" + "".join(f",stg:blocks={i},branch=b{i}" for i in range(2, 9))
+    assert ranks.run(run_jobs.auto_beside, many, looks_at_all, ranks=2) == [taken] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "batches", "forwards"),
+    [
+        ("all_gather", "", (3, 3), 4),  # both branches are cut
+        ("all_gather", "", (3, 2), 2),  # outputs of different batches
+        ("all_reduce", "", (3, 2), 2),
+        ("all_gather", ",rescale:phi=0.7,over=tensor", (3, 3), 4),
+        ("all_reduce", ",rescale:phi=0.7", (3, 3), 4),
+        ("all_reduce", ",rescale:phi=0.7,over=tensor", (3, 3), 2),  # a statistic that has no parts
+    ],
+)
+def test_rows_are_shared_out_only_where_their_parts_make_the_whole(ranks, name, spec, batches, forwards):
+    found = ranks.run(run_jobs.rows_of, name, "cfg:scale=3" + spec, batches, ranks=3)
+    assert all(same for same, _ in found)
+    assert sum(made for _, made in found) == forwards
+
+
 def test_without_a_group_auto_is_local_and_the_others_say_what_to_do():
     run = Guidance.from_spec("cfg").start(**run_jobs.SETTINGS, executor="auto")
     assert "no process group, so batched where" in str(run.describe())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import attrs
 import pytest
@@ -11,7 +12,20 @@ import torch
 from test_algebra import BOTH, draw, predict
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from guidance_core import ConfigurationError, Guidance, Hold, Needs, PluginError, hookimpl
+from guidance_core import (
+    Branch,
+    ConfigurationError,
+    Cosine,
+    Guidance,
+    Hold,
+    Linear,
+    Needs,
+    PluginError,
+    SkipBlocks,
+    SkipSelfAttention,
+    hookimpl,
+)
+from guidance_core.algebra.digest import PARTS
 from guidance_plugins import APG, CFG, LTX2, Gate, Interval, Rescale
 
 
@@ -31,6 +45,29 @@ def test_interval_limits_the_method_to_its_window():
 def test_the_ends_of_an_interval_hold_for_rounded_sigmas(sigmas):
     run = flow_run([CFG(3.0), Interval(0.2, 0.8)], sigmas)
     assert sum(len(layout.branches) == 2 for layout in run.layouts) == 7
+
+
+def strengths(plugin, **given):
+    """Return how far each step moves away from the second branch."""
+    groups = Guidance([plugin]).describe(**given).steps
+    return [each.passes[1].strengths["output"] for each in groups for _ in range(each.first, each.last + 1)]
+
+
+def test_a_schedule_by_fraction_reaches_its_end_at_the_last_step():
+    assert strengths(CFG(Linear(7, 2)), steps=5) == ["6", "4.75", "3.5", "2.25", "1"]
+    assert strengths(CFG(Cosine(7, 2)), steps=3) == ["6", "3.5", "1"]
+    assert strengths(CFG(Linear(7, 2)), steps=1) == ["6"]
+
+
+def test_a_schedule_by_sigma_reaches_its_end_at_sigma_0():
+    assert strengths(CFG(Linear(7, 2, by="sigma")), sigmas=[0.8, 0.4, 0.0, 0.0]) == ["6", "3.5", "1"]
+
+
+def test_a_tensor_parameter_stays_as_it_was_given():
+    scale = torch.tensor([1.0, 3.0])
+    guidance = Guidance([CFG(scale)])
+    scale.fill_(9.0)
+    assert guidance == Guidance([CFG(torch.tensor([1.0, 3.0]))])
 
 
 def test_interval_may_limit_one_method_of_several():
@@ -94,6 +131,15 @@ def test_ltx2_skip_step_keeps_the_last_x0():
     torch.testing.assert_close(x0s[1][0], x0s[0][0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(x0s[2][1], x0s[0][1], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(x0s[2][0], x0s[0][0])
+
+
+@pytest.mark.parametrize("weakened", ["video", "audio"])
+def test_ltx2_perturbs_only_the_outputs_that_stg_moves(weakened):
+    other = {"video": "audio", "audio": "video"}[weakened]
+    plugin = LTX2(stg_scale={weakened: 1.5, other: 0.0}, stg_blocks=(28, 29))
+    run = flow_run([plugin], [1.0, 0.0], outputs=("video", "audio"))
+    passes = {branch.name: branch.perturbations for branch in run.layouts[0].branches}
+    assert passes["perturbed"] == (SkipSelfAttention((28, 29), weakened),)
 
 
 def test_ltx2_parameters_by_sigma_follow_the_bins_of_ltx_core():
@@ -248,6 +294,82 @@ def test_later_plugins_wrap_earlier_ones():
     assert log == ["second in", "first in", "first out", "second out"]
 
 
+def correcting(name, log, **order):
+    """Make a plugin whose correction writes its name down."""
+
+    def postprocess(self, step, guided, reference):
+        log.append(name)
+
+    return attrs.frozen(type(name, (), {"postprocess": hookimpl(postprocess, **order), "__annotations__": {}}))()
+
+
+def test_tryfirst_and_trylast_stand_before_and_after_all_others():
+    log = []
+    plugins = [
+        correcting("Last", log, trylast=True),
+        correcting("Second", log),
+        correcting("Third", log),
+        correcting("First", log, tryfirst=True),
+    ]
+    flow_run(plugins, [1.0, 0.0]).step(0, torch.zeros(1, 2), lambda branch: torch.ones(1, 2))
+    assert log == ["First", "Second", "Third", "Last"]
+
+
+@attrs.frozen
+class Asks:
+    """Asks for branches that its fingerprint does not show."""
+
+    branches: tuple[Branch, ...] = attrs.field(eq=False)
+
+    @hookimpl
+    def build_branches(self, step):
+        return list(self.branches)
+
+
+def away(name, **content):
+    return Branch(name, **({"condition": "negative", "strength": 1.0} | content))
+
+
+def test_the_costliest_branch_is_placed_first():
+    guidance = Guidance([Asks((away("quick"), away("slow", cost=2.0)))])
+    (steps,) = guidance.describe(1, ranks=2).steps
+    assert (steps.ranks, steps.speedup) == (("slow", "cond, quick"), 2.0)
+
+
+def test_a_step_without_branches_leaves_every_rank_idle_and_gains_nothing():
+    _, held = Guidance([LTX2(cfg_scale=3.0, skip_step=1)]).describe(2, ranks=2).steps
+    assert (held.passes, held.ranks, held.speedup) == ((), ("idle", "idle"), 1.0)
+
+
+@pytest.mark.parametrize("costs", [(1.0, 2.0), (2.0, 1.0)])
+def test_a_branch_costs_what_the_one_who_expects_most_says(costs):
+    asking = [Asks((away("shared", cost=cost),)) for cost in costs]
+    (steps,) = Guidance([*asking, Asks((away("other"),))]).describe(1, ranks=2).steps
+    assert (steps.ranks, steps.speedup) == (("shared", "cond, other"), 2.0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"condition": "positive"},
+        {"perturbations": (SkipBlocks((1,)),)},
+        {"overrides": {"text": "other"}},
+        {"overrides": {"text": "this", "more": 1}},
+        {"model": "other"},
+        {"cost": 2.0},
+    ],
+    ids=lambda content: ", ".join(content),
+)
+def test_a_plan_whose_branch_differs_has_another_fingerprint(content):
+    def parts(**changed):
+        run = flow_run([Asks((away("u", **({"overrides": {"text": "this"}} | changed)),))], [1.0, 0.0])
+        return dict(zip(PARTS, run.plan(0, torch.zeros(1, 2)).fingerprint, strict=False))
+
+    one, other = parts(), parts(**content)
+    assert parts() == one
+    assert {part for part in one if one[part] != other[part]} == {"branches"}
+
+
 @attrs.frozen
 class Holds:
     @hookimpl
@@ -260,6 +382,27 @@ def test_there_is_nothing_to_hold_before_the_first_result():
     assert len(run.plan(0, torch.zeros(1, 2)).branches) == 1
     run.step(0, torch.zeros(1, 2), lambda branch: torch.ones(1, 2))
     assert len(run.plan(1, torch.zeros(1, 2)).branches) == 0
+
+
+@attrs.frozen
+class HoldsInTurn:
+    """Holds one of two outputs while the other is evaluated."""
+
+    @hookimpl
+    def build_branches(self, step):
+        return [Hold(((), ("audio",), ("video",), ("audio",))[step.index])]
+
+
+def test_an_output_keeps_its_last_x0_whatever_another_one_holds_meanwhile():
+    run = Guidance([HoldsInTurn()]).start(
+        conditions=BOTH, sigmas=[1.0, 0.7, 0.5, 0.3, 0.0], prediction_type="x0", outputs=("video", "audio")
+    )
+    found = []
+    for i in range(4):
+        x = torch.zeros(1, 2)
+        video, audio = run.step(i, (x, x), lambda branch, i=i, x=x: (x + i, x + 10 * i))
+        found.append((video[0, 0].item(), audio[0, 0].item()))
+    assert found == [(0, 0), (1, 0), (1, 20), (3, 20)]
 
 
 def test_a_held_result_may_be_changed_in_place():
@@ -313,6 +456,10 @@ def test_what_fails_changes_no_state_however_often_it_is_tried():
 class Remembers:
     """Returns what the last step's guided prediction was."""
 
+    wrapped: Callable[[torch.Tensor], Any] = attrs.field(eq=False)
+    "How it is put away, and taken out again."
+    unwrapped: Callable[[Any], torch.Tensor] = attrs.field(eq=False)
+
     @hookimpl
     def build_branches(self, step):
         return [Needs()]
@@ -320,12 +467,23 @@ class Remembers:
     @hookimpl
     def postprocess(self, step, guided, reference):
         last = step.state.get("last")
-        step.state["last"] = guided
-        return None if last is None else last.clone()
+        step.state["last"] = self.wrapped(guided)
+        return None if last is None else self.unwrapped(last).clone()
 
 
-def test_large_tensors_in_the_state_are_not_overwritten():
-    run = flow_run([CFG(2.0), Remembers()], [1.0, 0.7, 0.4, 0.0])
+@pytest.mark.parametrize(
+    ("wrapped", "unwrapped"),
+    [
+        (lambda tensor: tensor, lambda kept: kept),
+        (lambda tensor: [1, tensor], lambda kept: kept[1]),
+        (lambda tensor: (1, tensor), lambda kept: kept[1]),
+        (lambda tensor: {"it": tensor}, lambda kept: kept["it"]),
+        (lambda tensor: {"it": [(tensor, None)]}, lambda kept: kept["it"][0][0]),
+    ],
+    ids=["tensor", "list", "tuple", "dict", "nested"],
+)
+def test_large_tensors_in_the_state_are_not_overwritten(wrapped, unwrapped):
+    run = flow_run([CFG(2.0), Remembers(wrapped, unwrapped)], [1.0, 0.7, 0.4, 0.0])
     x, guided, results = torch.zeros(2, 100_000), [], []
     for i in range(3):
         c, u = draw(i, 2, 100_000, count=2)
