@@ -1,38 +1,31 @@
-"""`guidance-core check`: the conformance suite as a command. Needs the extras `cli` and `testing`."""
+"""`guidance-core check`: the conformance suite, run by pytest. Needs the extras `cli` and `testing`."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+from unittest import mock
 
-import attrs
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from guidance_core.commands.options import AsJson, print_json
 from guidance_core.config.spec import parse_spec
 from guidance_core.config.tables import decode
 from guidance_core.discovery import EXECUTORS, names_of, plugin_names
 from guidance_core.errors import ConfigurationError, SpecError
 
-if TYPE_CHECKING:
-    from guidance_core.conformance import Options, Outcome
-
-_COLOURS = {
-    "passed": "green",
-    "failed": "bold red",
-    "passed unexpectedly": "bold red",
-    "failed as expected": "yellow",
-    "skipped": "yellow",
-    "not applicable": "dim",
-}
+ALONE = (
+    *("--noconftest", "-c", os.devnull, "--rootdir", os.curdir, "--assert=plain", "--no-header", "--show-capture=no"),
+    *("-rN", "-p", "no:cacheprovider", "-p", "no:warnings"),
+)
+"Arguments that leave the files and settings of the folder out of pytest's session."
 
 
 def check(
@@ -44,15 +37,15 @@ def check(
     executor: Annotated[
         list[str] | None,
         typer.Option(
-            help="Check an executor, by itself: an installed name, module:Class, or a spec such as "
-            "all_gather:split_rows=true. Repeatable."
+            help="Check an executor: an installed name, module:Class, or a spec such as all_gather:split_rows=true. "
+            "Repeatable."
         ),
     ] = None,
     param: Annotated[
         list[str] | None,
         typer.Option(
-            help="A parameter of the method, or of the executor where no method is named, as in a spec: --param "
-            "scale=4. Repeatable."
+            help="A parameter of the method (of the executor if no method is named), as in a spec: --param scale=4. "
+            "Repeatable."
         ),
     ] = None,
     condition: Annotated[
@@ -61,42 +54,45 @@ def check(
     ] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A shape of one sample to try, such as 3,8,8, for a method that takes no others. Repeatable."
-        ),
+        typer.Option(help="A supported shape of one sample, such as 3,8,8 (default: all). Repeatable."),
     ] = None,
     outputs: Annotated[
         str, typer.Option(help="Names of the outputs the method is made for, such as video,audio.")
     ] = "",
-    prediction_types: Annotated[
-        str, typer.Option(help="What a model may predict for the method, such as flow,x0, where not anything.")
-    ] = "",
+    prediction_types: Annotated[str, typer.Option(help="Supported prediction types (default: all).")] = "",
     only: Annotated[list[str] | None, typer.Option(help="Run this check only. Repeatable.")] = None,
-    skip: Annotated[list[str] | None, typer.Option(help="Leave a check out: CHECK=REASON. Repeatable.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Skip a check: CHECK=REASON. Repeatable.")] = None,
     expect_failure: Annotated[
         list[str] | None,
-        typer.Option(help="A check known to fail: CHECK=REASON; that it passes is reported. Repeatable."),
+        typer.Option(help="Expect a check to fail: CHECK=REASON. If it passes, that is a failure. Repeatable."),
     ] = None,
-    ranks: Annotated[int, typer.Option(help="Most processes to use; 0 leaves those checks out.")] = 4,
-    max_examples: Annotated[int, typer.Option(help="Examples for a check of average cost.")] = 20,
+    ranks: Annotated[int, typer.Option(help="Maximum processes; 0 skips multi-process checks.")] = 4,
+    max_examples: Annotated[int, typer.Option(help="Examples per check (costly checks use fewer).")] = 20,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the choice of examples; another each time if left out.")
+        int | None, typer.Option(help="Seed of the examples (default: a new one, which is printed).")
     ] = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds that one check may take.")] = 60.0,
-    list_checks: Annotated[bool, typer.Option("--list", help="List the checks with what they promise.")] = False,
+    time_limit: Annotated[float, typer.Option(help="CPU seconds per check.")] = 60.0,
+    list_checks: Annotated[bool, typer.Option("--list", help="List the checks and their promises.")] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="Show every failure at length, also those that may follow from another.")
+        bool, typer.Option("--full", help="Show every failure in full, and each check as it runs.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check whether methods and executors keep the library's promises.
 
-    Every check is tried on examples drawn anew; one that fails is shown with the smallest example found, as code to
-    run. Exit status: 0 if all hold, 1 if one does not, 2 for wrong use.
+    pytest runs each check on random examples. A failure shows the smallest example found, as code to run. Exit status:
+    0 if all promises hold, 1 if one does not, 2 for wrong use.
     """
     try:
+        import pytest
+
         from guidance_core import conformance
+        from guidance_core.conformance.checks import check_named
         from guidance_core.conformance.limits import imported_within
+        from guidance_core.conformance.pytest_plugin import ConformanceSuite
+        from guidance_core.conformance.testing import checks_of
+    except ModuleNotFoundError:
+        raise
     except ImportError as error:
         raise ConfigurationError(str(error)) from None
 
@@ -119,138 +115,28 @@ def check(
         "outputs": _names("--outputs", outputs),
         "prediction_types": _names("--prediction-types", prediction_types),
     }
-    with contextlib.redirect_stdout(sys.stderr):  # what modules and hooks print is not this command's answer
+    with contextlib.redirect_stdout(sys.stderr):  # what modules print is not this command's answer
         subjects, broken = _subjects(wanted, _parameters(param), given, time_limit, keep_going=everything)
         for name in executor or []:
             with imported_within(time_limit, name):
                 subjects.append(conformance.executor_subject_of(name, None if wanted else _parameters(param)))
-        chosen = _Chosen(only or [], _reasons("--skip", skip), _reasons("--expect-failure", expect_failure))
-        chosen.check({subject.kind for subject in subjects})
-        reports = [_Report(subject, list(_shown(chosen.run(subject, options), subject))) for subject in subjects]
-    reports = [report for report in reports if report.outcomes]
+    kinds = {subject.kind for subject in subjects}
+    chosen = " or ".join(f"guidance(check={check_named(name, *kinds).name!r})" for name in only or [])
+    marked = {"skip": _reasons("--skip", skip), "expected_failures": _reasons("--expect-failure", expect_failure)}
+    checks = checks_of(subjects, options, **marked)
+    suite = ConformanceSuite(lambda: checks)
+    arguments = [*ALONE, "-v" if full else "-q", *(["-m", chosen] if chosen else [])]
+    settings = {"PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    with mock.patch.dict(os.environ, settings), contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+        status = int(pytest.main(arguments, plugins=[suite]))
     if as_json:
-        found = {"seed": seed, "subjects": [report.to_dict() for report in reports], "not_checked": broken}
-        print(json.dumps(found, indent=2))
+        print_json({"seed": seed, "subjects": suite.subjects(), "not_checked": broken})
     else:
-        for report in reports:
-            report.print(full=full)
         print(f"seed {seed}")
         for name, why in broken.items():
             print(f"{name}: not checked: {why}")
-    if broken or any(outcome.is_bad for report in reports for outcome in report.outcomes):
-        raise SystemExit(1)
-
-
-@attrs.frozen
-class _Chosen:
-    """Which checks to run, skip, and expect to fail, of methods and executors together."""
-
-    only: Sequence[str]
-    skip: Mapping[str, str]
-    expected_failures: Mapping[str, str]
-
-    def check(self, kinds: set[str]) -> None:
-        """Raise `UnknownNameError` unless each name is a check of one of these kinds."""
-        from guidance_core.conformance.checks import check_named
-
-        for name in (*self.only, *self.skip, *self.expected_failures):
-            check_named(name, *kinds)
-
-    def run(self, subject: Any, options: Options) -> Iterator[Outcome]:
-        """Run the checks that are chosen for a subject."""
-        from guidance_core.conformance import all_checks, run_checks
-
-        own = {check.name for check in all_checks(subject.kind)}
-        only = [name for name in self.only if name in own]
-        if self.only and not only:
-            return iter(())
-        skip = {name: why for name, why in self.skip.items() if name in own}
-        expected = {name: why for name, why in self.expected_failures.items() if name in own}
-        return run_checks(subject, only=only, skip=skip, expected_failures=expected, options=options)
-
-
-class _Report:
-    """What became of the checks of one subject."""
-
-    def __init__(self, subject: Any, outcomes: list[Outcome]) -> None:
-        self.subject = subject
-        self.outcomes = outcomes
-
-    @property
-    def seconds(self) -> float:
-        return sum(outcome.seconds for outcome in self.outcomes)
-
-    def counts(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for outcome in self.outcomes:
-            counts[outcome.status] = counts.get(outcome.status, 0) + 1
-        return counts
-
-    def to_dict(self) -> dict[str, Any]:
-        from guidance_core.conformance.report import to_dict
-
-        return {
-            "name": self.subject.name,
-            "kind": self.subject.kind,
-            "code": self.subject.code,
-            "ok": not any(outcome.is_bad for outcome in self.outcomes),
-            "counts": self.counts(),
-            "seconds": round(self.seconds, 3),
-            "checks": [to_dict(outcome) for outcome in self.outcomes],
-        }
-
-    def _assumed(self) -> tuple[str, ...]:
-        with contextlib.suppress(Exception):  # what its hooks raise is in the outcomes
-            return tuple(self.subject.assumed)
-        return ()
-
-    def print(self, *, full: bool) -> None:
-        from guidance_core.conformance import report_of
-        from guidance_core.conformance.registry import FUNDAMENTAL
-
-        console = Console()
-        table = Table(title=escape(f"{self.subject.kind} {self.subject.title}"), title_justify="left", box=None)
-        table.add_column("check", no_wrap=True)
-        table.add_column("examples", justify="right")
-        table.add_column("seconds", justify="right")
-        table.add_column("")
-        for outcome in self.outcomes:
-            colour = _COLOURS[outcome.status]
-            reason = f": {outcome.reason}" if outcome.reason else ""
-            examples = str(outcome.examples) if outcome.examples else ""
-            table.add_row(
-                outcome.check.name,
-                examples,
-                f"{outcome.seconds:.2f}",
-                f"[{colour}]{outcome.status}[/{colour}][dim]{escape(reason)}[/dim]",
-            )
-        console.print(table)
-        bad = [outcome for outcome in self.outcomes if outcome.is_bad]
-        first = [outcome for outcome in bad if outcome.check.name in FUNDAMENTAL]
-        for outcome in bad if full else first or bad:
-            console.print()
-            console.print(report_of(outcome), markup=False, highlight=False, soft_wrap=True)
-        rest = [] if full or not first else [outcome for outcome in bad if outcome not in first]
-        if rest:
-            causes = " and ".join(outcome.check.name for outcome in first)
-            console.print(f"\nAlso failed, which may follow from {causes} (mend that first, or see --full):")
-        for outcome in rest:
-            what = outcome.failure.what.splitlines()[0] if outcome.failure is not None else outcome.reason
-            console.print(f"  {outcome.check.name}: {what}", markup=False, highlight=False, soft_wrap=True)
-        if self.subject.kind == "plugin" and (assumed := self._assumed()):
-            console.print(f"\nGiven to it because its branches name them: the conditions {', '.join(assumed)}.")
-        counts = ", ".join(f"{count} {status}" for status, count in self.counts().items())
-        console.print(f"\n{self.subject.name}: {counts} in {self.seconds:.1f} s\n", highlight=False)
-
-
-def _shown(outcomes: Iterable[Outcome], subject: Any) -> Iterable[Outcome]:
-    """Pass outcomes on, with a line on stderr that says how far it is."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{subject.name}: starting", total=None)
-        for number, outcome in enumerate(outcomes, 1):
-            progress.update(task, description=f"{subject.name}: {number} checks done, last {outcome.check.name}")
-            yield outcome
+    if status or broken:
+        raise SystemExit(1 if broken else status)
 
 
 def _subjects(
@@ -262,23 +148,19 @@ def _subjects(
     keep_going: bool,
 ) -> tuple[list[Any], dict[str, str]]:
     """Return what to check, and why some of it cannot be; raise unless it may `keep_going`."""
+    from guidance_core.conformance import subject_of
+    from guidance_core.conformance.limits import imported_within
+
     subjects, broken = [], {}
     for name in wanted:
         try:
-            subjects.append(_subject(name, parameters, given, time_limit))
+            with imported_within(time_limit, name):
+                subjects.append(subject_of(name, parameters, **given))
         except ConfigurationError as error:
             if not keep_going:
                 raise
             broken[name] = str(error)
     return subjects, broken
-
-
-def _subject(name: str, parameters: Mapping[str, Any], given: Mapping[str, Any], time_limit: float) -> Any:
-    from guidance_core.conformance import subject_of
-    from guidance_core.conformance.limits import imported_within
-
-    with imported_within(time_limit, name):
-        return subject_of(name, parameters, **given)
 
 
 def _parameters(given: list[str] | None) -> dict[str, Any]:
@@ -331,7 +213,7 @@ def _list(checks: Iterable[Any], *, as_json: bool) -> None:
         rows = [
             {"check": each.name, "of": each.subject, "theme": each.theme, "sentence": each.sentence} for each in checks
         ]
-        print(json.dumps({"checks": rows}, indent=2))
+        print_json({"checks": rows})
         return
     console = Console()
     table = Table(box=None)
