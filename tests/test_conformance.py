@@ -546,6 +546,27 @@ def test_an_import_that_does_not_end_is_said_by_pytest_too(pytester):
     result.stderr.fnmatch_lines(["*: never_ends_either:Method cannot be imported and made within 1 s*"])
 
 
+def test_a_session_that_is_not_about_guidance_does_not_pay_for_it(pytester):
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_what_is_imported():
+            heavy = {"torch", "hypothesis", "guidance_core", "guidance_plugins"} & sys.modules.keys()
+            assert "_guidance_core_pytest" in sys.modules
+            assert not heavy
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_pytest_selects_checks_by_name_and_by_theme(pytester):
+    chosen = "guidance(check='finite') or guidance(theme='branches')"
+    result = pytester.runpytest("-v", "--guidance-plugin", "rescale", *_FEW, "-m", chosen)
+    result.assert_outcomes(passed=3, deselected=result.parseoutcomes()["deselected"])
+    result.stdout.fnmatch_lines(["*guidance::rescale-finite PASSED*", "*guidance::rescale-stable-branches PASSED*"])
+
+
 def test_the_pytest_plugin_suggests_a_name(pytester):
     result = pytester.runpytest("--guidance-plugin", "rescal")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -580,6 +601,41 @@ def test_the_command_fails_with_the_report():
     assert given.returncode == 0
 
 
+def test_failures_come_first_and_those_that_may_follow_are_short():
+    names = ("documented", "finite", "works")
+    done = command("faulty_plugins:WantsAnImage", *(f"--only={name}" for name in names), "--max-examples", "2")
+    assert done.returncode == 1
+    report, table = done.stdout.split("plugin WantsAnImage()")
+    assert report.index("works: wants-an-image does not keep") < report.index("finite: It raises")
+    assert report.count("to paste and run") == 1
+    assert "This may follow from works; mend that first" in report
+    assert report.index("documented:") > report.index("finite:")
+    assert "wants-an-image: 3 failed in" in table
+    full = command(
+        "faulty_plugins:WantsAnImage", *(f"--only={name}" for name in names), "--max-examples", "2", "--full"
+    )
+    assert full.stdout.count("to paste and run") == 3
+
+
+def test_pytest_judges_skips_and_expected_failures():
+    marks = ("--skip=threads=not yet", "--expect-failure=documented=no text", "--expect-failure=finite=never so")
+    names = ("threads", "documented", "finite", "neutral")
+    chosen = [f"--only={name}" for name in names]
+    done = command(
+        "faulty_plugins:EpsilonOnly", "--prediction-types", "epsilon", "--json", *marks, *chosen, "--ranks=0"
+    )
+    assert done.returncode == 1
+    (subject,) = json.loads(done.stdout)["subjects"]
+    assert not subject["ok"]
+    found = {row["check"]: (row["status"], row["reason"]) for row in subject["checks"]}
+    assert found == {
+        "threads": ("skipped", "not yet"),
+        "documented": ("failed as expected", "no text"),
+        "finite": ("passed unexpectedly", "never so"),
+        "neutral": ("not applicable", "it says that it has no neutral parameters"),
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -590,6 +646,8 @@ def test_the_command_fails_with_the_report():
         (["cfg", "--skip", "threads"], "CHECK=REASON"),
         (["cfg", "--only", "thread"], "Did you mean 'threads'"),
         (["cfg", "--shape", "3,x"], "3,8,8"),
+        (["cfg", "--shape", "3,0"], "at least 1"),
+        (["cfg", "--outputs", "video,"], "none is empty"),
         (["cfg:scale=3,rescale:phi=1"], "stack of 2"),
         (["cfg", "--max-examples", "0"], "max_examples"),
         (["--executor", "serail"], "Did you mean 'serial'"),

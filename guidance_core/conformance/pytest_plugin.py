@@ -151,12 +151,15 @@ class ConformanceItem(pytest.Item):
         if not causes or self.bound.check.name in FUNDAMENTAL or self.config.get_verbosity() > 0:
             return str(excinfo.value)
         first = self.outcome.failure.what.partition("\n")[0]
-        advice = f"This may follow from {' and '.join(causes)}; mend that first, or see the whole report with -v."
+        advice = (
+            f"This may follow from {' and '.join(causes)}; mend that first, or see the whole report with -v (--full)."
+        )
         return f"{self.bound.check.name}: {first}\n{advice}"
 
-    def reportinfo(self) -> tuple[Any, int | None, str]:
+    def reportinfo(self) -> tuple[str, int, str]:
         """Say where it comes from."""
-        return "guidance_core.conformance", None, self.name
+        code = self.bound.check.function.__code__
+        return code.co_filename, code.co_firstlineno, self.name
 
 
 def _judged(report: pytest.TestReport, reason: str) -> dict[str, str]:

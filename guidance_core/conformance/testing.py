@@ -79,7 +79,9 @@ def checks_of(
     ):
         given = {} if given is None else given
         if not isinstance(given, Mapping) or not all(isinstance(why, str) and why for why in given.values()):
-            raise ConfigurationError(f"{setting} says why for each check: {{'check': 'reason'}}; got {given!r}.")
+            raise ConfigurationError(
+                f"{setting} says why for each check: {{'check': 'reason'}}, or CHECK=REASON; got {given!r}."
+            )
         for name, reason in given.items():
             check_named(name, *{subject.kind for subject in subjects})
             marks.setdefault(name, []).append(mark.with_args(reason=reason))
