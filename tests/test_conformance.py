@@ -225,6 +225,20 @@ def test_conditions_that_cannot_be_sent_are_named():
     assert "what makes its conditions cannot be sent" in outcome.reason
 
 
+def test_a_method_says_which_values_its_parameters_may_have():
+    @attrs.frozen
+    class Named(CFG):
+        values_to_try: ClassVar = {"scale": (2.0, 5.0)}
+
+    assert subject_of(Named()).alternatives == {"scale": (2.0, 5.0)}
+    assert subject_of(Named(scale=5.0)).alternatives == {"scale": (2.0,)}, "other values than its own"
+
+
+def test_parameters_that_are_neutral_together_are_declared():
+    assert subject_of("cfg").neutral == {"scale": 1.0}, "one parameter, at 0 or 1, needs no declaration"
+    assert subject_of("cfg-zero-star").neutral == {"scale": 1.0, "zero_steps": 0}
+
+
 def test_parameters_stand_behind_a_place_too():
     assert subject_of("guidance_plugins:CFG:scale=2").plugin == CFG(2.0)
 
