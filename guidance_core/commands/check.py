@@ -19,9 +19,12 @@ from guidance_core.errors import ConfigurationError
 
 ALONE = (
     *("--noconftest", "-c", os.devnull, "--rootdir", os.curdir, "--assert=plain", "--no-header", "--show-capture=no"),
-    *("-rN", "-p", "no:cacheprovider", "-p", "no:warnings"),
+    *("-rN", "-p", "no:cacheprovider", "-p", "no:warnings", "-p", "no:unraisableexception"),
 )
-"Arguments that leave the files and settings of the folder out of pytest's session."
+"""Arguments that leave the files and settings of the folder out of pytest's session.
+
+Waiting for exceptions that nobody can catch would collect the garbage five times: half a second, beside torch.
+"""
 
 
 def check(
