@@ -379,7 +379,8 @@ class Environment:
         kept = {
             name: each for name, each in os.environ.items() if not name.startswith(("PYTHON", "PYTEST", "GUIDANCE"))
         }
-        self.variables = {**kept, "OMP_NUM_THREADS": "1"}
+        # pip keeps the wheel of a folder whose name looks like one of an archive, such as guidance-core, and reuses it.
+        self.variables = {**kept, "OMP_NUM_THREADS": "1", "PIP_NO_CACHE_DIR": "1"}
         self.call(sys.executable, "-m", "venv", str(folder / "venv"))
         (site,) = (folder / "venv").glob("lib/python*/site-packages")
         shutil.rmtree(site / "setuptools", ignore_errors=True)  # Python 3.11 brings one too old for torch
@@ -424,7 +425,8 @@ class Environment:
 def built(source, folder):
     """Build a wheel with what is installed here."""
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, source]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PIP_NO_CACHE_DIR": "1"}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = folder.glob("*.whl")
     return wheel

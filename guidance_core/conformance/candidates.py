@@ -14,7 +14,7 @@ _BLOCKS = ((0,), (1, 2))
 
 
 def candidates(field: attrs.Attribute[Any], value: Any) -> list[Any]:
-    """Return values to try for a parameter, other than its own."""
+    """Return values to try for a parameter."""
     kind = str(field.type)
     options = field.metadata.get("options")
     found: list[Any]
@@ -34,7 +34,7 @@ def candidates(field: attrs.Attribute[Any], value: Any) -> list[Any]:
         found = [*_BLOCKS, *(_NUMBERS if value is None else ())]
     else:
         found = [*_NUMBERS, *_WHOLES, *_BLOCKS]
-    return [each for each in found if not same(each, value)]
+    return found
 
 
 def same(one: Any, other: Any) -> bool:

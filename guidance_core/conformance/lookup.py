@@ -62,9 +62,14 @@ def subject_of(
     settings: dict[str, Any] = {}
     if shapes is not None:
         try:
-            settings["shapes"] = tuple(tuple(int(size) for size in shape) for shape in shapes)
+            settings["shapes"] = tuple(tuple(map(int, shape)) for shape in shapes)
         except (TypeError, ValueError):
-            raise ConfigurationError(f"shapes is a list of shapes, such as [(3, 8, 8)]; got {shapes!r}.") from None
+            settings["shapes"] = ((0,),)
+        if not all(shape and min(shape) > 0 for shape in settings["shapes"]):
+            raise ConfigurationError(
+                f"shapes is a list of shapes with sizes of at least 1, such as [(3, 8, 8)], or --shape 3,8,8; got "
+                f"{shapes!r}."
+            )
     if prediction_types:
         prediction_types = _several(prediction_types)
         unknown = [each for each in prediction_types if each not in PREDICTION_TYPES]
@@ -88,9 +93,9 @@ def _installed(name: str) -> type:
 
 
 def _several(names: Sequence[str] | str) -> tuple[str, ...]:
-    several = (names,) if isinstance(names, str) else tuple(names)
-    if len(set(several)) < len(several):
-        raise ConfigurationError(f"{', '.join(several)}: each name is given once.")
+    several = (names,) if isinstance(names, str) else tuple(name.strip() for name in names)
+    if len(set(several)) < len(several) or not all(several):
+        raise ConfigurationError(f"{', '.join(several)}: names are given once each, and none is empty.")
     return several
 
 

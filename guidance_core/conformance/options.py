@@ -15,15 +15,15 @@ class Options:
     """How thoroughly to check."""
 
     max_examples: int = 20
-    "For a check of average cost; costly ones make fewer."
+    "Examples per check; costly checks use fewer."
     seed: int | None = None
-    "Of the random choice of examples; None for another choice each time."
+    "Of the choice of examples; None leaves it to hypothesis (`--hypothesis-seed`, profiles)."
     ranks: int = 4
-    "The most ranks that checks of several processes use; 0 leaves those checks out."
+    "Maximum processes; 0 skips multi-process checks."
     time_limit: float = 60.0
-    "Seconds that one check may take."
+    "Seconds of CPU time that one check may take; one that sleeps or waits may take four times as long by the clock."
     replay: bool = True
-    "Whether failing examples are kept in `.hypothesis` and tried first the next time."
+    "Whether hypothesis keeps failing examples in its database, and tries them first the next time."
 
     def __attrs_post_init__(self) -> None:
         if self.max_examples < 1:

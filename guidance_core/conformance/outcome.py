@@ -10,8 +10,7 @@ from guidance_core.conformance.case import Case
 from guidance_core.conformance.registry import Check
 from guidance_core.conformance.violation import Place
 
-PASSED, FAILED, NOT_APPLICABLE, SKIPPED = "passed", "failed", "not applicable", "skipped"
-EXPECTED_FAILURE, UNEXPECTED_PASS = "failed as expected", "passed unexpectedly"
+PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
 
 
 @attrs.frozen
@@ -36,12 +35,14 @@ class Outcome:
     check: Check
     subject: Any = attrs.field(repr=False)
     status: str
+    "`passed`, `failed` or `not applicable`."
     reason: str = ""
+    "Why it does not apply, or why fewer examples were tried."
     examples: int = 0
     seconds: float = 0.0
     failure: Failure | None = None
 
     @property
     def is_bad(self) -> bool:
-        """Whether it counts as a failure of the whole."""
-        return self.status in (FAILED, UNEXPECTED_PASS)
+        """Whether the promise does not hold."""
+        return self.status == FAILED

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from guidance_core.conformance.outcome import UNEXPECTED_PASS, Failure, Outcome
+from guidance_core.conformance.outcome import Failure, Outcome
 from guidance_core.conformance.registry import Check
 from guidance_core.errors import ConfigurationError
 
@@ -22,13 +22,9 @@ SMALL = 12
 def report_of(outcome: Outcome) -> str:
     """Return what an author reads about a failed check."""
     failure = outcome.failure
-    if outcome.status == UNEXPECTED_PASS:
-        return f"{outcome.check.name}: {outcome.subject.name}: {outcome.reason}"
+    assert failure is not None
     lines = [f"{outcome.check.name}: {outcome.subject.name} does not keep this promise:"]
-    lines += _wrapped(outcome.check.sentence, "    ")
-    if failure is None:
-        return "\n".join([*lines, "", *_wrapped(outcome.reason, "  ")])
-    lines.append("")
+    lines += [*_wrapped(outcome.check.sentence, "    "), ""]
     for paragraph in failure.what.splitlines():
         lines += _wrapped(paragraph, "  ")
     if failure.place is not None:

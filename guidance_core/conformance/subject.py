@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
-import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import attrs
 
-from guidance_core.conformance.candidates import candidates
+from guidance_core.conformance.candidates import candidates, same
 from guidance_core.conformance.case import PREDICTION_TYPES, Case
 from guidance_core.conformance.companions import Mover, Shaper
 from guidance_core.errors import GuidanceError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
+from guidance_core.methods.requests import BASE
 from guidance_core.methods.stack import Stack, plugin_name
 from guidance_core.parameters import schedules as schedules_module
 from guidance_core.parameters.settled import settle
@@ -190,7 +189,10 @@ class Subject:
 
     @functools.cached_property
     def alternatives(self) -> dict[str, tuple[Any, ...]]:
-        """For each parameter the values other than its own that it accepts, of those that are tried."""
+        """For each parameter the values to try other than its own: those of the class attribute `values_to_try`.
+
+        A parameter that has none there is tried with values of its kind, of which it may refuse some.
+        """
         return {field.name: tuple(self._accepted(field)) for field in self.fields}
 
     @functools.cached_property
@@ -217,60 +219,34 @@ class Subject:
         plugin = self.changed(case.parameters)
         return any(getattr(plugin, name) in values for name, values in declared.items())
 
+    @property
+    def at_zero_or_one(self) -> Iterator[dict[str, Any]]:
+        """Each parameter that takes 0 or 1, changed to it."""
+        return ({name: value} for name, values in self.alternatives.items() for value in values if value in (0, 1))
+
     @functools.cached_property
     def neutral(self) -> dict[str, Any] | None:
-        """Parameters to change so that it asks for no pass and no hook acts; None if none are found.
+        """Parameters to change so that it asks for no pass and no hook acts; None if there are none.
 
-        Taken from the class attribute `neutral` if it has one; else every number is tried at 0 and at 1.
+        The class attribute `neutral` says so; without one, a single parameter at 0 or at 1 does it.
         """
         if hasattr(self.cls, "neutral"):
             return None if self.cls.neutral is None else dict(self.cls.neutral)
-        chosen: dict[str, Any] = {}
-        least = self._cost(chosen)
-        for name in (*self.alternatives, *self.alternatives):  # twice: one may matter only after another
-            for value in self.alternatives[name]:
-                cost = self._cost({**chosen, name: value}) if value in (0, 1) else least
-                if cost < least:
-                    chosen, least = {**chosen, name: value}, cost
-        if least == 0:
-            return chosen
-        numbers = {name: [value for value in values if value in (0, 1)] for name, values in self.alternatives.items()}
-        singles = [{name: value} for name, values in numbers.items() for value in values]
-        together = [one | other for one, other in itertools.combinations(singles, 2) if one.keys() != other.keys()]
-        for value in (0, 1):
-            together.append({name: value for name, values in numbers.items() if value in values})
-        return next((each for each in together if self._cost(each) == 0), None)
+        return next((each for each in self.at_zero_or_one if self.left_of(each) == ({BASE}, False)), None)
 
     @property
     def acting_hooks(self) -> list[str]:
         """Its hooks that are called with predictions."""
         return [name for name in self.hooks if name != "build_branches"]
 
-    @functools.cached_property
-    def still_acting(self) -> dict[str, Any] | None:
-        """A number to change to 0 or 1 so that it asks for no pass, while its hooks are still called; or None."""
-        for name, values in self.alternatives.items():
-            for value in values:
-                if value not in (0, 1):
-                    continue
-                with contextlib.suppress(Exception):
-                    layouts = self.described([self.changed({name: value})])
-                    passes = {len(layout.branches) for layout in layouts}
-                    acts = any(each.all_acting for layout in layouts for each in layout.outputs.values())
-                    if passes == {1} and acts:
-                        return {name: value}
-        return None
-
-    def _cost(self, parameters: Mapping[str, Any]) -> float:
-        """Return how many passes it adds and how many hooks act over eight steps, alone."""
-        try:
+    def left_of(self, parameters: Mapping[str, Any]) -> tuple[set[str], bool] | None:
+        """Return which passes are left with some parameters changed, and whether hooks act; None if it refuses them."""
+        with contextlib.suppress(GuidanceError):
             layouts = self.described([self.changed(parameters)])
-        except GuidanceError:
-            return math.inf
-        outputs = [output for layout in layouts for output in layout.outputs.values()]
-        if any(output.held for output in outputs):
-            return math.inf  # to run nothing is not to be neutral
-        return sum(len(layout.branches) - 1 for layout in layouts) + sum(len(each.all_acting) for each in outputs)
+            outputs = [output for layout in layouts for output in layout.outputs.values()]
+            passes = {branch.name for layout in layouts for branch in layout.branches}
+            return passes, any(each.all_acting or each.held for each in outputs)
+        return None
 
     def _conditions_of(self, guidance: Guidance, outputs: tuple[str, ...] | None) -> frozenset[str]:
         """Return the conditions that the branches of a stack name."""
@@ -285,11 +261,19 @@ class Subject:
                 self._condition_names[guidance, outputs] = known
         return known
 
+    @property
+    def values_to_try(self) -> Mapping[str, Sequence[Any]]:
+        """What its class says that parameters may be."""
+        return dict(getattr(self.cls, "values_to_try", {}))
+
     def _accepted(self, field: attrs.Attribute[Any]) -> Iterator[Any]:
-        for value in candidates(field, getattr(self.plugin, field.name)):
+        own = getattr(self.plugin, field.name)
+        for value in self.values_to_try.get(field.name, candidates(field, own)):
+            if same(value, own):
+                continue
             try:
                 self.described(self.stacked(self.changed({field.name: value})))
-            except Exception:  # whatever is wrong with it is for the checks of parameters to say
+            except Exception:  # what is wrong with it is for bad-parameters to say
                 continue
             yield value
 

@@ -1,10 +1,9 @@
-"""The suite inside pytest: a decorator, a base class, and what both make of a check's outcome."""
+"""The suite inside pytest: each check of each subject bound to it, for a test file or an item of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -12,15 +11,12 @@ from guidance_core.conformance.checks import all_checks, check_named
 from guidance_core.conformance.executor_subject import executor_subject_of
 from guidance_core.conformance.lookup import subject_of
 from guidance_core.conformance.options import Options
-from guidance_core.conformance.outcome import EXPECTED_FAILURE, NOT_APPLICABLE, UNEXPECTED_PASS
+from guidance_core.conformance.outcome import NOT_APPLICABLE, Outcome
 from guidance_core.conformance.registry import Check
 from guidance_core.conformance.report import report_of
-from guidance_core.conformance.runner import judged, run_check
+from guidance_core.conformance.runner import run_check
 from guidance_core.conformance.subject import Inputs
 from guidance_core.errors import ConfigurationError
-
-_hung: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-"The check in which a subject hung: the others would too."
 
 
 @attrs.frozen(eq=False)
@@ -29,9 +25,9 @@ class BoundCheck:
 
     check: Check
     subject: Any
-    expected: Mapping[str, str] = attrs.field(factory=dict)
-    skip: Mapping[str, str] = attrs.field(factory=dict)
     options: Options = attrs.field(factory=Options)
+    marks: Sequence[Any] = ()
+    "Whether pytest skips it, or expects it to fail."
 
     @property
     def id(self) -> str:
@@ -42,73 +38,81 @@ class BoundCheck:
         return self.id
 
     def __call__(self) -> None:
-        """Run it: pass, fail with a readable report, skip where it does not apply, or fail as expected."""
-        import pytest
-
+        """Run it: pass, fail with a readable report, or skip where it does not apply."""
         __tracebackhide__ = True
-        if self.check.name in self.skip:
-            pytest.skip(self.skip[self.check.name])
-        if self.subject in _hung:
-            pytest.skip(f"{_hung[self.subject]} hangs")
-        outcome = judged(run_check(self.check, self.subject, self.options), self.expected)
-        if outcome.failure is not None and outcome.failure.hangs:
-            _hung[self.subject] = self.check.name
-        if outcome.status == NOT_APPLICABLE:
-            pytest.skip(f"not applicable: {outcome.reason}")
-        if outcome.status == EXPECTED_FAILURE:
-            pytest.xfail(outcome.reason)
-        if outcome.status == UNEXPECTED_PASS:
-            pytest.fail(f"{self.check.name}: {outcome.reason}", pytrace=False)
-        if outcome.is_bad:
-            pytest.fail(report_of(outcome), pytrace=False)
+        tell(run_check(self.check, self.subject, self.options))
 
 
-def bound_checks(
-    plugins: Iterable[Any],
-    *,
-    expected_failures: Mapping[str, str] | None = None,
-    skip: Mapping[str, str] | None = None,
-    conditions: Mapping[str, Inputs] | None = None,
-    shapes: Sequence[Sequence[int]] | None = None,
-    outputs: Sequence[str] = (),
-    prediction_types: Sequence[str] = (),
-    options: Options | None = None,
-    executors: Iterable[Any] = (),
-) -> list[BoundCheck]:
-    """Return every check of every plugin (and executor), bound to it."""
-    if isinstance(plugins, str | type) or not isinstance(plugins, Iterable):
-        plugins = [plugins]
-    expected, skipped = _reasons("expected_failures", expected_failures), _reasons("skip", skip)
-    if options is not None and not isinstance(options, Options):
-        raise ConfigurationError(f"options is an Options(...); got {options!r}.")
-    subjects: list[Any] = [
-        subject_of(plugin, None, conditions, shapes, outputs, prediction_types) for plugin in plugins
-    ]
-    subjects += [executor_subject_of(executor) for executor in executors]
-    kinds = {subject.kind for subject in subjects}
-    for name in (*expected, *skipped):
-        check_named(name, *kinds)
-    return [each for subject in subjects for each in checks_of(subject, expected, skipped, options)]
+def tell(outcome: Outcome) -> None:
+    """Tell pytest what became of a check."""
+    import pytest
+
+    __tracebackhide__ = True
+    if outcome.status == NOT_APPLICABLE:
+        pytest.skip(f"not applicable: {outcome.reason}")
+    if outcome.is_bad:
+        pytest.fail(report_of(outcome), pytrace=False)
 
 
 def checks_of(
-    subject: Any,
-    expected: Mapping[str, str] | None = None,
-    skip: Mapping[str, str] | None = None,
+    subjects: Iterable[Any],
     options: Options | None = None,
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+    skip: Mapping[str, str] | None = None,
 ) -> list[BoundCheck]:
-    """Return every check of a subject, bound to it."""
+    """Return every check of every subject, bound to it and marked for pytest.
+
+    Raises:
+        UnknownNameError: there is no such check of these subjects.
+        ConfigurationError: a check is left out, or expected to fail, without a reason.
+    """
+    import pytest
+
+    subjects = list(subjects)
+    if options is not None and not isinstance(options, Options):
+        raise ConfigurationError(f"options is an Options(...); got {options!r}.")
+    marks: dict[str, list[Any]] = {}
+    for setting, given, mark in (
+        ("skip", skip, pytest.mark.skip),
+        ("expected_failures", expected_failures, pytest.mark.xfail(strict=True)),
+    ):
+        given = {} if given is None else given
+        if not isinstance(given, Mapping) or not all(isinstance(why, str) and why for why in given.values()):
+            raise ConfigurationError(
+                f"{setting} says why for each check: {{'check': 'reason'}}, or CHECK=REASON; got {given!r}."
+            )
+        for name, reason in given.items():
+            check_named(name, *{subject.kind for subject in subjects})
+            marks.setdefault(name, []).append(mark.with_args(reason=reason))
     return [
-        BoundCheck(check, subject, expected or {}, skip or {}, options or Options())
+        BoundCheck(check, subject, options or Options(), marks.get(check.name, ()))
+        for subject in subjects
         for check in all_checks(subject.kind)
     ]
 
 
-def _reasons(name: str, given: Any) -> dict[str, str]:
-    given = {} if given is None else given
-    if not isinstance(given, Mapping) or not all(isinstance(reason, str) and reason for reason in given.values()):
-        raise ConfigurationError(f"{name} says why for each check: {{'check': 'reason'}}; got {given!r}.")
-    return dict(given)
+def _parameters(
+    plugins: Iterable[Any],
+    *,
+    conditions: Mapping[str, Inputs] | None = None,
+    shapes: Sequence[Sequence[int]] | None = None,
+    outputs: Sequence[str] = (),
+    prediction_types: Sequence[str] = (),
+    executors: Iterable[Any] = (),
+    name: Callable[[BoundCheck], str] = lambda bound: bound.id,
+    **settings: Any,
+) -> list[Any]:
+    """Return pytest's parameters for every check of every plugin (and executor)."""
+    import pytest
+
+    if isinstance(plugins, str | type) or not isinstance(plugins, Iterable):
+        plugins = [plugins]
+    subjects: list[Any] = [
+        subject_of(plugin, None, conditions, shapes, outputs, prediction_types) for plugin in plugins
+    ]
+    subjects += [executor_subject_of(executor) for executor in executors]
+    return [pytest.param(bound, id=name(bound), marks=bound.marks) for bound in checks_of(subjects, **settings)]
 
 
 def parametrize_with_checks(plugins: Iterable[Any] = (), **settings: Any) -> Callable[[Any], Any]:
@@ -120,12 +124,12 @@ def parametrize_with_checks(plugins: Iterable[Any] = (), **settings: Any) -> Cal
 
     Args:
         plugins: instances, classes, names of installed plugins, or `module:Class`.
-        settings: `expected_failures` and `skip`, each `{check: reason}`; a check that passes although it is
-            expected to fail is reported. `conditions`: model inputs by condition, or functions of the case
-            that make them, for conditions that a plugin looks for without naming them in a branch. `shapes`:
-            shapes of one sample to try. `outputs`: names of the outputs it is made for. `prediction_types`: what a
-            model may predict for it, where not anything. `options`: an `Options`. `executors`:
-            executors to check, likewise.
+        settings: `expected_failures` and `skip`, each `{check: reason}`, which pytest marks as `xfail` (strict: a
+            check that passes all the same fails the test) and `skip`. `conditions`: model inputs by condition, or
+            functions of the case that make them, for conditions that a plugin looks for without naming them in a
+            branch. `shapes`: shapes of one sample to try. `outputs`: names of the outputs it is made for.
+            `prediction_types`: what a model may predict for it, where not anything. `options`: an `Options`.
+            `executors`: executors to check, likewise.
 
     Raises:
         UnknownNameError: no such check or plugin.
@@ -133,8 +137,7 @@ def parametrize_with_checks(plugins: Iterable[Any] = (), **settings: Any) -> Cal
     """
     import pytest
 
-    bound = bound_checks(plugins, **settings)
-    return pytest.mark.parametrize("check", bound, ids=[each.id for each in bound])
+    return pytest.mark.parametrize("check", _parameters(plugins, **settings))
 
 
 class ConformanceTests:
@@ -160,17 +163,10 @@ class ConformanceTests:
         if "conformance_check" in metafunc.fixturenames:
             if not hasattr(self, "plugin"):
                 raise ConfigurationError(f"{type(self).__name__} says what to check: plugin = MyMethod(scale=4.0).")
-            bound = bound_checks(
-                [self.plugin],
-                expected_failures=self.expected_failures,
-                skip=self.skip,
-                conditions=self.conditions,
-                shapes=self.shapes,
-                outputs=self.outputs,
-                prediction_types=self.prediction_types,
-                options=self.options,
-            )
-            metafunc.parametrize("conformance_check", bound, ids=[each.check.name for each in bound])
+            names = ("expected_failures", "skip", "conditions", "shapes", "outputs", "prediction_types", "options")
+            settings: dict[str, Any] = {name: getattr(self, name) for name in names}
+            parameters = _parameters([self.plugin], name=lambda bound: bound.check.name, **settings)
+            metafunc.parametrize("conformance_check", parameters)
 
     def test_promise(self, conformance_check: BoundCheck) -> None:
         """Keep one promise."""

@@ -80,6 +80,12 @@ class LTX2:
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = _PRESETS
+    neutral: ClassVar[Mapping[str, float]] = {
+        "cfg_scale": 1.0,
+        "stg_scale": 0.0,
+        "modality_scale": 1.0,
+        "rescale_scale": 0.0,
+    }
 
     preset: str = choice("2.3", tuple(_PRESETS), help="whose values to use for what is not given")
     cfg_scale: Any = number(UNSET, help="cfg; 1 runs no neg pass")

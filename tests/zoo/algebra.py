@@ -25,6 +25,28 @@ class RunsItsPassAtScaleOne(Looking):
         return [*self.branches(step), Needs()]
 
 
+@broken("neutral", "combine is still called")
+@attrs.frozen
+class ActsWhereItIsNeutral(Looking):
+    """Leaves its pass out where the scale is 1, but has its combine called all the same."""
+
+    @hookimpl
+    def build_branches(self, step):
+        return [*(self.branches(step) if step.active(self.scale, neutral=1.0) else []), Needs()]
+
+    @hookimpl
+    def combine(self, step, predictions):
+        return self.delta(step, predictions["cond"], predictions["uncond"]) if "uncond" in predictions else None
+
+
+@broken("neutral", "it should run cond alone")
+@attrs.frozen
+class SaysThatTwoIsNeutral(Linear):
+    """Declares a neutral scale that is not."""
+
+    neutral: ClassVar = {"scale": 2.0}
+
+
 @broken("neutral", "1.0000000000000002")
 @attrs.frozen
 class TakesNearlyOneForAnother(Looking):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -53,6 +53,14 @@ class AcceptsNaN(Linear):
 
     def strength(self, step):
         return min(self.scale, 100.0) - 1 if self.scale > 0 else -1.0
+
+
+@broken("bad-parameters", "which is refused")
+@attrs.frozen
+class RefusesWhatItSaysItTakes(Linear):
+    """Declares a value of a parameter that its own validator refuses."""
+
+    values_to_try: ClassVar = {"scale": (2.0, "strong")}
 
 
 @broken("bad-parameters", "form=object() is accepted")

@@ -75,7 +75,8 @@ def equality(subject: Subject) -> None:
 
 @check(
     "bad-parameters",
-    "A parameter of the wrong kind, NaN or infinite is refused with an error that names it, before any forward.",
+    "A parameter of the wrong kind, NaN or infinite is refused with an error that names it, before any forward; what "
+    "`values_to_try` says is accepted.",
     applies=_has_parameters,
 )
 def bad_parameters(subject: Subject) -> None:
@@ -87,6 +88,15 @@ def bad_parameters(subject: Subject) -> None:
             bad.append(torch.tensor([math.nan]))
         for value in bad:
             _refused(subject, field.name, value)
+    for name, values in subject.values_to_try.items():
+        require(name in subject.alternatives, f"values_to_try names {name}, which is not a parameter.")
+        for value in values:
+            try:
+                subject.described(subject.stacked(subject.changed({name: value})))
+            except Exception as error:
+                raise Violation(
+                    f"values_to_try says that {name} may be {value!r}, which is refused: {error}"
+                ) from error
 
 
 def _refused(subject: Subject, name: str, value: Any) -> None:

@@ -48,16 +48,17 @@ def neutral(subject: Subject, case: Case) -> None:
     if changed is None:
         if not any(values for values in subject.alternatives.values()):
             raise NotApplicable("it has no parameter that could be neutral")
-        still = subject.still_acting
+        still = next((each for each in subject.at_zero_or_one if subject.left_of(each) == ({BASE}, True)), None)
         if still:
             raise Violation(
                 f"With {still} only `cond` is asked for, but its {' and '.join(subject.acting_hooks)} is still called. "
                 "Return [Needs(outputs=())] from build_branches where it is neutral: no hook is called for no output."
             )
         raise Violation(
-            "No parameter value of 0 or 1 makes it run `cond` alone: a user cannot switch it off without paying for "
-            "its passes. Leave the branch out (or at strength 0, not required) where the scale is neutral; if neutral "
-            "is another value, declare it as a class attribute, `neutral = {'scale': ...}`, or None if there is none."
+            "No single parameter at 0 or 1 makes it run `cond` alone: a user cannot switch it off without paying for "
+            "its passes. Leave the branch out (or at strength 0, not required) where the scale is neutral; if other "
+            "values are neutral, declare them as a class attribute, `neutral = {'scale': ...}`, or None if there are "
+            "none."
         )
     near = {name: NEXT_TO_ONE if name in subject.numeric and value == 1 else value for name, value in changed.items()}
     for one in (changed, near):
