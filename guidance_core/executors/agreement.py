@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,6 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import attrs
 import torch
-from torch import Tensor
 
 from guidance_core import errors
 from guidance_core.algebra.digest import PARTS
@@ -48,8 +48,8 @@ PHASES = ("starts", "plans", "runs", "finishes", "lost a payload in", "turns to"
 
 `OTHER` stands in the place of `AFTER`, on a rank that does not make the step which was announced.
 """
-_HEAD = 5
-_LENGTH = _HEAD + len(PARTS) + OUTPUTS // 8 + TEXT // 8
+_LAYOUT = struct.Struct(f"={5 + len(PARTS)}q{OUTPUTS}s{TEXT}s")
+"Phase, error, whether it is late, lengths of text and dtypes; fingerprint; dtypes; text."
 
 
 @attrs.frozen
@@ -66,28 +66,19 @@ class Record:
     is_late: bool = False
     "Whether it failed on what others had sent, so that an earlier failure elsewhere may be the cause."
 
-    def encode(self, phase: int) -> Tensor:
-        """Return the record as `int64`, marked with the part of a step it belongs to."""
-        record = torch.zeros(_LENGTH, dtype=torch.int64)
+    def encode(self, phase: int) -> bytearray:
+        """Return the record as bytes, marked with the part of a step it belongs to."""
         text = self.text.encode(errors="backslashreplace")[:TEXT]
         codes = bytes(DTYPES.index(dtype) + 1 for dtype in self.dtypes)
-        record[:_HEAD] = torch.tensor([phase, self.error, self.is_late, len(text), len(codes)])
-        record[_HEAD : _HEAD + len(PARTS)] = torch.tensor(self.fingerprint, dtype=torch.int64)
-        tail = record[_HEAD + len(PARTS) :].view(torch.uint8)
-        if codes:
-            tail[: len(codes)] = torch.frombuffer(bytearray(codes), dtype=torch.uint8)
-        if text:
-            tail[OUTPUTS : OUTPUTS + len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        return record
+        head = (phase, self.error, self.is_late, len(text), len(codes), *self.fingerprint)
+        return bytearray(_LAYOUT.pack(*head, codes, text))
 
     @classmethod
-    def decode(cls, record: Tensor) -> tuple[int, Record]:
+    def decode(cls, record: bytearray) -> tuple[int, Record]:
         """Return the part of a step it belongs to, and the record."""
-        phase, error, is_late, length, codes, *fingerprint = record[: _HEAD + len(PARTS)].tolist()
-        tail = record[_HEAD + len(PARTS) :].view(torch.uint8)
-        dtypes = tuple(DTYPES[code - 1] for code in tail[:codes].tolist())
-        text = bytes(tail[OUTPUTS : OUTPUTS + length].tolist()).decode(errors="replace")
-        return phase, cls(tuple(fingerprint), dtypes, text, error, bool(is_late))
+        phase, error, is_late, length, count, *fingerprint, codes, text = _LAYOUT.unpack(record)
+        dtypes = tuple(DTYPES[code - 1] for code in codes[:count])
+        return phase, cls(tuple(fingerprint), dtypes, text[:length].decode(errors="replace"), error, bool(is_late))
 
 
 class Agreement:
@@ -147,15 +138,16 @@ class Agreement:
         """Swap records with every rank; return them with their phases, and why some did not come."""
         until = time.monotonic() + seconds
         sent = mine.encode(phase)
-        received = [sent if rank == self.rank else torch.zeros_like(sent) for rank in range(self.size)]
+        received = [sent if rank == self.rank else bytearray(len(sent)) for rank in range(self.size)]
+        outgoing, *incoming = (torch.frombuffer(record, dtype=torch.uint8) for record in (sent, *received))
         silent: dict[int, str] = {}
         waiting = []
         for rank in range(self.size):
             if rank == self.rank:
                 continue
             try:
-                waiting.append((rank, self.group.recv([received[rank]], rank, TAG)))
-                waiting.append((rank, self.group.send([sent], rank, TAG)))
+                waiting.append((rank, self.group.recv([incoming[rank]], rank, TAG)))
+                waiting.append((rank, self.group.send([outgoing], rank, TAG)))
             except RuntimeError as error:
                 silent.setdefault(rank, _reason(error))
         for rank, work in waiting:
@@ -165,7 +157,7 @@ class Agreement:
                 silent.setdefault(rank, _reason(error))
                 until = min(until, time.monotonic() + self.patience)
             else:
-                if received[rank][0] == LOST:
+                if Record.decode(received[rank])[0] == LOST:
                     until = min(until, time.monotonic() + self.patience)
         blank = (phase, Record())  # what a silent rank sent is not known
         return [blank if rank in silent else Record.decode(record) for rank, record in enumerate(received)], silent

@@ -30,6 +30,11 @@ class _Gathered(Payload):
         self.received = received
         "By rank; None where a single rank sends."
 
+    def again(self) -> _Gathered:
+        with torch.inference_mode(False):
+            received = None if self.received is None else torch.empty_like(self.received)
+            return _Gathered(self.placement, torch.empty_like(self.sent), self.slots, received)
+
 
 class AllGatherExecutor(DistributedExecutor):
     """Runs each branch on one rank and gathers all predictions, in the model's dtype, in one collective.

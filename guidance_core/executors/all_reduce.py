@@ -36,6 +36,10 @@ class _Reduced(Payload):
         self.working = working
         "Dtype of everything in it."
 
+    def again(self) -> _Reduced:
+        with torch.inference_mode(False):
+            return _Reduced(self.placement, torch.zeros_like(self.sent), self.slots, self.working)
+
 
 class AllReduceExecutor(DistributedExecutor):
     """Each rank adds up its weighted branches in float32; one all-reduce adds the ranks.

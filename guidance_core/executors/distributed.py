@@ -105,6 +105,10 @@ class Payload:
         self.sent = sent
         "What this rank sends; bytes."
 
+    def again(self) -> Payload:
+        """Return a payload of the same form with memory of its own, for another step."""
+        raise NotImplementedError
+
 
 class DistributedExecutor(Executor):
     """Base of the executors that spread the branches of a step over the ranks of a process group."""
@@ -282,7 +286,7 @@ class DistributedExecutor(Executor):
             following = self._announcement(plan)
             parts = (0,) * len(PARTS) if following is None else (*following.plan.fingerprint, self._own_part)
             plan.placed.awaited = None
-            records = self._agreement.exchange(Record(parts, text=plan.summary), AFTER)
+            records = self._agreement.exchange(Record(parts, text=plan.place), AFTER)
             check_all_well(records)
             if following is not None and all(record.fingerprint == parts for record in records):
                 self._shared.announced = following
@@ -294,9 +298,13 @@ class DistributedExecutor(Executor):
         following = plan.expected_next()
         if following is None:
             return None
-        placement = self._placement(following)
+        placed = plan.placed
         try:
-            payload = self._prepared(following, placement, self._agreed[plan.identity])
+            if following.layout is plan.layout:
+                placement, payload = placed.placement, placed.payload and placed.payload.again()
+            else:
+                placement = self._placement(following)
+                payload = self._prepared(following, placement, self._agreed[plan.identity])
         except RuntimeError:  # no memory: the next step will be told of it
             return None
 

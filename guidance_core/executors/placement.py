@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from math import ceil
 
 import attrs
 
@@ -98,14 +99,15 @@ def place_rows(branches: Sequence[Branch], rows: int, ranks: int) -> Placement:
     given: list[list[Unit]] = [[] for _ in range(ranks)]
     done = Fraction(0)
     for index, cost in enumerate(costs):
-        for row in range(rows):
-            rank = min(ranks - 1, int((done + cost / 2) / share))
-            done += cost
-            last = given[rank][-1] if given[rank] else None
-            if last is not None and last.branch == index and last.rows is not None:
-                given[rank][-1] = Unit(index, (last.rows[0], row + 1))
-            else:
-                given[rank].append(Unit(index, (row, row + 1)))
+        # a row belongs to the rank whose share holds the row's middle
+        ends = [ceil((share * (rank + 1) - done) / cost - Fraction(1, 2)) for rank in range(ranks - 1)]
+        start = 0
+        for rank, end in enumerate([*ends, rows]):
+            end = min(end, rows)
+            if end > start:
+                given[rank].append(Unit(index, (start, end)))
+                start = end
+        done += cost * rows
     units = tuple(tuple(Unit(unit.branch) if unit.rows == (0, rows) else unit for unit in each) for each in given)
     cut = Placement(units, tuple(branch.cost for branch in branches), rows)
     return cut if cut.speedup > whole.speedup else whole

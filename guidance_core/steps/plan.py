@@ -194,21 +194,27 @@ class Plan:
         return int(next(iter(self.samples.values())).shape[0])
 
     @property
+    def place(self) -> str:
+        """Which step it is, for messages."""
+        return f"step {self.index} of {self.moment.run.count}"
+
+    @property
     def summary(self) -> str:
         """The step and its branches in a few words, for messages."""
         branches = ", ".join(branch.name for branch in self.branches) or "no branches"
         evaluation = self.moment.evaluation
         again = f", evaluation {evaluation}" if evaluation else ""
         shapes = ", ".join(f"{name} {kind_of(sample)}" for name, sample in self.samples.items())
-        return f"step {self.index} of {self.moment.run.count}{again} at sigma {self.sigma:g}: {branches}; {shapes}"
+        return f"{self.place}{again} at sigma {self.sigma:g}: {branches}; {shapes}"
 
     @property
     def fingerprint(self) -> tuple[int, ...]:
         """What ranks compare before they exchange predictions; see `PARTS`."""
-        shapes = [(tuple(sample.shape), sample.dtype, sample.device.type) for sample in self.samples.values()]
-        moment, levels = self.moment, list(self.noise.values())
-        step = digest([moment.index, moment.run.count, moment.evaluation, moment.model, levels])
-        sample = digest([self._structure.kind, *self.samples, shapes])
+        moment = self.moment
+        levels = [(level.sigma, level.alpha) for level in self.noise.values()]
+        step = digest([repr((moment.index, moment.run.count, moment.evaluation, moment.model, levels))])
+        shapes = [(tuple(sample.shape), str(sample.dtype), sample.device.type) for sample in self.samples.values()]
+        sample = digest([repr((self._structure.kind, list(self.samples), shapes))])
         return (*self.identity.fingerprint, step, *self.layout.fingerprint, sample)
 
     def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
