@@ -91,6 +91,7 @@ class Agreement:
         self.size = group.size()
         self.exchanges = 0
         self.timeout = timeout_of(group)
+        self._listening: tuple[list[bytearray], list[tuple[int, Any]], dict[int, str]] | None = None
         self.seconds = 0.0
         "Time spent in exchanges, waiting for slower ranks included."
 
@@ -134,19 +135,34 @@ class Agreement:
         """Seconds to wait for the others once it is known that something is lost."""
         return min(max(0.15 * self.timeout, 0.5), 10.0)
 
+    def listen(self) -> None:
+        """Be ready for what the others send in the next exchange, which will come; without waiting for it.
+
+        A record that arrives before somebody is ready for it costs another message.
+        """
+        if self._listening is not None:
+            return
+        received, waiting, silent = [bytearray(_LAYOUT.size) for _ in range(self.size)], [], {}
+        for rank, record in enumerate(received):
+            if rank != self.rank:
+                try:
+                    work = self.group.recv([torch.frombuffer(record, dtype=torch.uint8)], rank, TAG)
+                    waiting.append((rank, work))
+                except RuntimeError as error:
+                    silent[rank] = _reason(error)
+        self._listening = received, waiting, silent
+
     def _swapped(self, mine: Record, phase: int, seconds: float) -> tuple[list[tuple[int, Record]], dict[int, str]]:
         """Swap records with every rank; return them with their phases, and why some did not come."""
         until = time.monotonic() + seconds
-        sent = mine.encode(phase)
-        received = [sent if rank == self.rank else bytearray(len(sent)) for rank in range(self.size)]
-        outgoing, *incoming = (torch.frombuffer(record, dtype=torch.uint8) for record in (sent, *received))
-        silent: dict[int, str] = {}
-        waiting = []
+        self.listen()
+        (received, waiting, silent), self._listening = self._listening, None  # type: ignore[misc]
+        received[self.rank] = sent = mine.encode(phase)
+        outgoing = torch.frombuffer(sent, dtype=torch.uint8)
         for rank in range(self.size):
             if rank == self.rank:
                 continue
             try:
-                waiting.append((rank, self.group.recv([incoming[rank]], rank, TAG)))
                 waiting.append((rank, self.group.send([outgoing], rank, TAG)))
             except RuntimeError as error:
                 silent.setdefault(rank, _reason(error))

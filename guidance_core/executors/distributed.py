@@ -256,6 +256,7 @@ class DistributedExecutor(Executor):
             collected = self._collected(plan, share, dtypes)
         if placed.agrees:
             placed.awaited = AFTER
+            self._agreement.listen()
         return collected
 
     def _agree(self, plan: Plan, dtypes: tuple[torch.dtype, ...]) -> tuple[torch.dtype, ...]:

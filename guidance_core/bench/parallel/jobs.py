@@ -12,7 +12,7 @@ RANKS = 2
 "Ranks of the timed steps."
 COUNTED = (3, 4, 5, 6)
 "Ranks of the steps that are only counted."
-SIGMA, PHI, STEPS = 0.7, 0.7, 64
+SIGMA, PHI = 0.7, 0.7
 TINY = Sizes(2, heads=2, head_dim=16, audio_head_dim=8, channels=8, caption_channels=16, grid=Grid(2, 2, 2, 4))
 "For steps that are only counted."
 SERIAL, FORWARDS, GATHER, REDUCE = "serial", "forwards", "all_gather", "all_reduce"

@@ -24,7 +24,6 @@ from guidance_core.bench.parallel.jobs import (
     REDUCE,
     SERIAL,
     SIGMA,
-    STEPS,
     WITHOUT_CONTROL,
     Job,
 )
@@ -71,7 +70,7 @@ class Contenders:
     """The contenders of a job on this rank. A step's number is its argument."""
 
     def __init__(self, group: dist.ProcessGroup, job: Job, sizes: Sizes, steps: int) -> None:
-        self._job, self._steps = job, steps
+        self._job = job
         self.model = small_transformer(sizes)
         self.model.register_forward_hook(self._forwarded)
         self.inputs = small_inputs(sizes, batch=job.batch)
@@ -113,7 +112,7 @@ class Contenders:
             return ()
         if name in self._engines:
             return self._engines[name].step(self.inputs.sample, SIGMA, denoise)
-        result: tuple[Tensor, ...] = self._runs[name].step(number % self._steps, self.inputs.sample, denoise)
+        result: tuple[Tensor, ...] = self._runs[name].step(number, self.inputs.sample, denoise)
         return result
 
     def _together(self, denoise: LTX2Denoiser, branches: list[BoundBranch]) -> None:
@@ -164,7 +163,7 @@ class Known:
         return [self._known[branch.name] for branch in branches]
 
 
-def start(guidance: Guidance, conditions: Mapping[str, Any], executor: Executor, steps: int = STEPS) -> Run:
+def start(guidance: Guidance, conditions: Mapping[str, Any], executor: Executor, steps: int) -> Run:
     """Start a run of equal steps."""
     sigmas = [SIGMA] * (steps + 1)
     return guidance.start(
@@ -175,7 +174,7 @@ def start(guidance: Guidance, conditions: Mapping[str, Any], executor: Executor,
 def observe(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: int, warmup: int) -> dict[str, Seen]:
     """Make the steps of every contender in turn, another one first in each round."""
     with torch.inference_mode():
-        contenders = Contenders(group, job, sizes, STEPS if warmup else rounds)
+        contenders = Contenders(group, job, sizes, warmup + rounds)
         names = CONTENDERS
         seconds: dict[str, list[float]] = {name: [] for name in names}
         spent: dict[str, list[Spent]] = {name: [] for name in names}
@@ -217,7 +216,7 @@ def observe_overhead(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: i
         REDUCE + WITHOUT_CONTROL: AllReduceExecutor(_like(group), control=False),
     }
     with torch.inference_mode():
-        runs = {name: start(guidance, inputs.conditions, executor) for name, executor in executors.items()}
+        runs = {name: start(guidance, inputs.conditions, executor, rounds) for name, executor in executors.items()}
         branches = runs[SERIAL].plan(0, inputs.sample).branches
         known = {branch.name: small_inputs(sizes, batch=job.batch, seed=i).sample for i, branch in enumerate(branches)}
         others, denoise = engines(group, branches, job), Known(known)
@@ -226,7 +225,7 @@ def observe_overhead(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: i
             if name in others:
                 others[name].step(inputs.sample, SIGMA, denoise)
             else:
-                runs[name].step(number % STEPS, inputs.sample, denoise)
+                runs[name].step(number, inputs.sample, denoise)
 
         seconds: dict[str, list[float]] = {name: [] for name in (SERIAL, *others, *list(executors)[1:])}
         for number in range(rounds):
