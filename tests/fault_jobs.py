@@ -85,16 +85,35 @@ class Faulty(Counting):
                 return {"picture": good["video"], "audio": good["audio"]}
             case "no prediction":
                 return None
+            case "sparse":
+                return {name: tensor.to_sparse() for name, tensor in good.items()}
             case "nan":
                 return {name: torch.full_like(tensor, float("nan")) for name, tensor in good.items()}
         return good
 
 
+def failing_at(kind: str, executor: Any, armed: dict[str, bool]) -> Any:
+    """Return the executor, or one that fails around its payload while armed."""
+
+    class Failing(executor):
+        def _prepared(self, *given: Any) -> Any:
+            if kind == "no memory" and armed["here"]:
+                raise torch.OutOfMemoryError("no memory for the payload")
+            return super()._prepared(*given)
+
+        def _collected(self, *given: Any) -> Any:
+            if kind == "cannot be written" and armed["here"]:
+                raise RuntimeError("a prediction that cannot be copied")
+            return super()._collected(*given)
+
+    return Failing if kind in ("no memory", "cannot be written") else executor
+
+
 def fault(group: Any, name: str, kind: str, victim: int, at: int, lockstep: bool = False) -> Seen:
     """Make step `at` of a run, in which `victim` does something wrong, and then again, in which nobody does."""
-    executor = EXECUTORS[name](group, lockstep=lockstep)
     here = group.rank() == victim
     armed = {"here": here and kind == "hook at start"}
+    executor = failing_at(kind, EXECUTORS[name], armed)(group, lockstep=lockstep)
     guidance, sample = CASE.guidance(), CASE.tensors("sample", at)
     if kind.startswith("hook "):
         hook = "build_branches" if kind == "hook at start" else kind.removeprefix("hook ")

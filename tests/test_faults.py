@@ -25,6 +25,9 @@ RAISED = {
     "other dtype": ("DenoiserError", "bfloat16"),
     "other names": ("DenoiserError", "must be a dict with video, audio; got a dict with picture, audio"),
     "no prediction": ("DenoiserError", "got None"),
+    "sparse": ("RankFailedError", "NotImplementedError: "),
+    "no memory": ("RankFailedError", "OutOfMemoryError: no memory for the payload"),
+    "cannot be written": ("RankFailedError", "RuntimeError: a prediction that cannot be copied"),
     "nan": ("NonFiniteError", "output 'video' holds NaN or infinity"),
     "guidance off": ("PlanMismatchError", "differ in methods or their parameters. Rank 0: a run of 3 steps with"),
     "other scale adds a branch": ("PlanMismatchError", "), away#3(name="),
@@ -47,8 +50,10 @@ def test_a_fault_on_one_rank_is_one_error_on_all(ranks, name, kind, victim):
     check_fault(seen, kind, victim, error, words)
 
 
+AT_THE_FIRST_ONLY = {"hook at start", "no memory"}
+"There is no start later, and the memory is there since the step before."
 ANNOUNCED = {
-    **{kind: said for kind, said in RAISED.items() if said[0] != "PlanMismatchError" and kind != "hook at start"},
+    **{kind: said for kind, said in RAISED.items() if said[0] != "PlanMismatchError" and kind not in AT_THE_FIRST_ONLY},
     "other sample shape": ("PlanMismatchError", "turns to step 1 of 3"),
     "hook another branch": ("PlanMismatchError", "differ in branches, "),
 }
