@@ -260,7 +260,7 @@ def _checked_sigmas(sigmas: Any) -> Mapping[str | None, tuple[float, ...]]:
     }
     if len({len(levels) for levels in lists.values()}) != 1:
         raise ConfigurationError(
-            "sigmas of all outputs must be equally many; got "
+            "every output needs the same number of sigmas; got "
             + ", ".join(f"{len(levels)} for {name}" for name, levels in lists.items())
         )
     return dict(lists.items())

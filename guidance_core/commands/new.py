@@ -25,7 +25,7 @@ def new(
     license: Annotated[str, typer.Option(help=f"One of {', '.join(LICENSES)}.")] = "apache-2.0",
     author: Annotated[
         str | None,
-        typer.Option(help=f"Who holds the copyright; if not given, whom git knows, or {NOBODY!r}."),
+        typer.Option(help=f"Copyright holder (default: your Git name, or {NOBODY!r})."),
     ] = None,
     library: Annotated[
         str | None,

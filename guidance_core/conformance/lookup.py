@@ -120,7 +120,7 @@ def with_parameters(given: str) -> tuple[str, dict[str, Any]]:
 def _made(cls: type, parameters: Mapping[str, Any]) -> Any:
     if not attrs.has(cls):
         raise ConfigurationError(
-            f"{cls.__module__}:{cls.__qualname__} is no attrs class; a plugin is one marked @attrs.frozen."
+            f"{cls.__module__}:{cls.__qualname__} is not an attrs class; a plugin is one marked @attrs.frozen."
         )
     known = [field.alias or field.name for field in attrs.fields(cls) if field.init]
     for name in parameters:

@@ -128,7 +128,7 @@ def parametrize_with_checks(plugins: Iterable[Any] = (), **settings: Any) -> Cal
             check that passes all the same fails the test) and `skip`. `conditions`: model inputs by condition, or
             functions of the case that make them, for conditions that a plugin looks for without naming them in a
             branch. `shapes`: shapes of one sample to try. `outputs`: names of the outputs it is made for.
-            `prediction_types`: what a model may predict for it, where not anything. `options`: an `Options`.
+            `prediction_types`: supported prediction types (default: all). `options`: an `Options`.
             `executors`: executors to check, likewise.
 
     Raises:

@@ -271,7 +271,7 @@ def lost_ranks(silent: dict[int, str], size: int) -> RankLostError:
 
 
 def payload_lost(why: str, size: int) -> RankLostError:
-    """Return the error for a payload that did not arrive from nobody knows whom."""
+    """Return the error for a payload that did not arrive from an unidentified rank."""
     return _lost((), why, size)
 
 

@@ -103,7 +103,7 @@ class StackedDenoiser:
         if not isinstance(values[0], Tensor):
             if any(value is not values[0] and value != values[0] for value in values):
                 raise DenoiserError(
-                    f"input {name!r} differs between branches and is no tensor, so it cannot be stacked."
+                    f"input {name!r} differs between branches and is not a tensor, so it cannot be stacked."
                 )
             return values[0]
         masks = {mask: padded for padded, mask in self._pad.items()}

@@ -208,7 +208,7 @@ class Step:
         return self._touched
 
     def value(self, parameter: Any) -> Any:
-        """Return what `parameter` amounts to at this step.
+        """Return the parameter's value at this step.
 
         Schedules are resolved. With an output, so are values per output, and a tensor comes on the
         sample's device, in the accumulation dtype, with trailing dimensions added so that it

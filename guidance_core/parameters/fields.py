@@ -18,7 +18,7 @@ Scale: TypeAlias = float | TensorValue | PerOutput | Schedule
 
 
 def as_value(given: Any) -> Any:
-    """Give tensors, dicts and whole numbers their lasting form; leave everything else for the check."""
+    """Convert tensors, dicts and whole numbers to the stored form; leave everything else for the check."""
     if isinstance(given, torch.Tensor):
         return given.item() if given.ndim == 0 else TensorValue(given)
     if isinstance(given, Mapping) and not isinstance(given, PerOutput):

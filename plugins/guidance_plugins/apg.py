@@ -31,7 +31,7 @@ class APG:
     scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
     eta: Scale = number(0.0, help="weight η of the parallel part; 1 keeps it all")
     momentum: Scale = number(0.0, help="β, the share of the last step's direction to add; 0 is off")
-    threshold: Scale = number(0.0, ge=0, help="r, the largest norm of the direction; 0 is no limit")
+    threshold: Scale = number(0.0, ge=0, help="r, the largest norm of the direction; 0 disables the limit")
     form: str = choice("paper", ("paper", "diffusers"), help="whether s counts from c or from u")
     space: str | None = choice(
         "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"

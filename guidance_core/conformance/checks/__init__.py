@@ -47,7 +47,9 @@ def check_named(name: str, *subjects: str) -> Check:
     everything = {each.name: each for each in all_checks()}
     known = {each.name: each for each in everything.values() if not subjects or each.subject in subjects}
     if name in everything and name not in known:
-        raise UnknownNameError(f"{name!r} is a check of {everything[name].subject}s; this is none.")
+        raise UnknownNameError(
+            f"{name!r} is a check of {everything[name].subject}s; this subject is a {' or '.join(subjects)}."
+        )
     if name not in known:
         raise UnknownNameError(f"there is no check {name!r}.{suggest(name, known)}")
     return known[name]
