@@ -13,7 +13,6 @@ from guidance_core.algebra.outputs import Structure, Structured, read_sample
 from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor
-from guidance_core.methods.requests import BASE
 from guidance_core.methods.step import Moment, States, copied
 from guidance_core.steps.combination import Scene, Workspace, correct, guide
 from guidance_core.steps.held import HeldOutputs, Kept
@@ -183,9 +182,14 @@ class Run:
         )
 
     def _following(self, plan: Plan) -> Plan | None:
-        """Return the next step's plan as it will be if the host goes on as usual; None if that cannot be said."""
-        moment = plan.moment
+        """Return the next step's plan as it will be if the host goes on as usual; None if that cannot be said.
+
+        A host that has just gone from one step to the next goes on as usual.
+        """
+        moment, last = plan.moment, self._last
         index = moment.index + 1
+        if last is None or (last.index, last.evaluation) != (moment.index - 1, 0):
+            return None
         if index >= self.count or moment.model is not None or moment.evaluation:
             return None
         scheduled = self._program.steps[index]
@@ -203,9 +207,9 @@ class Run:
                 results[name] = self._held.result(plan, name)
             elif layout.is_plain and not isinstance(predictions, Sums):
                 given = predictions[name]
-                base = given[BASE]
-                away = [(given[branch], strength) for branch, strength in layout.placed_strengths(base)]
-                results[name] = evaluate([(base, 1.0)], away=away, dtype=base.dtype)
+                center = given[layout.center]
+                away = [(given[branch], strength) for branch, strength in layout.placed_away(center)]
+                results[name] = evaluate([(center, 1.0)], away=away, dtype=center.dtype)
             else:
                 scene = Scene(layout, plan.samples[name], plan.moment, state, self._workspace)
                 if isinstance(predictions, Sums):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
+import threading
+import time
+import weakref
 from typing import Any
 
 from rank_jobs import EXECUTORS, Counting, bits, flat
@@ -36,25 +42,26 @@ def surprises(group: Any, name: str) -> list[tuple[str, bool, int]]:
 
     def begun() -> tuple[Any, Any]:
         pair = start(executor, SPEC), start("serial", SPEC)
-        before = executor.counts.control_exchanges
-        note("first", right(*pair, 0, 0), before)
+        for step, what in enumerate(("first", "second")):
+            before = executor.counts.control_exchanges
+            note(what, right(*pair, step, step), before)
         return pair
 
     run, serial = begun()
     before = exchanges(run)
-    note("announced", right(run, serial, 1, 1), before)
+    note("announced", right(run, serial, 2, 2), before)
     before = exchanges(run)
-    note("again", right(run, serial, 1, 2, sigma=SIGMAS[2]), before)
+    note("again", right(run, serial, 2, 3, sigma=SIGMAS[3]), before)
     before = exchanges(run)
-    note("after it", right(run, serial, 2, 3), before)
+    note("after it", right(run, serial, 3, 4), before)
     run, serial = begun()
     before = exchanges(run)
-    note("skipped", right(run, serial, 3, 4), before)
+    note("skipped", right(run, serial, 4, 4), before)
     run, serial = begun()  # given up in the middle, for a new run
     other, other_serial = start(executor, "cfg:scale=5"), start("serial", "cfg:scale=5")
     before = exchanges(run)
     note("other run", right(other, other_serial, 0, 5), before)
-    note("back", right(run, serial, 1, 6), before)
+    note("back", right(run, serial, 2, 6), before)
     note("other run again", right(other, other_serial, 1, 7), before)
     return seen
 
@@ -71,32 +78,136 @@ def through_two_executors(group: Any) -> bool:
     return all(right(*pair, step, step) for step in range(STEPS) for pair in pairs)
 
 
+def beside_lockstep(group: Any, name: str, kind: str, odd: int) -> tuple[tuple[str, str], bool]:
+    """Announce a step of an ordinary run, then make one of a run in lockstep, which one rank does not."""
+    here = group.rank() == odd
+    run, serial = start(EXECUTORS[name](group), SPEC), start("serial", SPEC)
+    other, other_serial = start(EXECUTORS[name](group, lockstep=True), SPEC), start("serial", SPEC)
+    for step in (0, 1):
+        right(other, other_serial, step, step)
+    for step in (0, 1):
+        right(run, serial, step, step)
+    sample, said = CASE.tensors("sample", 2), ("", "")
+    try:
+        if here and kind == "other run":
+            run.step(2, sample, Counting(CASE, 2))
+        else:
+            other.step(2, sample, Counting(CASE, 2), sigma=-1.0 if here and kind == "fails to plan" else None)
+    except GuidanceError as error:
+        said = type(error).__name__, str(error)
+    return said, right(run, serial, 2, 2) and right(other, other_serial, 2, 2)
+
+
+def other_dtype(group: Any, name: str) -> bool:
+    """Have every prediction be of another dtype from the second step on."""
+    run, serial = start(EXECUTORS[name](group), SPEC), start("serial", SPEC)
+
+    def narrow(step: int) -> Any:
+        counting = Counting(CASE, step)
+        return lambda branch: {output: each.bfloat16() for output, each in counting(branch).items()}
+
+    same = right(run, serial, 0, 0) and right(run, serial, 1, 1)
+    for step in (2, 3):
+        sample = CASE.tensors("sample", step)
+        made, expected = run.step(step, sample, narrow(step)), serial.step(step, sample, narrow(step))
+        same &= all((mine - flat(expected)[output]).abs().max() < 0.05 for output, mine in flat(made).items())
+    return same
+
+
+def interrupted(group: Any, name: str, odd: int) -> list[str]:
+    """Interrupt one rank while it waits for the second agreement; the error of that step, of the next, and after."""
+    executor, here = EXECUTORS[name](group), group.rank() == odd
+    run, serial = start(executor, SPEC), start("serial", SPEC)
+    for step in (0, 1):
+        right(run, serial, step, step)
+
+    class Slow(Counting):
+        def __call__(self, branch: Any) -> Any:
+            made = super().__call__(branch)
+            if not here:
+                confirm, executor.confirm = executor.confirm, lambda plan: (time.sleep(0.5), confirm(plan))[1]
+                undo.append(lambda: setattr(executor, "confirm", confirm))
+            return made
+
+    undo: list[Any] = []
+    said = []
+    for step in (2, 3):
+        if here and step == 2:
+            timer = threading.Timer(0.25, os.kill, (os.getpid(), signal.SIGUSR1))
+            signal.signal(signal.SIGUSR1, _interrupt)
+            timer.start()
+        try:
+            run.step(step, CASE.tensors("sample", step), Slow(CASE, step) if step == 2 else Counting(CASE, step))
+        except (GuidanceError, TimeLimitError) as error:
+            said.append(type(error).__name__)
+            break
+        while undo:
+            undo.pop()()
+    other, other_serial = start(executor, "cfg:scale=5"), start("serial", "cfg:scale=5")
+    said.append("right" if right(other, other_serial, 0, 0) and right(other, other_serial, 1, 1) else "wrong")
+    return said
+
+
+class TimeLimitError(Exception):
+    """As a time limit raises it."""
+
+
+def _interrupt(*_: Any) -> None:
+    raise TimeLimitError
+
+
+def freed(group: Any, name: str) -> bool:
+    """Give a run up after a step that announced the next; whether its run and its sample are let go of."""
+    executor = EXECUTORS[name](group)
+    run, sample = start(executor, SPEC), CASE.tensors("sample", 0)
+    for step in (0, 1):
+        run.step(step, sample, Counting(CASE, step))
+    assert executor._shared.announced is not None
+    held = [weakref.ref(run), weakref.ref(run.identity), *(weakref.ref(each) for each in sample.values())]
+    del run, sample
+    gc.collect()
+    return not any(each() is not None for each in held)
+
+
+def swapped(group: Any, name: str, odd: int) -> tuple[str, str]:
+    """Start two equal runs, in other order on one rank, without control after the first step."""
+    executor, here = EXECUTORS[name](group), group.rank() == odd
+    runs = [start(executor, SPEC), start(executor, SPEC)]
+    try:
+        runs[here].step(0, CASE.tensors("sample", 0), Counting(CASE, 0))
+    except GuidanceError as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
 def torn(group: Any, name: str, kind: str, odd: int) -> tuple[tuple[str, str], bool]:
     """Have one rank do something else than all announced; the error, and whether the next step is right."""
     executor, here = EXECUTORS[name](group), group.rank() == odd
     run, serial = start(executor, SPEC), start("serial", SPEC)
     other, other_serial = start(executor, SPEC), start("serial", SPEC)
-    right(other, other_serial, 0, 0)
-    right(run, serial, 0, 0)
-    sample = CASE.tensors("sample", 1)
+    for step in (0, 1):
+        right(other, other_serial, step, step)
+    for step in (0, 1):
+        right(run, serial, step, step)
+    sample = CASE.tensors("sample", 2)
     try:
         if here and kind == "other run":
-            other.step(1, sample, Counting(CASE, 1))
+            other.step(2, sample, Counting(CASE, 2))
         elif here and kind == "new run":
             start(executor, SPEC)
         elif here and kind == "other step":
-            run.step(2, sample, Counting(CASE, 1))
+            run.step(3, sample, Counting(CASE, 2))
         elif here and kind == "fails to plan":
-            run.step(1, sample, Counting(CASE, 1), sigma=-1.0)
+            run.step(2, sample, Counting(CASE, 2), sigma=-1.0)
         elif here and kind == "looks":
-            run.plan(1, sample)
             run.plan(2, sample)
-            run.step(1, sample, Counting(CASE, 1))
+            run.plan(3, sample)
+            run.step(2, sample, Counting(CASE, 2))
         else:
-            run.step(1, sample, Counting(CASE, 1))
+            run.step(2, sample, Counting(CASE, 2))
     except GuidanceError as error:
         said = type(error).__name__, str(error)
     else:
         said = "", ""
-        return said, right(other, other_serial, 1, 1)
-    return said, right(run, serial, 1, 1) and right(other, other_serial, 1, 1)
+        return said, right(other, other_serial, 2, 2)
+    return said, right(run, serial, 2, 2) and right(other, other_serial, 2, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -461,6 +461,34 @@ layouts = st.sampled_from([(2, 3), (2, 16, 8), (2, 90_000)])  # the last is bloc
 def test_equal_predictions_are_returned_as_they_are(strengths, shape, seed, dtype):
     made, _, cond = moved_away(strengths, shape, seed, near=0.0, dtype=dtype)
     assert torch.equal(made, cond)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(strengths, min_size=1, max_size=4), seeds, st.sampled_from([0.01, 1.0, 10.0]))
+@example([5.0, -6.0], 0, 1.0)
+@example([2.0, 1.0, -4.0], 0, 10.0)
+@example([30.0, -30.0], 1, 1.0)
+@example([-1.0], 0, 10.0)
+def test_strengths_of_both_signs_lose_no_more_than_the_terms_do(given_strengths, seed, magnitude):
+    """Where the weight of `cond` nearly vanishes, the sum is formed from another branch."""
+    x, predictions = predict(seed, 4, 64, 64)
+    predictions["cond"] = predictions["cond"] * magnitude
+    away = dict(zip(NAMES[1:], given_strengths, strict=False))
+    made = one_step([Away(branch, strength) for branch, strength in away.items()], x, predictions)
+    weights = {"cond": 1 + sum(away.values()), **{branch: -strength for branch, strength in away.items()}}
+    terms = [weight * predictions[branch].double() for branch, weight in weights.items()]
+    allowed = len(terms) * EPS32 * sum(term.abs() for term in terms) + EPS32 * made.double().abs()
+    assert ((made.double() - sum(terms)).abs() <= allowed + 1e-30).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("count", [6, 200_000])
+@pytest.mark.parametrize("strengths", [(-0.5,), (-1.0,), (-0.3, -0.3), (-0.25, -0.25, -0.25)])
+def test_a_mean_of_the_largest_numbers_is_finite(strengths, count, dtype):
+    most = torch.full((1, count), torch.finfo(dtype).max, dtype=dtype)
+    predictions = {name: most * (-1) ** number for number, name in enumerate(NAMES)}
+    stack = [Away(branch, strength) for branch, strength in zip(NAMES[1:], strengths, strict=False)]
+    assert torch.isfinite(one_step(stack, torch.zeros_like(most), predictions)).all()
 
 
 @settings(deadline=None, max_examples=60)

@@ -73,7 +73,7 @@ def test_names_inside_the_library_are_found_through_the_module_too(tmp_path, mon
         ("no_such_module:Method", ConfigurationError, "No module named 'no_such_module'"),
         ("faulty_plugins:Hang", UnknownNameError, "Did you mean 'Hangs'"),
         ("faulty_plugins:NoHooks", ConfigurationError, "has no hooks"),
-        ("faulty_plugins:NoAttrs", ConfigurationError, "no attrs class"),
+        ("faulty_plugins:NoAttrs", ConfigurationError, "not an attrs class"),
         ("faulty_plugins:UnknownArgument", ConfigurationError, "sigma"),
         ("faulty_plugins:Needy", ConfigurationError, "--param"),
         ("faulty_plugins:time", ConfigurationError, "module"),

@@ -54,7 +54,7 @@ AT_THE_FIRST_ONLY = {"hook at start", "no memory"}
 "There is no start later, and the memory is there since the step before."
 ANNOUNCED = {
     **{kind: said for kind, said in RAISED.items() if said[0] != "PlanMismatchError" and kind not in AT_THE_FIRST_ONLY},
-    "other sample shape": ("PlanMismatchError", "turns to step 1 of 3"),
+    "other sample shape": ("PlanMismatchError", "turns to step 2 of 3"),
     "hook another branch": ("PlanMismatchError", "differ in branches, "),
 }
 "At a step that all ranks announced, which needs no agreement before its payload."
@@ -66,7 +66,7 @@ ANNOUNCED = {
 def test_a_fault_in_an_announced_step_is_one_error_on_all(ranks, name, kind, victim):
     if (name, kind) == ("all_reduce", "hook combine"):
         pytest.skip("refused when the run starts: all-reduce carries no method that looks at predictions")
-    seen = ranks.run(fault_jobs.fault, name, kind, victim, 1, ranks=3)
+    seen = ranks.run(fault_jobs.fault, name, kind, victim, 2, ranks=3)
     check_fault(seen, kind, victim, *ANNOUNCED[kind])
 
 

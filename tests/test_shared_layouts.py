@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_algebra import BOTH
 
-from guidance_core import Branch, ConfigurationError, Guidance, Linear, Needs, Schedule, Window, hookimpl
+from guidance_core import Branch, ConfigurationError, Guidance, Linear, Needs, PluginError, Schedule, Window, hookimpl
 from guidance_core.steps import program
 from guidance_core.steps.known import KnownLayouts
 from guidance_plugins import CFG
@@ -147,6 +147,18 @@ def test_shared_layouts_equal_those_that_every_step_gets_for_itself(spec, levels
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "KnownLayouts", Nothing)
         assert layouts() == shared
+
+
+def test_a_question_that_comes_too_late_is_an_error():
+    @attrs.frozen
+    class AsksLater:
+        @hookimpl
+        def build_branches(self, step):
+            return [Branch("uncond", condition="negative", strength=1.0, overrides={"when": lambda: step.sigma})]
+
+    run = Guidance([AsksLater()]).start(conditions=BOTH, sigmas=SIGMAS, prediction_type="flow")
+    with pytest.raises(PluginError, match="asks its step for sigma after build_branches has returned"):
+        run.plan(0, torch.zeros(1, 2)).branches[1].inputs["when"]()
 
 
 def test_a_plugin_that_looks_at_its_state_is_asked_at_every_step():

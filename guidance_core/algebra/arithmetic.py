@@ -61,11 +61,15 @@ def evaluate(
     given = first.dtype
     working = torch.float64 if given is torch.float64 else torch.float32
     dtype = dtype or working
-    if first.numel() > BLOCK and first.is_cpu and not _is_tracked((*terms, *away)):
+    if first.numel() > BLOCK and first.is_cpu and not _is_tracked((*terms, *away), sample):
         is_one = len(terms) == 1 and not away and type(weight) is float and weight == 1.0
         if is_one and space is IDENTITY and given is dtype:
             return first
-        result = out if out is not None and out.dtype == dtype else torch.empty(first.shape, dtype=dtype)
+        result = (
+            out
+            if out is not None and out.dtype == dtype
+            else torch.empty(first.shape, dtype=dtype, device=first.device)
+        )
         _by_blocks(result, terms, away, sample, space, working)
         return result
     total = first if given is working else first.to(working)
@@ -92,23 +96,29 @@ def evaluate(
 def _moved_away(base: Tensor, away: Sequence[Term]) -> Tensor:
     """Return `c + Σ sⱼ·(c − qⱼ)`. The small differences are added up first, so that `c` is rounded once."""
     dtype, first = base.dtype, away[0][1]
-    one = first if type(first) is float else 1.0
+    is_mean = _is_mean(away)
+    one = first if type(first) is float and not is_mean else 1.0
     delta = None
     for prediction, strength in away:
         if prediction.dtype is not dtype:
             prediction = prediction.to(dtype)
         if delta is None and len(away) == 1 and _is_lerp(strength):
             return torch.lerp(prediction, base, 1.0 + strength)
-        difference = base - prediction
+        difference = (prediction * -0.5).add_(base, alpha=0.5) if is_mean else base - prediction
         if type(strength) is not float:
             difference = difference * strength
             delta = difference if delta is None else delta.add(difference, alpha=1.0 / one)
         elif delta is None:
-            delta = difference
+            delta = difference.mul_(strength) if is_mean else difference
         else:
             delta.add_(difference, alpha=strength / one)
     assert delta is not None
-    return base.add(delta, alpha=one)
+    return base.add(delta, alpha=2.0 if is_mean else one)
+
+
+def _is_mean(away: Sequence[Term]) -> bool:
+    """Whether the sum is a mean of predictions, which must not overflow where their differences would."""
+    return all(type(strength) is float and -1.0 < strength < 0.0 for _, strength in away)
 
 
 def _is_lerp(strength: Weight) -> bool:
@@ -124,8 +134,12 @@ def is_blocked(tensor: Tensor) -> bool:
     return tensor.numel() > BLOCK and tensor.is_cpu
 
 
-def _is_tracked(terms: Sequence[Term]) -> bool:
-    return torch.is_grad_enabled() and any(prediction.requires_grad for prediction, _ in terms)
+def _is_tracked(terms: Sequence[Term], sample: Tensor | None) -> bool:
+    """Whether gradients flow through the sum, so that it cannot be written into memory at hand."""
+    if not torch.is_grad_enabled():
+        return False
+    given = [sample, *(each for term in terms for each in term)]
+    return any(isinstance(each, Tensor) and each.requires_grad for each in given)
 
 
 def to_space(total: Tensor, sample: Tensor | None, space: Affine, *, owned: bool = True) -> Tensor:
@@ -157,7 +171,7 @@ def _by_blocks(
     samples = sample.reshape(shape) if sample is not None and space is not IDENTITY else None
     results = result.view(shape)
     count = 4 if others else 2
-    buffers = [torch.empty(_largest(shape), dtype=working) for _ in range(count)]
+    buffers = [torch.empty(_largest(shape), dtype=working, device=result.device) for _ in range(count)]
     for span in _spans(shape):
         target = results[span]
         total, buffer, *more = (each[: target.numel()].view(target.shape) for each in buffers)
@@ -185,19 +199,22 @@ def _by_blocks(
 
 def _move_away(total: Tensor, base: Tensor, away: Sequence[Term], delta: Tensor, buffer: Tensor) -> None:
     """Do what `_moved_away` does, operation for operation, in the memory of `total`."""
-    first = away[0][1]
-    one = 1.0 if isinstance(first, Tensor) else first
+    first, is_mean = away[0][1], _is_mean(away)
+    one = 1.0 if isinstance(first, Tensor) or is_mean else first
     for number, (prediction, strength) in enumerate(away):
-        prediction = _loaded(prediction, buffer)
         if len(away) == 1 and _is_lerp(strength):
-            torch.lerp(prediction, base, 1.0 + one, out=total)
+            torch.lerp(_loaded(prediction, buffer), base, 1.0 + one, out=total)
             return
-        difference = torch.sub(base, prediction, out=delta if number == 0 else buffer)
-        if isinstance(strength, Tensor):
+        difference = delta if number == 0 else buffer
+        if is_mean:
+            difference.copy_(prediction).mul_(-0.5).add_(base, alpha=0.5)
+        else:
+            torch.sub(base, _loaded(prediction, buffer), out=difference)
+        if isinstance(strength, Tensor) or (is_mean and number == 0):
             difference.mul_(strength)
         if number:
             delta.add_(difference, alpha=(1.0 if isinstance(strength, Tensor) else strength) / one)
-    torch.add(base, delta, alpha=one, out=total)
+    torch.add(base, delta, alpha=2.0 if is_mean else one, out=total)
 
 
 def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:

@@ -28,6 +28,7 @@ PARTS = (
     "branches",
     "strengths or corrections",
     "sample",
+    "which run it is, counted from the group's first",
     "executor",
 )
 "What each part of a fingerprint stands for, as messages name it."

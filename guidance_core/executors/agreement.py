@@ -11,9 +11,9 @@ import datetime
 import re
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import ReferenceType, WeakKeyDictionary, WeakSet
 
 import attrs
 import torch
@@ -22,8 +22,7 @@ from guidance_core import errors
 from guidance_core.algebra.digest import PARTS
 from guidance_core.errors import ExecutorError, GuidanceError, PlanMismatchError, RankFailedError, RankLostError
 from guidance_core.executors.base import StartedT
-from guidance_core.executors.groups import timeout_of
-from guidance_core.steps.plan import Plan
+from guidance_core.executors.groups import control_group, is_alive, timeout_of
 from guidance_core.steps.settings import RunIdentity
 
 TAG = 29063
@@ -50,6 +49,8 @@ PHASES = ("starts", "plans", "runs", "finishes", "lost a payload in", "turns to"
 """
 _LAYOUT = struct.Struct(f"={5 + len(PARTS)}q{OUTPUTS}s{TEXT}s")
 "Phase, error, whether it is late, lengths of text and dtypes; fingerprint; dtypes; text."
+_BLANK = b"\xff" * _LAYOUT.size
+"No record looks like this."
 
 
 @attrs.frozen
@@ -84,13 +85,15 @@ class Record:
 class Agreement:
     """Exchanges records between the ranks of a group, in the same order on each."""
 
-    def __init__(self, group: Any) -> None:
-        """Take a Gloo group, or its backend."""
+    def __init__(self, group: Any, shared: Shared | None = None) -> None:
+        """Take a Gloo group, or its backend, and what executors of its group have in common."""
         self.group = group
+        self.shared = shared or Shared()
         self.rank = group.rank()
         self.size = group.size()
         self.exchanges = 0
         self.timeout = timeout_of(group)
+        self._interrupt: BaseException | None = None
         self._listening: tuple[list[bytearray], list[tuple[int, Any]], dict[int, str]] | None = None
         self.seconds = 0.0
         "Time spent in exchanges, waiting for slower ranks included."
@@ -121,6 +124,12 @@ class Agreement:
             )
         return [record for _, record in decoded]
 
+    def raise_interrupt(self) -> None:
+        """Raise what interrupted an exchange, which was made all the same, now that the others can be told."""
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            raise interrupt
+
     def roll_call(self, why: str) -> RankLostError:
         """Return the error for a payload that did not arrive, having asked which ranks still answer.
 
@@ -142,7 +151,10 @@ class Agreement:
         """
         if self._listening is not None:
             return
-        received, waiting, silent = [bytearray(_LAYOUT.size) for _ in range(self.size)], [], {}
+        received = [bytearray(_BLANK) for _ in range(self.size)]
+        waiting: list[tuple[int, Any]] = []
+        silent: dict[int, str] = {}
+        self._listening = received, waiting, silent
         for rank, record in enumerate(received):
             if rank != self.rank:
                 try:
@@ -150,7 +162,6 @@ class Agreement:
                     waiting.append((rank, work))
                 except RuntimeError as error:
                     silent[rank] = _reason(error)
-        self._listening = received, waiting, silent
 
     def _swapped(self, mine: Record, phase: int, seconds: float) -> tuple[list[tuple[int, Record]], dict[int, str]]:
         """Swap records with every rank; return them with their phases, and why some did not come."""
@@ -158,6 +169,7 @@ class Agreement:
         self.listen()
         (received, waiting, silent), self._listening = self._listening, None  # type: ignore[misc]
         received[self.rank] = sent = mine.encode(phase)
+        receiving = [work for _, work in waiting]
         outgoing = torch.frombuffer(sent, dtype=torch.uint8)
         for rank in range(self.size):
             if rank == self.rank:
@@ -167,14 +179,20 @@ class Agreement:
             except RuntimeError as error:
                 silent.setdefault(rank, _reason(error))
         for rank, work in waiting:
-            try:
-                work.wait(datetime.timedelta(seconds=max(until - time.monotonic(), 0.001)))
-            except RuntimeError as error:
-                silent.setdefault(rank, _reason(error))
-                until = min(until, time.monotonic() + self.patience)
-            else:
-                if Record.decode(received[rank])[0] == LOST:
+            has_come = False
+            while not has_come:
+                try:
+                    work.wait(datetime.timedelta(seconds=max(until - time.monotonic(), 0.001)))
+                except RuntimeError as error:
+                    silent.setdefault(rank, _reason(error))
                     until = min(until, time.monotonic() + self.patience)
+                    break
+                except BaseException as error:  # an interrupt or a time limit: it is raised once the others know
+                    self._interrupt = error
+                # Python interrupts a wait before it began or after it ended; to wait for a record twice is to hang.
+                has_come = work not in receiving or received[rank] != _BLANK
+            if received[rank] != _BLANK and Record.decode(received[rank])[0] == LOST:
+                until = min(until, time.monotonic() + self.patience)
         blank = (phase, Record())  # what a silent rank sent is not known
         return [blank if rank in silent else Record.decode(record) for rank, record in enumerate(received)], silent
 
@@ -187,9 +205,10 @@ class Announced:
     same, and says so afterwards.
     """
 
-    identity: RunIdentity
-    plan: Plan
-    "As expected; the actual one has another sample."
+    identity: ReferenceType[RunIdentity]
+    "Of the run, which may be gone by then."
+    form: Hashable
+    "What `Plan.form` is if the plan is that of the step."
     payload: Any
     "What moves, with the memory for it."
     move: Callable[[], None]
@@ -197,20 +216,26 @@ class Announced:
 
 
 @attrs.define(eq=False)
-class _Group:
+class Shared:
     """What executors of one group have in common."""
 
     announced: Announced | None = None
     surprising: WeakSet[RunIdentity] = attrs.field(factory=WeakSet)
     "Runs that did not make the step they announced, and announce none any more."
+    begun: int = 0
+    "How many runs were started."
+    numbers: WeakKeyDictionary[RunIdentity, int] = attrs.field(factory=WeakKeyDictionary)
+    "Which of them each run is."
 
 
-_groups: WeakKeyDictionary[Any, _Group] = WeakKeyDictionary()
+_shared: dict[Any, Shared] = {}
 
 
-def shared_by(group: Any) -> _Group:
-    """Return what executors of a control group have in common."""
-    return _groups.setdefault(group, _Group())
+def agreement_of(group: Any) -> Agreement:
+    """Return the agreement of a process group, with what its executors have in common."""
+    for gone in [each for each in _shared if not is_alive(each)]:
+        del _shared[gone]
+    return Agreement(control_group(group), _shared.setdefault(group, Shared()))
 
 
 def set_aside(agreement: Agreement, instead: str) -> None:
@@ -220,10 +245,12 @@ def set_aside(agreement: Agreement, instead: str) -> None:
         PlanMismatchError: some of them make it.
         GuidanceError: one failed.
     """
-    shared = shared_by(agreement.group)
+    shared = agreement.shared
     announced, shared.announced = shared.announced, None
     if announced is not None:
-        shared.surprising.add(announced.identity)
+        identity = announced.identity()
+        if identity is not None:
+            shared.surprising.add(identity)
         announced.move()
         check_all_well(agreement.exchange(Record(text=instead), OTHER))
 
@@ -244,9 +271,13 @@ def begin_together(agreement: Agreement, own_part: int, make: Callable[[], Start
         if shared is error:
             raise
         raise shared from error
-    records = agreement.exchange(Record((*fingerprint, 0, 0, 0, 0, own_part), (), identity.summary), START)
+    number = agreement.shared.begun
+    records = agreement.exchange(Record((*fingerprint, 0, 0, 0, 0, number, own_part), (), identity.summary), START)
     check_all_well(records)
     check_same_plan(records)
+    agreement.shared.begun += 1
+    agreement.shared.numbers[identity] = number
+    agreement.raise_interrupt()
     return run
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.executors.distributed import DistributedExecutor, Payload
+from guidance_core.executors.distributed import DistributedExecutor, Payload, Unheld
 from guidance_core.executors.packing import Slot, slots_of
 from guidance_core.executors.placement import Placement, Unit
 from guidance_core.steps.plan import Plan, Predictions
@@ -92,10 +92,10 @@ class AllGatherExecutor(DistributedExecutor):
             longest = max(longest, length)
         return places, longest
 
-    def _moved(self, plan: Plan, payload: Any) -> Sequence[Tensor]:
+    def _moved(self, plan: Plan | Unheld, payload: Any) -> Sequence[Tensor]:
         return self._gathered(plan, payload.sent, payload.placement)
 
-    def _gathered(self, plan: Plan, buffer: Tensor, placement: Placement) -> Sequence[Tensor]:
+    def _gathered(self, plan: Plan | Unheld, buffer: Tensor, placement: Placement) -> Sequence[Tensor]:
         """Return every rank's buffer; where a single rank has branches, it alone sends."""
         staged = self._staged(buffer)
         sent = buffer.cpu() if staged else buffer
@@ -103,9 +103,10 @@ class AllGatherExecutor(DistributedExecutor):
             source = dist.get_global_rank(self.group, placement.busy[0])
             self._move(plan, dist.broadcast, sent, sent, source)
             return [sent.to(buffer.device)] * self.size
-        received = plan.placed.payload.received
+        received = cast(_Gathered, plan.placed.payload).received
+        assert received is not None
         self._move(plan, _all_gather, sent, received.view(-1), sent)
-        return cast(Tensor, received.to(buffer.device) if staged else received).unbind()
+        return (received.to(buffer.device) if staged else received).unbind()
 
     def _whole(self, plan: Plan, views: Mapping[Unit, Sequence[Tensor]]) -> Predictions:
         """Return the predictions of all branches; those in rows, joined."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidance_core.algebra.arithmetic import accumulation_dtype
 from guidance_core.algebra.statistics import kept_shape
-from guidance_core.executors.distributed import DistributedExecutor, Payload
+from guidance_core.executors.distributed import DistributedExecutor, Payload, Unheld
 from guidance_core.executors.packing import Slot, slots_of
 from guidance_core.executors.placement import Placement
 from guidance_core.methods.reference import Statistic
@@ -121,7 +121,7 @@ class AllReduceExecutor(DistributedExecutor):
             },
         )
 
-    def _moved(self, plan: Plan, payload: Any) -> None:
+    def _moved(self, plan: Plan | Unheld, payload: Any) -> None:
         self._reduced(plan, payload.sent.view(payload.working), payload.placement)
 
     def _fill(self, views: dict[Key, Tensor], share: list[Part]) -> None:
@@ -130,7 +130,7 @@ class AllReduceExecutor(DistributedExecutor):
             view = views[output, key]
             (view if rows is None else view[rows]).add_(part)
 
-    def _reduced(self, plan: Plan, buffer: Tensor, placement: Placement) -> None:
+    def _reduced(self, plan: Plan | Unheld, buffer: Tensor, placement: Placement) -> None:
         """Add up the ranks' buffers in place; where a single rank has branches, it alone sends."""
         if self.size == 1:
             return

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from guidance_core.algebra.digest import digest
-from guidance_core.executors.agreement import Agreement, begin_together
+from guidance_core.executors.agreement import agreement_of, begin_together
 from guidance_core.executors.all_gather import AllGatherExecutor
 from guidance_core.executors.all_reduce import AllReduceExecutor
 from guidance_core.executors.base import Denoiser, Executor, StartedT
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.distributed import DistributedExecutor
-from guidance_core.executors.groups import check_alive, control_group, resolve_group
+from guidance_core.executors.groups import check_alive, resolve_group
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
 from guidance_core.steps.plan import Plan
@@ -55,7 +55,7 @@ class AutoExecutor(Executor):
         if self._group is None or self._group.size() == 1:
             return make()
         check_alive(self._group)
-        return begin_together(Agreement(control_group(self._group)), digest([self.name]), make)
+        return begin_together(agreement_of(self._group), digest([self.name]), make)
 
     def for_run(self, program: Program) -> Executor:
         """Return the executor to use for a run of this program."""

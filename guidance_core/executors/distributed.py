@@ -18,7 +18,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import attrs
 import torch
@@ -31,23 +31,20 @@ from guidance_core.executors.agreement import (
     AFTER,
     BEFORE,
     PLANNED,
-    Agreement,
     Announced,
     Record,
     agreed_dtypes,
+    agreement_of,
     begin_together,
     check_all_well,
     check_output_count,
     check_same_plan,
     set_aside,
-    shared_by,
     shared_error,
-    shown_dtypes,
 )
 from guidance_core.executors.base import Denoiser, Executor, StartedT, run_batch, run_branch
 from guidance_core.executors.groups import (
     check_alive,
-    control_group,
     is_alive,
     positions_in,
     resolve_group,
@@ -95,6 +92,13 @@ class Placed:
     "Where the other ranks wait for this one: an exchange, or `MOVE`; None where they do not."
     payload: Payload | None = None
     "What moves, once there is memory for it."
+
+
+@attrs.frozen(eq=False)
+class Unheld:
+    """Stands for the plan of a step that this rank does not make."""
+
+    placed: Placed
 
 
 class Payload:
@@ -156,8 +160,8 @@ class DistributedExecutor(Executor):
         self.lockstep = bool(lockstep)
         self.split_rows = bool(split_rows)
         self.batched = bool(batched)
-        self._agreement = Agreement(control_group(self.group))
-        self._shared = shared_by(self._agreement.group)
+        self._agreement = agreement_of(self.group)
+        self._shared = self._agreement.shared
         self._agreed: WeakKeyDictionary[RunIdentity, tuple[torch.dtype, ...]] = WeakKeyDictionary()
         "The dtypes of predictions that the first step of each run showed."
         self.chosen_because = ""
@@ -203,6 +207,9 @@ class DistributedExecutor(Executor):
         if self.lockstep:
             plan.padding = placement.most - len(units)
             if plan.placed.agrees:  # ranks that call together must not begin with different plans
+                awaited, plan.placed.awaited = plan.placed.awaited, None
+                set_aside(self._agreement, plan.summary)
+                plan.placed.awaited = awaited
                 self._compare(plan, (), PLANNED, then=BEFORE)
 
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
@@ -238,14 +245,13 @@ class DistributedExecutor(Executor):
         placed = plan.placed
         with torch.no_grad():
             dtypes = self._dtypes(plan, predictions)
-            announced = self._shared.announced
-            if announced is not None and announced.identity is plan.identity and announced.plan.is_like(plan):
-                usual = self._agreed[plan.identity]
-                if dtypes and dtypes != usual:
-                    raise DenoiserError(
-                        f"the predictions of step {plan.index} are {shown_dtypes(dtypes)}, those of the steps before "
-                        f"{shown_dtypes(usual)}; every step of a run needs the same."
-                    )
+            announced, usual = self._shared.announced, self._agreed.get(plan.identity, ())
+            if (
+                announced is not None
+                and announced.identity() is plan.identity
+                and announced.form == plan.form
+                and dtypes in ((), usual)
+            ):
                 self._shared.announced = None
                 placed.payload, placed.awaited, dtypes = announced.payload, MOVE, usual
                 share = self._share(plan, predictions)
@@ -275,6 +281,7 @@ class DistributedExecutor(Executor):
             placed.payload = self._prepared(plan, placed.placement, agreed)
         if placed.agrees:
             placed.awaited = MOVE
+            self._agreement.raise_interrupt()
         return agreed
 
     def confirm(self, plan: Plan) -> None:
@@ -285,36 +292,41 @@ class DistributedExecutor(Executor):
         """
         if plan.placed.agrees:
             following = self._announcement(plan)
-            parts = (0,) * len(PARTS) if following is None else (*following.plan.fingerprint, self._own_part)
+            parts, announced = following or ((0,) * len(PARTS), None)
             plan.placed.awaited = None
             records = self._agreement.exchange(Record(parts, text=plan.place), AFTER)
             check_all_well(records)
-            if following is not None and all(record.fingerprint == parts for record in records):
-                self._shared.announced = following
+            if announced is not None and all(record.fingerprint == parts for record in records):
+                self._shared.announced = announced
+            self._agreement.raise_interrupt()
 
-    def _announcement(self, plan: Plan) -> Announced | None:
-        """Return the next step, with the memory for its payload, if this rank can say which it is."""
+    def _announcement(self, plan: Plan) -> tuple[tuple[int, ...], Announced] | None:
+        """Return the next step's fingerprint, and the step with memory for its payload; None if it cannot be said."""
         if not self.control or self.lockstep or plan.identity in self._shared.surprising:
             return None
-        following = plan.expected_next()
-        if following is None:
+        following, dtypes = plan.expected_next(), self._agreed.get(plan.identity)
+        if following is None or dtypes is None:
             return None
-        placed = plan.placed
+        placed, payload = plan.placed, plan.placed.payload
         try:
-            if following.layout is plan.layout:
-                placement, payload = placed.placement, placed.payload and placed.payload.again()
-            else:
-                placement = self._placement(following)
-                payload = self._prepared(following, placement, self._agreed[plan.identity])
+            if following.layout is not plan.layout:
+                payload = self._prepared(following, self._placement(following), dtypes)
+            elif payload is not None:
+                payload = payload.again()
         except RuntimeError:  # no memory: the next step will be told of it
             return None
+        unheld = Unheld(Placed(placed.placement, (), True, None, payload))
 
         def move() -> None:
             if payload is not None:
-                following.placed = Placed(placement, (), True, None, payload)
-                self._moved(following, payload)
+                self._moved(unheld, payload)
 
-        return Announced(plan.identity, following, payload, move)
+        announced = Announced(ref(plan.identity), following.form, payload, move)
+        return self._fingerprint(following), announced
+
+    def _fingerprint(self, plan: Plan) -> tuple[int, ...]:
+        """Return what ranks compare of a step."""
+        return (*plan.fingerprint, self._shared.numbers.get(plan.identity, 0), self._own_part)
 
     def report(self, error: BaseException, identity: RunIdentity, plan: Plan | None) -> BaseException:
         """Tell the other ranks of a failure where they wait for this one; return what all of them raise."""
@@ -352,7 +364,7 @@ class DistributedExecutor(Executor):
 
         The others wait for this rank in the exchange `then` next, if there is one.
         """
-        record = Record((*plan.fingerprint, self._own_part), dtypes, plan.summary)
+        record = Record(self._fingerprint(plan), dtypes, plan.summary)
         plan.placed.awaited = None
         records = self._agreement.exchange(record, phase)
         check_all_well(records)
@@ -399,11 +411,11 @@ class DistributedExecutor(Executor):
         """Move this step's payload and return what all ranks made."""
         raise NotImplementedError
 
-    def _moved(self, plan: Plan, payload: Any) -> Any:
+    def _moved(self, plan: Plan | Unheld, payload: Any) -> Any:
         """Move a payload as it is; from then on the others wait in the agreement after it."""
         raise NotImplementedError
 
-    def _move(self, plan: Plan, collective: Callable[..., Any], buffer: Tensor, *arguments: Any) -> None:
+    def _move(self, plan: Plan | Unheld, collective: Callable[..., Any], buffer: Tensor, *arguments: Any) -> None:
         """Make one payload collective of `buffer`; a group that breaks in it is a lost rank."""
         self._counts.payload_collectives += 1
         self._counts.payload_bytes += buffer.numel() * buffer.element_size()

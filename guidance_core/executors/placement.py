@@ -94,7 +94,7 @@ def place_rows(branches: Sequence[Branch], rows: int, ranks: int) -> Placement:
     A row is never cut. Where whole branches come out no worse, they are not cut either.
     """
     whole = place_branches(branches, ranks)
-    costs = [Fraction(branch.cost).limit_denominator(1000) for branch in branches]
+    costs = [max(Fraction(branch.cost).limit_denominator(1000), Fraction(1, 1000)) for branch in branches]
     share = sum(costs, Fraction(0)) * rows / ranks
     given: list[list[Unit]] = [[] for _ in range(ranks)]
     done = Fraction(0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.spaces import Noise
-from guidance_core.errors import ConfigurationError
+from guidance_core.errors import ConfigurationError, PluginError
 from guidance_core.parameters.fields import check_number
 from guidance_core.parameters.schedules import Position, Schedule, Window
 from guidance_core.parameters.values import PerOutput, TensorValue, is_neutral
@@ -100,7 +100,7 @@ class Step:
     `postprocess` for one of them.
     """
 
-    __slots__ = ("_answers", "_moment", "_name", "_plugin", "_states", "_touched", "output", "sample")
+    __slots__ = ("_answers", "_is_over", "_moment", "_name", "_plugin", "_states", "_touched", "output", "sample")
 
     def __init__(
         self,
@@ -113,6 +113,7 @@ class Step:
         answers: Answers | None = None,
     ) -> None:
         self._answers = answers
+        self._is_over = False
         self._moment = moment
         self._name = name
         self._plugin = plugin
@@ -198,9 +199,18 @@ class Step:
 
     def _told(self, question: str, told: T, argument: Any = None) -> T:
         """Return what the plugin is told about where the step stands; note it where somebody wants to know."""
+        if self._is_over:
+            raise PluginError(
+                f"plugin {self._name!r} asks its step for {question} after build_branches has returned. Ask inside it, "
+                "and put the answer into what it returns: steps with the same answers share their branches."
+            )
         if self._answers is not None:
             self._answers.append((Question(self._name, question, argument), told))
         return told
+
+    def end(self) -> None:
+        """Answer no more questions about where the step stands: nobody would see them."""
+        self._is_over = True
 
     @property
     def looked_at_state(self) -> bool:

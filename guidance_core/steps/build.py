@@ -50,6 +50,8 @@ def build_layout(
     outputs, own = moment.run.outputs, moment.run.prediction_type
     asked = asked_of(hooks, steps)
     requests = through_wrappers(hooks["build_branches"].wrappers, steps, asked)
+    for step in steps.values():
+        step.end()
     asked_to_hold = held = held_outputs(requests, outputs)
     if foreseen is not None and held - foreseen:
         raise PluginError(

@@ -124,8 +124,8 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
         ConfigurationError: a strength does not broadcast, or a space cannot be reached.
     """
     layout, base = scene.layout, predictions[BASE]
-    terms: list[Term] = [(base, 1.0)]
-    away = [(predictions[branch], strength) for branch, strength in layout.placed_strengths(base)]
+    terms: list[Term] = [(predictions[layout.center], 1.0)]
+    away = [(predictions[branch], strength) for branch, strength in layout.placed_away(base)]
     if layout.combining or layout.combine_wrappers:
         terms += _deltas(scene, predictions)
     return correct(scene, terms, away, base, base)

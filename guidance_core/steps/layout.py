@@ -36,23 +36,25 @@ class Acting:
     "The branches whose predictions it may look at, `cond` first."
 
 
-def _largest_first(strengths: Iterable[tuple[str, float | Tensor]]) -> tuple[tuple[str, float | Tensor], ...]:
-    return tuple(sorted(strengths, key=lambda each: -math.inf if isinstance(each[1], Tensor) else -abs(each[1])))
-
-
 @attrs.frozen(eq=False)
 class OutputLayout:
     """How one output is guided in a step."""
 
     name: str
-    strengths: tuple[tuple[str, float | Tensor], ...] = attrs.field(converter=_largest_first)
-    "The branches to move away from: tensors first, then the largest number, of which others are shares in the sum."
+    strengths: tuple[tuple[str, float | Tensor], ...]
+    "The branches to move away from."
     held: bool
     combining: tuple[Acting, ...]
     combine_wrappers: tuple[Acting, ...]
     correcting: tuple[Acting, ...]
     correct_wrappers: tuple[Acting, ...]
     "Wrappers stand from the innermost to the outermost."
+
+    has_tensor_strengths: bool = attrs.field(init=False)
+
+    @has_tensor_strengths.default
+    def _default_has_tensor_strengths(self) -> bool:
+        return any(isinstance(strength, Tensor) for _, strength in self.strengths)
 
     is_plain: bool = attrs.field(init=False)
     "Whether the result is the weighted sum and no hook acts."
@@ -98,24 +100,54 @@ class OutputLayout:
             base = base + strength
         return [(BASE, base), *((branch, -strength) for branch, strength in strengths)]
 
+    center: str = attrs.field(init=False)
+    """The branch from which the sum is formed: the one of the largest weight, which is nearly always `cond`.
+
+    Whatever branch is taken, `Σ wᵢ·pᵢ = p + Σ wᵢ·(pᵢ − p)`, since the weights add up to 1. From that of the largest
+    weight, rounding errors are no larger than those of the terms.
+    """
+
+    @property
+    def _weight_of_base(self) -> Any:
+        return 1.0 + sum(strength for _, strength in self.strengths)
+
+    @center.default
+    def _default_center(self) -> str:
+        if self.has_tensor_strengths:
+            return BASE
+        weights: dict[str, Any] = {BASE: self._weight_of_base, **dict(self.strengths)}
+        return max(weights, key=lambda branch: abs(weights[branch]))
+
+    away: tuple[tuple[str, float | Tensor], ...] = attrs.field(init=False)
+    "How far to move from the center away from each other branch; a tensor or the largest number first."
+
+    @away.default
+    def _default_away(self) -> tuple[tuple[str, float | Tensor], ...]:
+        away = dict(self.strengths)
+        if self.center != BASE:
+            del away[self.center]
+            away[BASE] = -self._weight_of_base
+        moving = [each for each in away.items() if isinstance(each[1], Tensor) or each[1] != 0.0]
+        return tuple(sorted(moving, key=lambda each: -math.inf if isinstance(each[1], Tensor) else -abs(each[1])))
+
+    def placed_away(self, sample: Tensor) -> Sequence[tuple[str, Weight]]:
+        """Return `away` with tensors ready to be multiplied with a prediction."""
+        return self.away if not self.has_tensor_strengths else self._placed(self.away, sample)
+
     def placed_strengths(self, sample: Tensor) -> Sequence[tuple[str, Weight]]:
         """Return how far to move away from each branch, tensors ready to be multiplied with a prediction.
 
         Raises:
             ConfigurationError: a tensor strength does not broadcast to the sample.
         """
-        if not self.has_tensor_strengths:
-            return self.strengths
+        return self._placed(self.strengths, sample)
+
+    @staticmethod
+    def _placed(strengths: Iterable[tuple[str, float | Tensor]], sample: Tensor) -> Sequence[tuple[str, Weight]]:
         return [
             (branch, placed(each, sample, f"the strength of branch {branch!r}") if isinstance(each, Tensor) else each)
-            for branch, each in self.strengths
+            for branch, each in strengths
         ]
-
-    has_tensor_strengths: bool = attrs.field(init=False)
-
-    @has_tensor_strengths.default
-    def _default_has_tensor_strengths(self) -> bool:
-        return any(isinstance(strength, Tensor) for _, strength in self.strengths)
 
 
 @attrs.frozen(eq=False)

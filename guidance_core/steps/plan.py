@@ -162,16 +162,11 @@ class Plan:
             self._following,
         )
 
-    def is_like(self, other: Plan) -> bool:
-        """Whether both are one evaluation of one run, with samples of the same form."""
-        return (
-            self.moment is other.moment
-            and self._structure.kind == other._structure.kind
-            and all(
-                mine.shape == theirs.shape and mine.dtype is theirs.dtype and mine.device == theirs.device
-                for mine, theirs in zip(self.samples.values(), other.samples.values(), strict=True)
-            )
-        )
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What is equal for two plans of one evaluation of one run, with samples of the same form."""
+        samples = ((name, each.shape, each.dtype, each.device) for name, each in self.samples.items())
+        return (id(self.moment), self._structure.kind, *samples)
 
     @property
     def index(self) -> int:
