@@ -55,6 +55,7 @@ AT_THE_FIRST_ONLY = {"hook at start", "no memory"}
 ANNOUNCED = {
     **{kind: said for kind, said in RAISED.items() if said[0] != "PlanMismatchError" and kind not in AT_THE_FIRST_ONLY},
     "other sample shape": ("PlanMismatchError", "turns to step 2 of 3"),
+    "other dtype": ("PlanMismatchError", "bfloat16, bfloat16 predictions"),
     "hook another branch": ("PlanMismatchError", "differ in branches, "),
 }
 "At a step that all ranks announced, which needs no agreement before its payload."

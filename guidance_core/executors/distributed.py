@@ -41,6 +41,7 @@ from guidance_core.executors.agreement import (
     check_same_plan,
     set_aside,
     shared_error,
+    shown_dtypes,
 )
 from guidance_core.executors.base import Denoiser, Executor, StartedT, run_batch, run_branch
 from guidance_core.executors.groups import (
@@ -270,7 +271,8 @@ class DistributedExecutor(Executor):
         placed = plan.placed
         if self._shared.announced is not None:
             awaited, placed.awaited = placed.awaited, None
-            set_aside(self._agreement, plan.summary)
+            others = f"; {shown_dtypes(dtypes)} predictions" if dtypes else ""
+            set_aside(self._agreement, f"{plan.summary}{others}")
             placed.awaited = awaited
         usual = self._agreed.get(plan.identity) or tuple(sample.dtype for sample in plan.samples.values())
         agreed = assumed = dtypes or usual
