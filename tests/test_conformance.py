@@ -603,6 +603,17 @@ def test_the_command_prints_a_table_and_json():
     assert subject["checks"][0]["reason"].startswith("it is not linear")
 
 
+def test_methods_of_one_name_in_two_modules_are_two_subjects(tmp_path):
+    source = (TESTS / "faulty_plugins.py").read_text()
+    for name in ("one_module", "other_module"):
+        (tmp_path / f"{name}.py").write_text(source)
+    subjects = [f"{name}:WantsAnImage" for name in ("one_module", "other_module")]
+    done = command(*subjects, "--only", "documented", "--json", folder=tmp_path)
+    assert [subject["module"] for subject in json.loads(done.stdout)["subjects"]] == ["one_module", "other_module"]
+    shown = command(*subjects, "--only", "documented", folder=tmp_path)
+    assert "WantsAnImage() of one_module" in shown.stdout
+
+
 def test_the_command_fails_with_the_report():
     done = command("faulty_plugins:WantsAnImage", "--only", "finite")
     assert done.returncode == 1

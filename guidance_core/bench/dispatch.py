@@ -73,8 +73,8 @@ def _compared(job: str, contenders: dict[str, Contender], rounds: int) -> list[C
     source = random.Random(0)
     times: dict[str, list[float]] = {}
     for number in range(rounds + WARM_UP):
-        sigmas = schedule(source)
-        for name, contender in contenders.items():
+        sigmas, turn = schedule(source), number % len(contenders)
+        for name, contender in (*list(contenders.items())[turn:], *list(contenders.items())[:turn]):
             for part, seconds in contender(sigmas).items():
                 times.setdefault(f"{name}{part}", []).append(seconds / STEPS)
             if number < WARM_UP:

@@ -80,7 +80,7 @@ def check(
     """Check whether methods and executors keep the library's promises.
 
     pytest runs each check on random examples. A failure shows the smallest example found, as code to run. Exit status:
-    0 if all promises hold, 1 if one does not, 2 for wrong use.
+    0 if every promise that was checked holds, 1 if one does not, 2 for wrong use, 130 if interrupted.
     """
     check_extra("testing")
     import pytest
@@ -137,11 +137,15 @@ def check(
     with mock.patch.dict(os.environ, settings), contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
         status = int(pytest.main([*ALONE, "-v" if full else "-q", "-m", chosen], plugins=[suite]))
     if as_json:
-        print_json({"seed": seed, "subjects": suite.subjects(), "not_checked": broken})
+        subjects = suite.subjects()
+        if status in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR):
+            subjects = [{**subject, "ok": False} for subject in subjects]  # not every check was made
+        print_json({"seed": seed, "subjects": subjects, "not_checked": broken})
     else:
         print(f"seed {seed}", *(f"{name}: not checked: {why}" for name, why in broken.items()), sep="\n")
     if status or broken:
-        raise SystemExit(1 if broken else status)
+        interrupted = status == pytest.ExitCode.INTERRUPTED
+        raise SystemExit(130 if interrupted else 1 if broken or status == pytest.ExitCode.INTERNAL_ERROR else status)
 
 
 def _list(checks: Iterable[Any], *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ module for `--guidance-plugin`, and `guidance-core check` hands its suite to pyt
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -85,7 +86,8 @@ class ConformanceSuite:
         for row in self.rows:
             named = row["subject"]
             of = found.setdefault(
-                named["code"], {**named, "ok": True, "counts": {}, "seconds": 0.0, "conditions": [], "checks": []}
+                f"{named['kind']} {named['module']} {named['code']}",
+                {**named, "ok": True, "counts": {}, "seconds": 0.0, "conditions": [], "checks": []},
             )
             of["ok"] &= row["status"] not in BAD
             of["counts"][row["status"]] = of["counts"].get(row["status"], 0) + 1
@@ -96,8 +98,12 @@ class ConformanceSuite:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print a table for each subject: failures first, passes as one line."""
-        for subject in self.subjects():
-            terminalreporter.section(f"{subject['kind']} {subject['title']}", "-")
+        subjects = self.subjects()
+        titles = Counter((subject["kind"], subject["title"]) for subject in subjects)
+        for subject in subjects:
+            is_clear = titles[subject["kind"], subject["title"]] == 1
+            whose = "" if is_clear else f" of {subject['module']}"
+            terminalreporter.section(f"{subject['kind']} {subject['title']}{whose}", "-")
             for row in sorted(subject["checks"], key=lambda row: row["status"] not in BAD):
                 if row["status"] != PASSED or row["reason"]:
                     line = f"{row['check']:<32}{row['examples'] or '':>4}{row['seconds']:>8.2f} s  {row['status']}"
@@ -130,6 +136,7 @@ class ConformanceItem(pytest.Item):
         """Keep the outcome in the reports, as plain data that travels between processes."""
         subject = self.bound.subject
         named = {name: getattr(subject, name) for name in ("name", "kind", "title", "code")}
+        named["module"] = subject.cls.__module__
         row = {**to_dict(self.outcome), "subject": named, "conditions": list(conditions)}
         self.user_properties[:] = [("guidance", row)]
 

@@ -20,6 +20,9 @@ from guidance_core.errors import (
 from guidance_core.methods.requests import BASE, NOTHING, Branch, Request
 from guidance_core.parameters.values import PerOutput, is_neutral
 
+MOST = torch.finfo(torch.float32).max
+"Strengths are numbers of float32, in which sums are accumulated."
+
 
 @attrs.define
 class United:
@@ -85,6 +88,11 @@ def _strength(branch: Branch, output: str) -> float | Tensor:
         raise ConfigurationError(
             f"plugin {branch.plugin!r}: the strength of branch {branch.name!r} must be a finite number, a tensor "
             f"or a PerOutput; got {strength!r}."
+        )
+    if abs(strength) > MOST:
+        raise ConfigurationError(
+            f"plugin {branch.plugin!r}: the strength of branch {branch.name!r} is {strength:g}, "
+            "which float32 cannot hold."
         )
     return float(strength)
 

@@ -228,12 +228,14 @@ def observe_overhead(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: i
                 runs[name].step(number, inputs.sample, denoise)
 
         seconds: dict[str, list[float]] = {name: [] for name in (SERIAL, *others, *list(executors)[1:])}
+        names = list(seconds)
         for number in range(rounds):
-            for name, times in seconds.items():
+            turn = number % len(names)
+            for name in (*names[turn:], *names[:turn]):
                 dist.barrier(group)
                 begun = time.perf_counter()
                 step(name, number)
-                times.append(time.perf_counter() - begun)
+                seconds[name].append(time.perf_counter() - begun)
         dist.barrier(group)
     return seconds
 
