@@ -118,6 +118,9 @@ def _moved_away(base: Tensor, away: Sequence[Term]) -> Tensor:
 
 def _is_mean(away: Sequence[Term]) -> bool:
     """Whether the sum is a mean of predictions, which must not overflow where their differences would."""
+    first = away[0][1]
+    if type(first) is not float or first >= 0.0:
+        return False  # as nearly always
     return all(type(strength) is float and -1.0 < strength < 0.0 for _, strength in away)
 
 

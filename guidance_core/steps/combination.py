@@ -272,7 +272,9 @@ def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> T
     if (
         isinstance(factor, Tensor)
         and factor.ndim == like.ndim
-        and all(size in (1, whole) for size, whole in zip(factor.shape, like.shape, strict=True))
+        and (
+            factor.numel() == 1 or all(size in (1, whole) for size, whole in zip(factor.shape, like.shape, strict=True))
+        )
     ):
         if factor.dtype is like.dtype:
             return factor
