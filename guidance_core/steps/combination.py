@@ -34,10 +34,10 @@ class Scene:
     moment: Moment
     state: States
     workspace: Workspace
-    noise: Noise = attrs.field(init=False)
 
-    @noise.default
-    def _default_noise(self) -> Noise:
+    @property
+    def noise(self) -> Noise:
+        """The output's noise level."""
         return self.moment.noise[self.layout.name]
 
     def affine(self, source: str, target: str) -> Affine:
