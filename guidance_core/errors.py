@@ -5,9 +5,31 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 4000
+"Characters of an error's text; what is longer is cut in the middle."
+
 
 class GuidanceError(Exception):
     """Base class of all errors raised by guidance-core."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(shortened(text, LONGEST))
+
+
+def shortened(text: str, longest: int) -> str:
+    """Cut the middle of a long text."""
+    if len(text) <= longest:
+        return text
+    left_out = f" ... ({len(text) - longest:,} characters left out) ... "
+    return text[: longest * 2 // 3] + left_out + text[-longest // 3 :]
+
+
+def brief(value: object, longest: int = 200) -> str:
+    """Write a value that somebody gave, however large it is."""
+    try:
+        return shortened(repr(value), longest)
+    except (ValueError, RecursionError):  # of whole numbers Python writes some thousand digits only
+        return f"a {type(value).__name__} that is too large to write"
 
 
 class ConfigurationError(GuidanceError, ValueError):

@@ -16,7 +16,7 @@ from guidance_core.config import tables
 from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError
+from guidance_core.errors import ConfigurationError, brief
 from guidance_core.executors.base import Executor
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
@@ -120,7 +120,7 @@ class Guidance:
         conditions: Mapping[str, Mapping[str, Any] | None],
         sigmas: Sigmas | Mapping[str, Sigmas],
         prediction_type: str,
-        alphas: Sigmas | None = None,
+        alphas: Sigmas | float | None = None,
         outputs: Sequence[str] | None = None,
         executor: str | Executor = "serial",
         check_finite: bool = False,
@@ -133,8 +133,9 @@ class Guidance:
             sigmas: noise levels, one per step and the final one, in order; by output where they differ.
                 Of flow predictions they lie in [0, 1].
             prediction_type: what the denoiser returns: `epsilon`, `v`, `x0` or `flow`.
-            alphas: signal levels, one per step (a final one is ignored), where a method works in a space
-                other than the denoiser's and the prediction type does not imply them.
+            alphas: signal levels, one per step (a final one is ignored), or one for all steps (1.0 where the sample is
+                x0 + sigma * noise), where a method works in a space other than the denoiser's and the prediction type
+                does not imply them.
             outputs: names of the outputs, for a denoiser that returns a tuple.
             executor: what runs the branches: a name, or an executor.
             check_finite: raise where a prediction holds NaN or infinity; costs a look at every one.
@@ -151,10 +152,12 @@ class Guidance:
         chosen = self.checked_executor(executor)
 
         def make() -> Run:
+            levels_of_outputs = _checked_sigmas(sigmas)
+            steps = len(next(iter(levels_of_outputs.values()))) - 1
             settings = RunSettings(
                 conditions=_checked_conditions(conditions),
-                sigmas=_checked_sigmas(sigmas),
-                alphas=None if alphas is None else _numbers("alphas", alphas),
+                sigmas=levels_of_outputs,
+                alphas=None if alphas is None else _checked_alphas(alphas, steps),
                 prediction_type=_checked_type(prediction_type),
                 outputs=_checked_outputs(outputs),
                 check_finite=bool(check_finite),
@@ -266,6 +269,11 @@ def _checked_sigmas(sigmas: Any) -> Mapping[str | None, tuple[float, ...]]:
     return dict(lists.items())
 
 
+def _checked_alphas(given: Any, steps: int) -> tuple[float, ...]:
+    is_one = isinstance(given, (int, float)) or (isinstance(given, torch.Tensor) and given.ndim == 0)
+    return _numbers("alphas", [given] * steps if is_one else given)
+
+
 def _sigma_list(what: str, given: Any) -> tuple[float, ...]:
     levels = _numbers(what, given)
     if len(levels) < 2:
@@ -277,7 +285,7 @@ def _sigma_list(what: str, given: Any) -> tuple[float, ...]:
     pairs = list(pairwise(levels))
     if any(one < other for one, other in pairs) and any(one > other for one, other in pairs):
         raise ConfigurationError(
-            f"{what} must be sorted (falling for sampling, rising for inversion); got {list(levels)}."
+            f"{what} must be sorted (falling for sampling, rising for inversion); got {brief(list(levels))}."
         )
     return levels
 
@@ -291,10 +299,10 @@ def _numbers(what: str, given: Any) -> tuple[float, ...]:
         raise ConfigurationError(f"{what} must be a list of numbers; got {given!r}.")
     try:
         levels = tuple(float(level) for level in given)
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{what} must be a list of numbers; got {given!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigurationError(f"{what} must be a list of numbers; got {brief(given)}.") from None
     if not all(math.isfinite(level) for level in levels):
-        raise ConfigurationError(f"{what} must be finite; got {list(levels)}.")
+        raise ConfigurationError(f"{what} must be finite; got {brief(list(levels))}.")
     return levels
 
 

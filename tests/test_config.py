@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guidance_core import Cosine, Guidance, Linear, SpecError, Table, Within, discovery, hookimpl
+from guidance_core import Cosine, Guidance, GuidanceError, Linear, SpecError, Table, Within, discovery, hookimpl
 from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Gate, Interval, Normalize, Rescale
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
@@ -113,3 +113,123 @@ def test_describe_says_where_each_value_came_from():
     assert origins["stg_scale"] == "preset 2.0"
     assert {p.name: p.origin for p in description.plugins["cfg"]} == {"scale": "given"}
     assert description.total_passes == 4 * 5
+
+
+# Text from elsewhere.
+
+JSON = '{"guidance": [{"plugin": "cfg", "scale": %s}]}'
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda: Guidance.from_spec("\ufeffcfg:scale=3\r\n"),
+        lambda: Guidance.from_json("\ufeff" + JSON % 3),
+        lambda: Guidance.from_toml('\ufeff[[guidance]]\r\nplugin = "cfg"\r\nscale = 3\r\n'),
+    ],
+)
+def test_a_byte_order_mark_and_the_line_ends_of_windows_do_no_harm(load):
+    assert load() == Guidance.from_spec("cfg:scale=3")
+
+
+@pytest.mark.parametrize("count", [40, 5000, 200_000])
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda count: Guidance.from_spec("stg:blocks=" + "[" * count + "]" * count),
+        lambda count: Guidance.from_spec("cfg:scale=" + "{a: " * count + "1" + "}" * count),
+        lambda count: Guidance.from_spec("cfg:scale=" + "linear(" * count),
+        lambda count: Guidance.from_json(JSON % ("[" * count + "]" * count)),
+        lambda count: Guidance.from_json(JSON % ('{"a":' * count + "1" + "}" * count)),
+        lambda count: Guidance.from_toml("guidance = " + "[" * count),
+        lambda count: Guidance.from_dict({"guidance": [{"plugin": "cfg", "scale": nested(count)}]}),
+    ],
+)
+def test_what_is_nested_too_deeply_is_a_short_error(load, count):
+    with pytest.raises(SpecError) as caught:
+        load(count)
+    assert len(str(caught.value)) < 5000
+
+
+def nested(count):
+    value = 1.0
+    for _ in range(count):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1" + "0" * 5000, "-9" + "9" * 320])
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda number: Guidance.from_spec(f"cfg:scale={number}"),
+        lambda number: Guidance.from_spec(f"ltx2:skip_step={number}"),
+        lambda number: Guidance.from_spec(f"stg:blocks={number}"),
+        lambda number: Guidance.from_spec(f"cfg:scale=linear({number}, 1)"),
+        lambda number: Guidance.from_spec(f"cfg:scale=tensor([{number}])"),
+        lambda number: Guidance.from_json(JSON % number),
+        lambda number: Guidance.from_json(JSON % f'{{"tensor": [{number}]}}'),
+        lambda number: Guidance([CFG(scale=whole(number))]),
+        lambda number: Guidance([STG(blocks=whole(number))]),
+        lambda number: Guidance([LTX2(skip_step=whole(number))]),
+        lambda number: CFG(scale=Linear(whole(number), 1)),
+    ],
+)
+def test_a_number_that_is_too_large_is_a_short_error(load, number):
+    with pytest.raises(GuidanceError) as caught:
+        load(number)
+    assert len(str(caught.value)) < 5000
+
+
+def whole(digits):
+    value = 0
+    for digit in digits.lstrip("-"):
+        value = value * 10 + int(digit)
+    return -value if digits.startswith("-") else value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cfg:scale=" + "1" * 200_000 + "x",
+        "c" * 900_000,
+        "," * 900_000,
+        "rescale," * 50_000 + "rescale",
+        "x" * 2_000_000,
+    ],
+    ids=["digits", "name", "commas", "plugins", "longer than allowed"],
+)
+def test_long_text_is_read_in_time_and_its_error_is_short(text):
+    with pytest.raises(GuidanceError) as caught:
+        Guidance.from_spec(text)
+    assert len(str(caught.value)) < 5000
+
+
+def test_a_name_given_twice_is_refused_in_every_form():
+    for load in (
+        lambda: Guidance.from_spec("cfg:scale=3,scale=5"),
+        lambda: Guidance.from_json('{"guidance": [{"plugin": "cfg", "scale": 3, "scale": 5}]}'),
+        lambda: Guidance.from_toml('[[guidance]]\nplugin = "cfg"\nscale = 3\nscale = 5\n'),
+    ):
+        with pytest.raises(SpecError, match=r"scale|overwrite"):
+            load()
+
+
+@pytest.mark.parametrize("blocks", ["abc", ["a", "b"], 3.5, [1.0], {"video": "abc"}, -1])
+@pytest.mark.parametrize("plugin", [lambda blocks: STG(blocks=blocks), lambda blocks: LTX2(stg_blocks=blocks)])
+def test_blocks_are_whole_numbers(plugin, blocks):
+    with pytest.raises(GuidanceError, match="block"):
+        plugin(blocks)
+
+
+def test_one_alpha_stands_for_all_steps():
+    def run(alphas):
+        return Guidance.from_spec("cfg:scale=3,rescale:space=x0").start(
+            conditions={"positive": {}, "negative": {}},
+            sigmas=[9.0, 3.0, 0.5],
+            prediction_type="epsilon",
+            alphas=alphas,
+        )
+
+    assert run(1.0).settings.alphas == run([1.0, 1.0]).settings.alphas
+    assert run(1).settings.alphas == run(torch.tensor(1.0)).settings.alphas == (1.0, 1.0)

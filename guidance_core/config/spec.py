@@ -19,18 +19,24 @@ from typing import Any
 
 import attrs
 
-from guidance_core.errors import SpecError, UnknownNameError, suggest
+from guidance_core.errors import SpecError, UnknownNameError, brief, suggest
 from guidance_core.parameters.schedules import SCHEDULES
 
 _TOKEN = re.compile(
     r"""\s*(?:
-    (?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.-]))
+    (?P<number>[-+]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+(?![\w.-]))
   | (?P<word>[A-Za-z_][\w.\-\#]*|\d[\w.\-]*)
   | (?P<quoted>"(?:[^"\\]|\\.)*")
   | (?P<mark>[:=,\[\]{}()])
     )""",
     re.VERBOSE,
 )
+MOST_TEXT = 1_000_000
+"Characters of a written stack."
+MOST_DEPTH = 32
+MOST_DIGITS = 300
+SHOWN = 120
+"Characters on either side of a mistake that its error shows."
 _WORDS = {"true": True, "false": False, "none": None}
 
 
@@ -49,12 +55,16 @@ def parse_spec(text: str) -> dict[str, list[dict[str, Any]]]:
     """
     if not isinstance(text, str):
         raise SpecError(f"a spec is a string such as 'cfg:scale=3,rescale:phi=0.7'; got {type(text).__name__}.")
+    text = text.removeprefix("\ufeff")
+    if len(text) > MOST_TEXT:
+        raise SpecError(f"a spec has at most {MOST_TEXT:,} characters; got {len(text):,}.")
     return {"guidance": _Parser(text).plugins()}
 
 
 class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
+        self.depth = 0
         self.tokens = self._tokens()
         self.next = 0
 
@@ -70,7 +80,12 @@ class _Parser:
         return [*tokens, _Token("end", "", end)]
 
     def _error(self, what: str, at: int) -> SpecError:
-        return SpecError(f"{what} at position {at + 1} of the spec:\n  {self.text}\n  {' ' * at}^")
+        first, last = max(0, at - SHOWN), at + SHOWN
+        before, after = "... " if first else "", " ..." if last < len(self.text) else ""
+        part = self.text[first:last].replace("\n", " ")
+        return SpecError(
+            f"{what} at position {at + 1} of the spec:\n  {before}{part}{after}\n  {' ' * (len(before) + at - first)}^"
+        )
 
     def _look(self, ahead: int = 0) -> _Token:
         return self.tokens[min(self.next + ahead, len(self.tokens) - 1)]
@@ -119,6 +134,8 @@ class _Parser:
     def _value(self) -> Any:
         token = self._take()
         if token.kind == "number":
+            if len(token.text) > MOST_DIGITS:
+                raise self._error(f"a number of {len(token.text)} digits", token.at)
             return int(token.text) if re.fullmatch(r"[-+]?\d+", token.text) else float(token.text)
         if token.kind == "quoted":
             return re.sub(r"\\(.)", r"\1", token.text[1:-1])
@@ -140,6 +157,14 @@ class _Parser:
         return (token.text[1:-1] if token.kind == "quoted" else token.text), self._value()
 
     def _many(self, closing: str, one: Any) -> list[Any]:
+        self.depth += 1
+        if self.depth > MOST_DEPTH:
+            raise self._error(f"values nested more than {MOST_DEPTH} deep", self._look().at)
+        items = self._items(closing, one)
+        self.depth -= 1
+        return items
+
+    def _items(self, closing: str, one: Any) -> list[Any]:
         items: list[Any] = []
         if self._look().text == closing:
             self._take()
@@ -182,7 +207,7 @@ class _Parser:
 
 
 def _found(token: _Token) -> str:
-    return repr(token.text) if token.text else "the end"
+    return brief(token.text) if token.text else "the end"
 
 
 def format_spec(data: Mapping[str, Any]) -> str:

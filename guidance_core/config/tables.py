@@ -14,6 +14,7 @@ import json
 import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -21,13 +22,24 @@ import cattrs
 import tomli_w
 import torch
 
+from guidance_core.config.spec import MOST_DEPTH, MOST_TEXT
 from guidance_core.discovery import PLUGINS, entry_name, names_of, plugin_class
-from guidance_core.errors import ConfigurationError, GuidanceError, SpecError, UnknownNameError, did_you_mean, suggest
+from guidance_core.errors import (
+    ConfigurationError,
+    GuidanceError,
+    SpecError,
+    UnknownNameError,
+    brief,
+    did_you_mean,
+    suggest,
+)
 from guidance_core.parameters.schedules import SCHEDULES, Schedule
 from guidance_core.parameters.settled import settle
 from guidance_core.parameters.values import PerOutput, TensorValue
 
 TABLE = "guidance"
+MOST_PLUGINS = 256
+MOST = 10**300
 _converter = cattrs.Converter(detailed_validation=False)
 
 
@@ -39,6 +51,7 @@ def load_plugins(data: Any) -> list[tuple[Any, frozenset[str]]]:
         UnknownNameError: no such plugin or parameter; the nearest is suggested.
         ConfigurationError: a value is not allowed.
     """
+    _check_size(data)
     extra = sorted(map(str, set(data) - {TABLE})) if isinstance(data, Mapping) else []
     if extra:
         hint = did_you_mean(extra[0], [TABLE])
@@ -48,13 +61,36 @@ def load_plugins(data: Any) -> list[tuple[Any, frozenset[str]]]:
         hint = " In TOML a list's tables begin with [[guidance]]." if isinstance(tables, Mapping) else ""
         got = "nothing" if tables is None else f"a {type(tables).__name__}"
         raise SpecError(f'guidance is a list of tables under "{TABLE}", one per plugin; got {got}.{hint}')
+    if len(tables) > MOST_PLUGINS:
+        raise SpecError(f"a stack has at most {MOST_PLUGINS} plugins; got {len(tables):,}.")
     loaded = []
     for table in tables:
         if not isinstance(table, Mapping) or not isinstance(table.get("plugin"), str):
-            raise SpecError(f'each plugin is a table with "plugin": its name, and its parameters; got {table!r}.')
+            raise SpecError(f'each plugin is a table with "plugin": its name, and its parameters; got {brief(table)}.')
         parameters = {str(name): value for name, value in table.items() if name != "plugin"}
         loaded.append((build_plugin(table["plugin"], parameters), frozenset(parameters)))
     return loaded
+
+
+def _check_size(data: Any) -> None:
+    """Raise `SpecError` for data that is nested too deeply, too much, or has numbers that no float can hold."""
+    count, level = 0, [data]
+    for _ in range(MOST_DEPTH + 4):  # the lists and tables around the values
+        count += len(level)
+        if count > MOST_TEXT:
+            raise SpecError(f"a stack is written with at most {MOST_TEXT:,} values.")
+        for value in level:
+            if isinstance(value, int) and abs(value) > MOST:
+                raise SpecError(f"the number {brief(value, 60)} is too large.")
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (Mapping, list, tuple))
+            for inner in (value.values() if isinstance(value, Mapping) else value)
+        ]
+        if not level:
+            return
+    raise SpecError(f"values nested more than {MOST_DEPTH} deep.")
 
 
 def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
@@ -74,8 +110,8 @@ def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
         return cls(**{parameter: _typed(fields[parameter], value) for parameter, value in parameters.items()})
     except GuidanceError as error:
         raise type(error)(f"plugin {name!r}: {error}") from None
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"plugin {name!r} cannot be made from {dict(parameters)}: {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigurationError(f"plugin {name!r} cannot be made from {brief(dict(parameters))}: {error}") from error
 
 
 def _typed(field: attrs.Attribute[Any], value: Any) -> Any:
@@ -89,7 +125,7 @@ def _typed(field: attrs.Attribute[Any], value: Any) -> Any:
         return _converter.structure(value, field.type)
     except Exception:
         raise ConfigurationError(
-            f"{field.name} must be {getattr(field.type, '__name__', field.type)}; got {value!r}."
+            f"{field.name} must be {getattr(field.type, '__name__', field.type)}; got {brief(value)}."
         ) from None
 
 
@@ -101,8 +137,9 @@ def decode(value: Any) -> Any:
         if set(value) == {"tensor"}:
             try:
                 return TensorValue(torch.tensor(value["tensor"], dtype=torch.float32))
-            except (TypeError, ValueError) as error:
-                raise SpecError(f"a tensor is a nested list of numbers; got {value['tensor']!r} ({error}).") from None
+            except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+                given = brief(value["tensor"])
+                raise SpecError(f"a tensor is a nested list of numbers; got {given} ({error}).") from None
         return PerOutput({str(output): decode(inner) for output, inner in value.items()})
     if isinstance(value, list | tuple):
         return tuple(decode(inner) for inner in value)
@@ -111,7 +148,7 @@ def decode(value: Any) -> Any:
 
 def _decode_schedule(table: Mapping[str, Any]) -> Any:
     name = table["schedule"]
-    cls = SCHEDULES.get(name)
+    cls = SCHEDULES.get(name) if isinstance(name, str) else None
     if cls is None:
         raise UnknownNameError(f"there is no schedule {name!r}.{suggest(str(name), SCHEDULES)}")
     given = {str(key): decode(value) for key, value in table.items() if key != "schedule"}
@@ -179,7 +216,7 @@ def encode(value: Any, what: str) -> Any:
 
 def from_json(text: str) -> Any:
     """Read JSON text into plain data, or raise `SpecError` with the line."""
-    return _read(json.loads, text, "JSON")
+    return _read(partial(json.loads, object_pairs_hook=_unique), text, "JSON")
 
 
 def from_toml(text: str) -> Any:
@@ -190,10 +227,25 @@ def from_toml(text: str) -> Any:
 def _read(parse: Callable[[str], Any], text: str, language: str) -> Any:
     if not isinstance(text, str):
         raise SpecError(f"{language} is text; got {type(text).__name__}.")
+    text = text.removeprefix("\ufeff")
+    if len(text) > MOST_TEXT:
+        raise SpecError(f"{language} of a stack has at most {MOST_TEXT:,} characters; got {len(text):,}.")
     try:
         return parse(text)
+    except RecursionError:
+        raise SpecError(f"invalid {language}: values nested more than {MOST_DEPTH} deep.") from None
     except ValueError as error:
         raise SpecError(f"invalid {language}: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make the dict of a JSON object, in which a name may stand once."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SpecError(f"{brief(twice)} is given twice in one JSON object.")
+    return made
 
 
 def to_json(data: Any) -> str:

@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from guidance_core.errors import BranchConflictError, ConfigurationError
+from guidance_core.errors import BranchConflictError, ConfigurationError, brief
+
+MOST_BLOCKS = 100_000
 
 
 def _as_blocks(blocks: Any) -> tuple[int, ...] | None:
@@ -25,10 +27,12 @@ def _as_blocks(blocks: Any) -> tuple[int, ...] | None:
         numbers = sorted({index(block) for block in items})
     except TypeError:
         raise ConfigurationError(
-            f"blocks must be whole numbers, for example (28, 29), or None for all; got {blocks!r}."
+            f"blocks must be whole numbers, for example (28, 29), or None for all; got {brief(blocks)}."
         ) from None
     if numbers and numbers[0] < 0:
-        raise ConfigurationError(f"blocks count from 0; got {numbers[0]} in {blocks!r}.")
+        raise ConfigurationError(f"blocks count from 0; got {numbers[0]} in {brief(blocks)}.")
+    if numbers and numbers[-1] > MOST_BLOCKS:
+        raise ConfigurationError(f"no model has {MOST_BLOCKS:,} blocks; got the block {brief(numbers[-1], 60)}.")
     return tuple(numbers)
 
 

@@ -9,9 +9,12 @@ from typing import Any, TypeAlias
 import attrs
 import torch
 
-from guidance_core.errors import ConfigurationError, did_you_mean
+from guidance_core.errors import ConfigurationError, brief, did_you_mean
 from guidance_core.parameters.schedules import Schedule, Table
 from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, Unset
+
+LARGEST = 2**31
+"Of whole numbers that count something."
 
 Scale: TypeAlias = float | TensorValue | PerOutput | Schedule
 "What a numeric parameter may be: a number, a tensor, one per output, or a schedule of the step."
@@ -23,9 +26,17 @@ def as_value(given: Any) -> Any:
         return given.item() if given.ndim == 0 else TensorValue(given)
     if isinstance(given, Mapping) and not isinstance(given, PerOutput):
         return PerOutput({str(output): as_value(value) for output, value in given.items()})
-    if isinstance(given, int) and not isinstance(given, bool):
+    if isinstance(given, int) and not isinstance(given, bool) and is_finite(given):
         return float(given)
     return given
+
+
+def is_finite(number: float) -> bool:
+    """Whether a number is finite, as a float too."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -62,10 +73,10 @@ def check_number(what: str, value: Any, ge: float | None = None, le: float | Non
                 hint = " A schedule of your own inherits guidance_core.Schedule."
             raise ConfigurationError(
                 f"{what} must be a number, a tensor, a value per output such as "
-                f"{{'video': 3, 'audio': 7}}, or a schedule; got {leaf!r} ({type(leaf).__name__})." + hint
+                f"{{'video': 3, 'audio': 7}}, or a schedule; got {brief(leaf)} ({type(leaf).__name__})." + hint
             )
-        elif not math.isfinite(leaf):
-            raise ConfigurationError(f"{what} must be finite; got {leaf!r}.")
+        elif not is_finite(leaf):
+            raise ConfigurationError(f"{what} must be finite; got {brief(leaf)}.")
         else:
             low = high = leaf
         if (ge is not None and low < ge) or (le is not None and high > le):
@@ -149,7 +160,11 @@ def whole(default: Any = attrs.NOTHING, *, ge: int = 0, help: str = "") -> Any:
         for leaf in () if isinstance(value, Unset) else leaves(value):
             if isinstance(leaf, bool) or not isinstance(leaf, int) or leaf < ge:
                 raise ConfigurationError(
-                    f"{type(owner).__name__}: {field.name} must be a whole number of at least {ge}; got {leaf!r}."
+                    f"{type(owner).__name__}: {field.name} must be a whole number of at least {ge}; got {brief(leaf)}."
+                )
+            if leaf > LARGEST:
+                raise ConfigurationError(
+                    f"{type(owner).__name__}: {field.name} must be at most {LARGEST:,}; got {brief(leaf, 60)}."
                 )
 
     return attrs.field(default=default, converter=convert, validator=check, metadata={"help": help})

@@ -7,12 +7,13 @@ every sampler and step count. The fraction of step `i` of `n` is `i / n`, so it 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import attrs
 
-from guidance_core.errors import ConfigurationError
+from guidance_core.errors import ConfigurationError, brief
 
 Axis = Literal["sigma", "fraction"]
 
@@ -47,8 +48,9 @@ class Position:
 
 
 def _finite(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a finite number; got {value!r}.")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or abs(value) > sys.float_info.max or value != value:
+        raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a finite number; got {brief(value)}.")
 
 
 def _axis(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -148,8 +150,8 @@ def _as_rows(rows: Any) -> tuple[tuple[float, Any], ...]:
         raise ConfigurationError(f"a table maps upper bounds of sigma to values; got {rows!r}.")
     try:
         table = sorted(((float(bound), value) for bound, value in pairs), key=lambda row: row[0])
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"a table needs pairs (upper bound of sigma, value); got {rows!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigurationError(f"a table needs pairs (upper bound of sigma, value); got {brief(rows)}.") from None
     bounds = [bound for bound, _ in table]
     if not bounds or any(math.isnan(bound) or bound < 0 for bound in bounds) or len(set(bounds)) < len(bounds):
         raise ConfigurationError(

@@ -18,6 +18,8 @@ from guidance_core import (
     Needs,
     PerOutput,
     Reference,
+    Schedule,
+    SkipBlocks,
     SkipSelfAttention,
     Step,
     Table,
@@ -58,9 +60,9 @@ def _as_blocks(given: Any) -> Any:
     """Block indices as a tuple; a value per output or a table of them is kept."""
     if isinstance(given, Mapping):
         return PerOutput({str(output): _as_blocks(blocks) for output, blocks in given.items()})
-    if isinstance(given, int) and not isinstance(given, bool):
-        return (given,)
-    return tuple(given) if isinstance(given, list) else given
+    if isinstance(given, Table):
+        return Table({bound: _as_blocks(blocks) for bound, blocks in given.rows})
+    return given if given is UNSET or isinstance(given, Schedule) else SkipBlocks(given).blocks
 
 
 @attrs.frozen
