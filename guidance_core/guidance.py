@@ -138,7 +138,7 @@ class Guidance:
                 does not imply them.
             outputs: names of the outputs, for a denoiser that returns a tuple.
             executor: what runs the branches: a name, or an executor.
-            check_finite: raise where a prediction holds NaN or infinity; costs a look at every one.
+            check_finite: raise where a prediction or a result holds NaN or infinity; costs a look at every one.
             given: returns a number for each thing that must be equal on all ranks, such as a checksum of the prompt,
                 by its name; called once, and only with an executor of several ranks.
 

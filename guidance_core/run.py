@@ -135,6 +135,8 @@ class Run:
             if not isinstance(predictions, Sums):
                 predictions = self.executor.collect(plan, plan.taken_apart(predictions))
             results, state = self._combined(plan, predictions)
+            if self.settings.check_finite:
+                plan.check_results(results)
             kept = self._held.kept(plan, results, self._program.keeps) if self._program.keeps else {}
             self.executor.confirm(plan)
         except BaseException as error:

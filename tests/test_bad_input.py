@@ -487,3 +487,36 @@ def test_the_switches_of_the_environment(monkeypatch):
     with pytest.raises(UnknownNameError, match=discovery.DISABLE):
         Guidance.from_spec("cfg")
     assert Guidance([CFG()]).plugins == (CFG(),)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e5m2])
+def test_a_result_that_overflows_is_reported_where_finite_numbers_are_asked_for(dtype):
+    most = torch.full((1, 4), torch.finfo(dtype).max * 0.75).to(dtype)
+    run = start([CFG(scale=30.0)], check_finite=True)
+    predictions = {"cond": most, "uncond": (-most.float()).to(dtype)}
+    with pytest.raises(NonFiniteError, match=r"the guided prediction of step 0 .* though every prediction is finite"):
+        run.step(0, torch.zeros(1, 4), lambda branch: predictions[branch.name])
+
+
+@pytest.mark.parametrize("count", [8, 200_000])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "cfg:scale=3",
+        "cfg:scale=tensor([1, 3])",
+        "apg:scale=3",
+        "cfg:scale=3,rescale:phi=0.7,space=x0",
+        "cfg:scale=3,normalize",
+    ],
+)
+def test_the_default_device_changes_nothing(spec, count):
+    def results():
+        run = Guidance.from_spec(spec).start(conditions=BOTH, sigmas=[1.0, 0.5, 0.0], prediction_type="flow")
+        return [run.step(step, x, lambda branch: given[branch.name]) for step in range(2)]
+
+    x, *passes = (torch.linspace(-1, end, 2 * count).view(2, count) for end in (1.0, 2.0, 3.0))
+    given = dict(zip(("cond", "uncond"), passes, strict=True))
+    expected = results()
+    with torch.device("meta"):
+        found = results()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

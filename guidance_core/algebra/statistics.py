@@ -125,7 +125,7 @@ def std_of(read: Read, n: int) -> Tensor:
         sums.append(total)
         squares.append(_norms(shifted))
         sizes += [leaves.shape[1]] * leaves.shape[0]
-    total, size = torch.cat(sums), torch.tensor(sizes, dtype=sums[0].dtype)
+    total, size = torch.cat(sums), torch.tensor(sizes, dtype=sums[0].dtype, device=sums[0].device)
     apart = (total / size).sub_(total.sum() / n)
     second = torch.cat(squares).square_().sum() + apart.square_().mul_(size).sum()
     return second.div_(n).sqrt_()

@@ -136,7 +136,7 @@ def decode(value: Any) -> Any:
             return _decode_schedule(value)
         if set(value) == {"tensor"}:
             try:
-                return TensorValue(torch.tensor(value["tensor"], dtype=torch.float32))
+                return TensorValue(torch.tensor(value["tensor"], dtype=torch.float32, device="cpu"))
             except (TypeError, ValueError, RuntimeError, OverflowError) as error:
                 given = brief(value["tensor"])
                 raise SpecError(f"a tensor is a nested list of numbers; got {given} ({error}).") from None

@@ -159,4 +159,4 @@ def _active(plan: Plan) -> list[str]:
 
 
 def _accumulation(dtype: torch.dtype) -> torch.dtype:
-    return accumulation_dtype(torch.empty(0, dtype=dtype))
+    return accumulation_dtype(torch.empty(0, dtype=dtype, device="cpu"))

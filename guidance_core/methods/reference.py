@@ -93,7 +93,7 @@ class BasePrediction:
         """Read one sample's prediction in a space a block at a time, without ever holding it whole."""
         row, noisy = self._prediction[number].reshape(-1), self._sample[number].reshape(-1)
         working = accumulation_dtype(row)
-        buffer, loaded = torch.empty(BLOCK, dtype=working), torch.empty(BLOCK, dtype=working)
+        buffer, loaded = (torch.empty(BLOCK, dtype=working, device=row.device) for _ in range(2))
         conversion = affine(self._own, space, self._noise)
 
         def read(start: int, stop: int) -> Tensor:

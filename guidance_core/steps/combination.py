@@ -64,7 +64,7 @@ class Workspace:
         held = self._buffers.get(output)
         if held is None or held.shape != like.shape:
             with torch.inference_mode(False):  # it outlives the mode it is made in
-                held = self._buffers[output] = torch.empty(like.shape, dtype=torch.float32)
+                held = self._buffers[output] = torch.empty(like.shape, dtype=torch.float32, device=like.device)
         return held
 
     def safe(self, value: Any) -> Any:

@@ -293,8 +293,18 @@ class Plan:
 
     def check_finite(self, branch: str, output: str, tensor: Tensor) -> None:
         """Raise `NonFiniteError` if a prediction holds NaN or infinity."""
-        if not bool(torch.isfinite(tensor).all()):
+        if not _is_finite(tensor):
             raise NonFiniteError(f"branch {branch!r} of step {self.index}: output {output!r} holds NaN or infinity.")
+
+    def check_results(self, results: Mapping[str, Tensor]) -> None:
+        """Raise `NonFiniteError` if a guided prediction holds NaN or infinity, though every prediction is finite."""
+        for output, result in results.items():
+            if not _is_finite(result):
+                dtype = str(result.dtype).removeprefix("torch.")
+                raise NonFiniteError(
+                    f"the guided prediction of step {self.index} holds NaN or infinity in output {output!r}, though "
+                    f"every prediction is finite: it may lie beyond what {dtype} can hold; lower the scale."
+                )
 
     def can_split_rows(self, *, needs_tensor_statistics: bool) -> bool:
         """Whether the batch can be shared out by rows.
@@ -338,6 +348,12 @@ class Plan:
         sample = self.samples[output]
         sample = sample if rows is None else sample[rows]
         return BasePrediction(base, sample, own, self.noise[output]).statistic(key)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.dtype.itemsize == 1:  # torch does not look at those itself
+        tensor = tensor.float()
+    return bool(torch.isfinite(tensor).all())
 
 
 def _in_rows(weight: Weight, rows: slice | None) -> Weight:

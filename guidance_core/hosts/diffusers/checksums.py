@@ -64,7 +64,7 @@ def _sampled(model: Any) -> Tensor:
         flat = weight.detach().reshape(-1)
         if flat.numel() and flat.device.type != "meta":  # those of an offloaded model are elsewhere
             parts.append(flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES].float())
-    return torch.cat([part.cpu() for part in parts]) if parts else torch.empty(0)
+    return torch.cat([part.cpu() for part in parts]) if parts else torch.empty(0, device="cpu")
 
 
 def _adapters(model: Any) -> Iterator[tuple[str, Any]]:

@@ -27,7 +27,7 @@ class Placeholder(Tensor):
         Args:
             why: what the error says.
         """
-        made = torch.empty(0).as_subclass(cls)
+        made = torch.empty(0, device="cpu").as_subclass(cls)
         made.__dict__.update(_filled=None, _why=why)
         return made
 
