@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ class StackedDenoiser:
         velocity = run.step(i, x, denoise)
 
     Shared inputs are repeated and the branches' own inputs concatenated along the batch dimension;
-    the output is split again. Branches with different perturbations or models never share a forward. It
-    takes rows of the batch too, for executors that share them out.
+    the output is split again. An input of one row stands for the whole batch. Inputs may be nested in dicts, lists
+    and tuples. Branches with different perturbations or models never share a forward. It takes rows of the batch
+    too, for executors that share them out.
     """
 
     takes_rows = True
@@ -31,6 +32,7 @@ class StackedDenoiser:
         shared: Mapping[str, Any],
         *,
         pad: Mapping[str, str] | None = None,
+        sample: str | None = None,
         adapt: Callable[[BoundBranch], Mapping[str, Any]] | None = None,
     ) -> None:
         """Describe how the model is called.
@@ -41,13 +43,16 @@ class StackedDenoiser:
                 anything else is passed as it is.
             pad: inputs whose length (dimension 1) may differ between branches, each with the name of
                 the mask input to build: `[B, L]`, True for real positions. An own mask of that name in a
-                condition is kept and padded.
+                condition is kept and padded; None stands for a mask that is True everywhere.
+            sample: name of the shared input that is the sample, whose first dimension is the batch; if not
+                given, the first shared tensor of two dimensions or more.
             adapt: gives the extra model inputs that a branch's perturbations stand for. Not needed where
                 no method perturbs.
         """
         self._model = model
         self._shared = dict(shared)
         self._pad = dict(pad or {})
+        self._sample = sample
         self._adapt = adapt
 
     def __call__(self, branch: BoundBranch) -> Any:
@@ -81,38 +86,85 @@ class StackedDenoiser:
                     f"branches {first.name!r} and {branch.name!r} cannot be stacked: their inputs are "
                     f"{', '.join(sorted(names))} and {', '.join(sorted(inputs))}."
                 )
-        size = self._batch_size(own[0])
+        size = self._batch_size(own)
         rows = [slice(0, size) if branch.rows is None else branch.rows for branch in branches]
         inputs = {name: _repeated(value, rows, size) for name, value in self._shared.items()}
-        own = [_only(each, part, size) for each, part in zip(own, rows, strict=True)]
+        own = [
+            {
+                name: _rows_of(value, part, size, f"input {name!r} of branch {branch.name!r}")
+                for name, value in each.items()
+            }
+            for branch, each, part in zip(branches, own, rows, strict=True)
+        ]
         longest = {name: max(each[name].shape[1] for each in own) for name in self._pad if name in names}
+        masks = {mask: longest[name] for name, mask in self._pad.items() if name in longest}
         for name in own[0]:
-            inputs[name] = self._joined(name, [each[name] for each in own], longest)
+            length = longest.get(name) or masks.get(name) or 0
+            inputs[name] = _joined(f"input {name!r}", [each[name] for each in own], length)
         inputs |= self._adapt(first) if self._adapt is not None else {}
         return _split(self._model(**inputs), [part.stop - part.start for part in rows])
 
     def _padded(self, branch: BoundBranch) -> dict[str, Any]:
         inputs = dict(branch.inputs)
         for name, mask in self._pad.items():
-            if name in inputs and mask not in inputs:
-                value = inputs[name]
+            value = inputs.get(name)
+            if isinstance(value, Tensor) and inputs.get(mask) is None:
                 inputs[mask] = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
         return inputs
 
-    def _joined(self, name: str, values: list[Any], longest: Mapping[str, int]) -> Any:
-        if not isinstance(values[0], Tensor):
-            if any(value is not values[0] and value != values[0] for value in values):
+    def _batch_size(self, own: Sequence[Mapping[str, Any]]) -> int:
+        if self._sample is not None:
+            if self._sample not in self._shared:
                 raise DenoiserError(
-                    f"input {name!r} differs between branches and is not a tensor, so it cannot be stacked."
+                    f"sample={self._sample!r} is not among the shared inputs, which are {', '.join(self._shared)}."
                 )
-            return values[0]
-        masks = {mask: padded for padded, mask in self._pad.items()}
-        length = longest.get(name) or longest.get(masks.get(name, "")) or 0
-        return torch.cat([_lengthened(value, length) for value in values]) if length else torch.cat(values)
+            return int(next(_tensors(self._shared[self._sample])).shape[0])
+        for value in _tensors(self._shared):
+            if value.ndim > 1:
+                return int(value.shape[0])
+        sizes = [int(value.shape[0]) for value in _tensors([self._shared, own]) if value.ndim]
+        return max(sizes, default=1)
 
-    def _batch_size(self, own: Mapping[str, Any]) -> int:
-        tensors = [value for value in (*own.values(), *self._shared.values()) if isinstance(value, Tensor)]
-        return next((int(value.shape[0]) for value in tensors if value.ndim), 1)
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in an input, those inside dicts, lists and tuples included."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(inner)
+
+
+def _joined(what: str, values: list[Any], length: int) -> Any:
+    """Concatenate one input of several branches, tensors padded to `length` if that is not 0."""
+    first = values[0]
+    if all(isinstance(value, Tensor) and value.ndim for value in values):
+        if len({value.shape[2 if length else 1 :] for value in values}) > 1:
+            shapes = ", ".join(str(tuple(value.shape)) for value in values)
+            raise DenoiserError(
+                f"{what} has the shapes {shapes} in the branches of one forward, which cannot be stacked; where "
+                "lengths differ, name its mask with StackedDenoiser(pad=...)."
+            )
+        return torch.cat([_lengthened(value, length) for value in values] if length else values)
+    if isinstance(first, Mapping) and all(isinstance(each, Mapping) and each.keys() == first.keys() for each in values):
+        return {name: _joined(f"{what}[{name!r}]", [each[name] for each in values], 0) for name in first}
+    if type(first) in (list, tuple) and all(type(each) is type(first) and len(each) == len(first) for each in values):
+        places = enumerate(zip(*values, strict=True))
+        return type(first)(_joined(f"{what}[{place}]", list(each), 0) for place, each in places)
+    if not all(_is_same(value, first) for value in values):
+        raise DenoiserError(f"{what} differs between branches and is not a tensor of rows, so it cannot be stacked.")
+    return first
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    try:
+        return bool(one == other)
+    except (ValueError, RuntimeError):  # an array, whose comparison has many answers
+        return False
 
 
 def _lengthened(value: Tensor, length: int) -> Tensor:
@@ -124,18 +176,28 @@ def _lengthened(value: Tensor, length: int) -> Tensor:
 
 def _repeated(value: Any, rows: Sequence[slice], size: int) -> Any:
     """Return the wanted rows of a shared input, once for each branch."""
+    if isinstance(value, Mapping):
+        return {name: _repeated(inner, rows, size) for name, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_repeated(inner, rows, size) for inner in value)
     if not isinstance(value, Tensor) or not value.ndim or value.shape[0] != size:
         return value
     return value if len(rows) == 1 and rows[0] == slice(0, size) else torch.cat([value[part] for part in rows])
 
 
-def _only(inputs: dict[str, Any], rows: slice, size: int) -> dict[str, Any]:
-    if rows == slice(0, size):
-        return inputs
-    return {
-        name: value[rows] if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
-        for name, value in inputs.items()
-    }
+def _rows_of(value: Any, rows: slice, size: int, what: str) -> Any:
+    """Return the wanted rows of a branch's own input; one row stands for all."""
+    if isinstance(value, Mapping):
+        return {name: _rows_of(inner, rows, size, f"{what}, {name!r}") for name, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_rows_of(inner, rows, size, what) for inner in value)
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value
+    if value.shape[0] == 1 != size:
+        value = value.expand(size, *value.shape[1:])
+    if value.shape[0] != size:
+        raise DenoiserError(f"{what} has {value.shape[0]} rows; the sample has {size}. Give it as many, or one.")
+    return value if rows == slice(0, size) else value[rows]
 
 
 def _split(output: Any, sizes: list[int]) -> list[Any]:
