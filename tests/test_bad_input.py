@@ -178,8 +178,8 @@ def test_start(changed, says):
 
 def test_a_message_says_each_thing_once():
     with pytest.raises(ConfigurationError) as caught:
-        start([CFG()], prediction_type="velocity")
-    assert str(caught.value) == "prediction_type must be one of epsilon, v, x0, flow; got 'velocity'."
+        start([CFG()], prediction_type="logits")
+    assert str(caught.value) == "prediction_type must be one of epsilon, v, x0, flow; got 'logits'."
     with pytest.raises(UnknownNameError) as caught:
         start([CFG()], conditions={"positive": {}})
     assert "Did you mean" not in str(caught.value), "negative is not positive misspelt"
@@ -520,3 +520,18 @@ def test_the_default_device_changes_nothing(spec, count):
     with torch.device("meta"):
         found = results()
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [("v_prediction", "v"), ("sample", "x0"), ("eps", "epsilon"), ("velocity", "flow"), ("x-start", "x0")],
+)
+def test_prediction_types_by_the_names_of_other_libraries_get_the_name_here(given, known):
+    with pytest.raises(ConfigurationError, match=f"got '{given}'. That is '{known}' here"):
+        start([CFG()], prediction_type=given)
+
+
+def test_a_tuple_of_one_prediction_is_explained():
+    x = torch.zeros(1, 4)
+    with pytest.raises(DenoiserError, match=r"a tuple of 1\. A model called with return_dict=False"):
+        start([CFG()]).step(0, x, lambda branch: (x,))

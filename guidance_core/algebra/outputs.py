@@ -91,7 +91,10 @@ class Structure:
     def misfit(self, value: Any, what: str, error: type[GuidanceError]) -> GuidanceError:
         """Return the `error` that says how `what` differs, for a value whose entries are None."""
         if self.kind == "tensor":
-            return error(f"{what} must be a tensor, as the sample is; got {_shown(value)}.")
+            hint = ""
+            if isinstance(value, _SEQUENCES) and len(value) == 1 and isinstance(value[0], Tensor):
+                hint = " A model called with return_dict=False returns a tuple of one; hand over its first entry."
+            return error(f"{what} must be a tensor, as the sample is; got {_shown(value)}.{hint}")
         if self.kind == "dict" and (not isinstance(value, Mapping) or set(value) != set(self.names)):
             return error(f"{what} must be a dict with {', '.join(self.names)}; got {_shown(value)}.")
         if self.kind == "tuple" and (not isinstance(value, (tuple, list)) or len(value) != len(self.names)):

@@ -25,10 +25,29 @@ Space = Literal["epsilon", "v", "x0", "flow"]
 SPACES: tuple[str, ...] = get_args(Space)
 
 
+ELSEWHERE = {
+    "v_prediction": "v",
+    "velocity": "flow",
+    "flow_prediction": "flow",
+    "rectified_flow": "flow",
+    "sample": "x0",
+    "x_0": "x0",
+    "x_start": "x0",
+    "denoised": "x0",
+    "data": "x0",
+    "eps": "epsilon",
+    "noise": "epsilon",
+}
+"What prediction types are called in other libraries."
+
+
 def check_space(what: str, given: object) -> None:
     """Raise `ConfigurationError` unless `given` names a prediction type."""
     if given not in SPACES:
-        hint = did_you_mean(given, SPACES) if isinstance(given, str) else ""
+        hint = ""
+        if isinstance(given, str):
+            known = ELSEWHERE.get(given.lower().replace("-", "_"))
+            hint = f" That is {known!r} here." if known else did_you_mean(given, SPACES)
         raise ConfigurationError(f"{what} must be one of {', '.join(SPACES)}; got {given!r}.{hint}")
 
 
@@ -65,7 +84,8 @@ class Noise:
             return math.sqrt(1.0 - self.sigma**2)
         raise ConfigurationError(
             f"converting {spaces[0]} to {spaces[1]} at sigma {self.sigma:g} needs alpha: start the run with "
-            "alphas=[...], one per step (1.0 each where the sample is x0 + sigma * noise)."
+            "alphas=[...], one per step (1.0 each where the sample is x0 + sigma * noise), and give alpha=... to a "
+            "step that is given sigma=...."
         )
 
 
