@@ -118,5 +118,6 @@ def test_nested_inputs_are_stacked_inside():
     ],
 )
 def test_what_cannot_be_stacked_is_named(one, other, says):
-    with pytest.raises(DenoiserError, match=says):
-        step({"text": one}, {"text": other})
+    for given in ({}, {"pad": {"text": "mask"}}) if "lengths" not in says else ({},):
+        with pytest.raises(DenoiserError, match=says if not given else r"input|inputs are"):
+            step({"text": one}, {"text": other}, **given)

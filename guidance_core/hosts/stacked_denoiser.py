@@ -96,7 +96,11 @@ class StackedDenoiser:
             }
             for branch, each, part in zip(branches, own, rows, strict=True)
         ]
-        longest = {name: max(each[name].shape[1] for each in own) for name in self._pad if name in names}
+        longest = {
+            name: max(each[name].shape[1] for each in own)
+            for name in self._pad
+            if name in names and all(isinstance(each[name], Tensor) and each[name].ndim > 1 for each in own)
+        }
         masks = {mask: longest[name] for name, mask in self._pad.items() if name in longest}
         for name in own[0]:
             length = longest.get(name) or masks.get(name) or 0
