@@ -62,7 +62,12 @@ def _as_blocks(given: Any) -> Any:
         return PerOutput({str(output): _as_blocks(blocks) for output, blocks in given.items()})
     if isinstance(given, Table):
         return Table({bound: _as_blocks(blocks) for bound, blocks in given.rows})
-    return given if given is UNSET or isinstance(given, Schedule) else SkipBlocks(given).blocks
+    if given is UNSET or isinstance(given, Schedule):
+        return given
+    try:
+        return SkipBlocks(given).blocks
+    except ConfigurationError as error:
+        raise ConfigurationError(f"LTX2: stg_blocks: {error}") from None
 
 
 @attrs.frozen
