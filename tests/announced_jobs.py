@@ -14,6 +14,7 @@ from rank_jobs import EXECUTORS, Counting, bits, flat
 from run_jobs import CASE, SIGMAS, STEPS, start
 
 from guidance_core import GuidanceError
+from guidance_core.executors.agreement import AFTER, OTHER, Record, agreement_of, check_all_well, failure
 
 SPEC = "cfg:scale=3,rescale:phi=0.5"
 
@@ -211,3 +212,18 @@ def torn(group: Any, name: str, kind: str, odd: int) -> tuple[tuple[str, str], b
         said = "", ""
         return said, right(other, other_serial, 2, 2)
     return said, right(run, serial, 2, 2) and right(other, other_serial, 2, 2)
+
+
+def late_beside_another_step(group: Any, odd: int) -> str:
+    """Have one rank turn to another step while the others fail on what it sent; the error of this rank."""
+    agreement = agreement_of(group)
+    try:
+        if group.rank() == odd:
+            records = agreement.exchange(Record(text="step 5 of 8"), OTHER)
+        else:
+            late = failure(ValueError("zeros"), group.rank(), "step 4", is_late=True)
+            records = agreement.exchange(late, AFTER)
+        check_all_well(records)
+    except GuidanceError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

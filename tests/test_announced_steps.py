@@ -88,3 +88,10 @@ def test_equal_runs_in_another_order_on_one_rank_are_an_error(ranks, name):
     assert set(found) == {found[0]}
     assert found[0][0] == "PlanMismatchError"
     assert "which run it is, counted from the group's first" in found[0][1]
+
+
+def test_another_step_is_named_before_what_failed_because_of_it(ranks):
+    found = ranks.run(announced_jobs.late_beside_another_step, 1, ranks=3)
+    assert set(found) == {found[0]}
+    assert found[0].startswith("PlanMismatchError: the ranks are not at the same point")
+    assert "rank 1 turns to step 5 of 8" in found[0]

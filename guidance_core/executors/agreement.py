@@ -114,8 +114,8 @@ class Agreement:
         broken = [rank for rank, (other, _) in enumerate(decoded) if other == LOST]
         if broken:
             raise payload_lost(f"rank {broken[0]} says that {decoded[broken[0]][1].text}", self.size)
-        if any(record.error >= 0 for _, record in decoded):
-            return [record for _, record in decoded]  # that comes first, wherever it happened
+        if any(record.error >= 0 and not record.is_late for _, record in decoded):
+            return [record for _, record in decoded]  # wherever it happened; a late one may follow from it
         if any(other != phase for other, _ in decoded):
             raise PlanMismatchError(
                 "the ranks are not at the same point: "

@@ -321,6 +321,7 @@ class DistributedExecutor(Executor):
 
         def move() -> None:
             if payload is not None:
+                payload.sent.zero_()
                 self._moved(unheld, payload)
 
         announced = Announced(ref(plan.identity), following.form, payload, move)
