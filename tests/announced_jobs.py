@@ -14,7 +14,8 @@ from rank_jobs import EXECUTORS, Counting, bits, flat
 from run_jobs import CASE, SIGMAS, STEPS, start
 
 from guidance_core import GuidanceError
-from guidance_core.executors.agreement import AFTER, OTHER, Record, agreement_of, check_all_well, failure
+from guidance_core.executors.agreement import agreement_of
+from guidance_core.executors.records import AFTER, OTHER, Record, check_all_well, failure
 
 SPEC = "cfg:scale=3,rescale:phi=0.5"
 

@@ -266,8 +266,9 @@ def lockstep(group: Any) -> list[int]:
 
 def control_beside_another_backend(group: Any) -> tuple[float, str]:
     """Use a group without a CPU backend, made after ranks came to belong to different numbers of groups."""
-    from guidance_core.executors.agreement import Agreement, Record
+    from guidance_core.executors.agreement import Agreement
     from guidance_core.executors.groups import control_group
+    from guidance_core.executors.records import Record
 
     dist.new_group([0])
     other = dist.new_group(list(range(group.size())), backend="cuda:gloo", timeout=datetime.timedelta(seconds=7))

@@ -51,7 +51,7 @@ def test_a_fault_on_one_rank_is_one_error_on_all(ranks, name, kind, victim):
 
 
 AT_THE_FIRST_ONLY = {"hook at start", "no memory"}
-"There is no start later, and the memory is there since the step before."
+"A later step starts no run, and the step before it allocated its memory."
 ANNOUNCED = {
     **{kind: said for kind, said in RAISED.items() if said[0] != "PlanMismatchError" and kind not in AT_THE_FIRST_ONLY},
     "other sample shape": ("PlanMismatchError", "turns to step 2 of 3"),

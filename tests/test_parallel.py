@@ -163,7 +163,7 @@ def test_the_shares_of_rows_end_at_the_rows_nearest_to_equal_shares(costs, count
 
     placement = place_rows([Branch(f"b{i}", cost=cost) for i, cost in enumerate(costs)], rows, count)
     if all(unit.rows is None for units in placement.units for unit in units):
-        return  # whole branches are no worse
+        return  # cutting branches gains nothing
     done = 0.0
     for number, units in enumerate(placement.units[:-1]):
         for unit in units:

@@ -38,7 +38,7 @@ ELSEWHERE = {
     "eps": "epsilon",
     "noise": "epsilon",
 }
-"What prediction types are called in other libraries."
+"Names that other libraries use for the prediction types."
 
 
 def check_space(what: str, given: object) -> None:

@@ -64,7 +64,7 @@ def checks_of(
     """Return every check of every subject, bound to it and marked for pytest.
 
     Raises:
-        UnknownNameError: there is no such check of these subjects.
+        UnknownNameError: no check of that name exists for these subjects.
         ConfigurationError: a check is left out, or expected to fail, without a reason.
     """
     import pytest

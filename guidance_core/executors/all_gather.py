@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.executors.distributed import DistributedExecutor, Payload, Unheld
+from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.packing import Slot, slots_of
+from guidance_core.executors.payload import Payload, Unheld
 from guidance_core.executors.placement import Placement, Unit
 from guidance_core.steps.plan import Plan, Predictions
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from guidance_core.algebra.arithmetic import accumulation_dtype
 from guidance_core.algebra.statistics import kept_shape
-from guidance_core.executors.distributed import DistributedExecutor, Payload, Unheld
+from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.packing import Slot, slots_of
+from guidance_core.executors.payload import Payload, Unheld
 from guidance_core.executors.placement import Placement
 from guidance_core.methods.reference import Statistic
 from guidance_core.methods.requests import BASE

@@ -27,22 +27,7 @@ from torch import Tensor
 
 from guidance_core.algebra.digest import PARTS, digest
 from guidance_core.errors import ConfigurationError, DenoiserError, ExecutorError, RankLostError
-from guidance_core.executors.agreement import (
-    AFTER,
-    BEFORE,
-    PLANNED,
-    Announced,
-    Record,
-    agreed_dtypes,
-    agreement_of,
-    begin_together,
-    check_all_well,
-    check_output_count,
-    check_same_plan,
-    set_aside,
-    shared_error,
-    shown_dtypes,
-)
+from guidance_core.executors.agreement import Announced, agreement_of, begin_together, set_aside, shared_error
 from guidance_core.executors.base import Denoiser, Executor, StartedT, run_batch, run_branch
 from guidance_core.executors.groups import (
     check_alive,
@@ -52,7 +37,19 @@ from guidance_core.executors.groups import (
     stages_through_cpu,
     timeout_of,
 )
-from guidance_core.executors.placement import Placement, Unit, place_branches, place_rows
+from guidance_core.executors.payload import MOVE, Payload, Placed, Unheld
+from guidance_core.executors.placement import Placement, place_branches, place_rows
+from guidance_core.executors.records import (
+    AFTER,
+    BEFORE,
+    PLANNED,
+    Record,
+    agreed_dtypes,
+    check_all_well,
+    check_output_count,
+    check_same_plan,
+    shown_dtypes,
+)
 from guidance_core.methods.requests import Branch
 from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.settings import RunIdentity
@@ -74,45 +71,6 @@ class Counts:
     control_exchanges: int = 0
     control_seconds: float = 0.0
     "Time in control exchanges, waiting for slower ranks included."
-
-
-MOVE = -1
-"Where other ranks wait: in the payload, and then in the agreement after it."
-
-
-@attrs.define(eq=False)
-class Placed:
-    """What an executor notes of a step when it has chosen who runs what."""
-
-    placement: Placement
-    units: tuple[Unit, ...]
-    "What this rank runs: the branches of `plan.own_branches`, in order."
-    agrees: bool
-    "Whether the ranks exchange records in this step."
-    awaited: int | None
-    "Where the other ranks wait for this one: an exchange, or `MOVE`; None where they do not."
-    payload: Payload | None = None
-    "What moves, once there is memory for it."
-
-
-@attrs.frozen(eq=False)
-class Unheld:
-    """Stands for the plan of a step that this rank does not make."""
-
-    placed: Placed
-
-
-class Payload:
-    """What one collective moves in a step, with the memory for it."""
-
-    def __init__(self, placement: Placement, sent: Tensor) -> None:
-        self.placement = placement
-        self.sent = sent
-        "What this rank sends; bytes."
-
-    def again(self) -> Payload:
-        """Return a payload of the same form with memory of its own, for another step."""
-        raise NotImplementedError
 
 
 class DistributedExecutor(Executor):

@@ -46,7 +46,7 @@ class KnownLayouts:
         try:
             while isinstance(at, _Asked):
                 at = at.ways.get(at.question.answered_at(moment, self._plugins))
-        except Exception:  # there is no answer, or it cannot be compared; the plugin itself will be asked
+        except Exception:  # ask the plugin itself, which raises what is wrong
             return None
         return next((each for each in at or () if each.asked_to_hold & holdable == each.holds), None)
 

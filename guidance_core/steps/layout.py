@@ -103,8 +103,8 @@ class OutputLayout:
     center: str = attrs.field(init=False)
     """The branch from which the sum is formed: the one of the largest weight, which is nearly always `cond`.
 
-    Whatever branch is taken, `Σ wᵢ·pᵢ = p + Σ wᵢ·(pᵢ − p)`, since the weights add up to 1. From that of the largest
-    weight, rounding errors are no larger than those of the terms.
+    Whatever branch is taken, `Σ wᵢ·pᵢ = p + Σ wᵢ·(pᵢ − p)`, since the weights add up to 1. With the branch
+    of the largest weight, rounding errors stay within those of the terms.
     """
 
     @property

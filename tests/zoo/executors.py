@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.utils._pytree import tree_map
 
 from guidance_core import AllGatherExecutor, AllReduceExecutor, SerialExecutor, run_branch
-from guidance_core.executors.agreement import Record, check_all_well
+from guidance_core.executors.records import Record, check_all_well
 from zoo.entry import ENTRIES, Broken, broken
 
 
