@@ -11,7 +11,19 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)
     import torch  # noqa: F401
 
-from guidance_core.algebra.statistics import inner, norm, ratio, std
+from guidance_core.algebra.statistics import (
+    Inner,
+    Mean,
+    Norm,
+    Over,
+    Quantile,
+    Statistic,
+    Std,
+    inner,
+    norm,
+    ratio,
+    std,
+)
 from guidance_core.errors import (
     BranchConflictError,
     ConfigurationError,
@@ -41,6 +53,8 @@ from guidance_core.executors import (
 )
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.stacked_denoiser import StackedDenoiser
+from guidance_core.methods.capabilities import Capabilities
+from guidance_core.methods.fields import blocks, extent
 from guidance_core.methods.hookspecs import hookimpl
 from guidance_core.methods.perturbations import (
     IdentityAttention,
@@ -50,9 +64,9 @@ from guidance_core.methods.perturbations import (
     SkipSelfAttention,
 )
 from guidance_core.methods.reference import Multiply, Reference
-from guidance_core.methods.requests import Branch, Hold, Needs
+from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
 from guidance_core.methods.step import Step
-from guidance_core.parameters.fields import Scale, choice, flag, number, text, whole
+from guidance_core.parameters.fields import Scale, choice, flag, function, names, number, numbers, text, whole
 from guidance_core.parameters.schedules import Cosine, Linear, Schedule, Table, Window, Within
 from guidance_core.parameters.settled import settle
 from guidance_core.parameters.values import UNSET, PerOutput
@@ -66,11 +80,13 @@ __all__ = [
     "UNSET",
     "AllGatherExecutor",
     "AllReduceExecutor",
+    "Amend",
     "AutoExecutor",
     "BatchedExecutor",
     "BoundBranch",
     "Branch",
     "BranchConflictError",
+    "Capabilities",
     "ConfigurationError",
     "Cosine",
     "Denoiser",
@@ -81,20 +97,26 @@ __all__ = [
     "GuidanceError",
     "Hold",
     "IdentityAttention",
+    "Inner",
     "IsolateOutputs",
     "Linear",
+    "Mean",
     "Multiply",
     "Needs",
     "NonFiniteError",
+    "Norm",
+    "Over",
     "PerOutput",
     "Perturbation",
     "Plan",
     "PlanMismatchError",
     "PluginError",
+    "Quantile",
     "RankError",
     "RankFailedError",
     "RankLostError",
     "Reference",
+    "Request",
     "Run",
     "Scale",
     "Schedule",
@@ -103,6 +125,8 @@ __all__ = [
     "SkipSelfAttention",
     "SpecError",
     "StackedDenoiser",
+    "Statistic",
+    "Std",
     "Step",
     "Sums",
     "Table",
@@ -110,12 +134,17 @@ __all__ = [
     "Window",
     "Within",
     "__version__",
+    "blocks",
     "choice",
+    "extent",
     "flag",
+    "function",
     "hookimpl",
     "inner",
+    "names",
     "norm",
     "number",
+    "numbers",
     "ratio",
     "run_branch",
     "settle",

@@ -20,6 +20,8 @@ from guidance_core.errors import ConfigurationError, brief
 from guidance_core.executors.base import Executor
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
+from guidance_core.methods.capabilities import Supports
+from guidance_core.methods.noise import Seeds
 from guidance_core.methods.stack import Stack
 from guidance_core.run import Run
 from guidance_core.steps.program import Program
@@ -124,6 +126,8 @@ class Guidance:
         outputs: Sequence[str] | None = None,
         executor: str | Executor = "serial",
         check_finite: bool = False,
+        seeds: int | Sequence[int] | torch.Tensor | None = None,
+        supports: Supports | None = None,
         given: Callable[[], Mapping[str, int]] | None = None,
     ) -> Run:
         """Start a run: one generation, which owns all state.
@@ -139,6 +143,10 @@ class Guidance:
             outputs: names of the outputs, for a denoiser that returns a tuple.
             executor: what runs the branches: a name, or an executor.
             check_finite: raise where a prediction or a result holds NaN or infinity; costs a look at every one.
+            seeds: one for each sample, or one from which those of the samples follow, for methods that draw noise;
+                drawn if not given, and then `run.seeds` tells them. Torch's own generators are not used.
+            supports: returns None, or the reason why the model cannot run a pass; called once for each distinct one.
+                `Capabilities` is a ready one.
             given: returns a number for each thing that must be equal on all ranks, such as a checksum of the prompt,
                 by its name; called once, and only with an executor of several ranks.
 
@@ -161,6 +169,8 @@ class Guidance:
                 prediction_type=_checked_type(prediction_type),
                 outputs=_checked_outputs(outputs),
                 check_finite=bool(check_finite),
+                seeds=Seeds.of(seeds),
+                supports=_checked_supports(supports),
                 given=given,
             )
             for output, levels in settings.sigmas.items():
@@ -309,6 +319,16 @@ def _numbers(what: str, given: Any) -> tuple[float, ...]:
 def _checked_type(given: Any) -> str:
     check_space("prediction_type", given)
     return str(given)
+
+
+def _checked_supports(supports: Any) -> Supports | None:
+    if supports is None or callable(supports):
+        checked: Supports | None = supports
+        return checked
+    raise ConfigurationError(
+        "supports is a function of a pass that returns None or the reason why the model cannot run it, such as "
+        f"Capabilities(perturbations=(SkipBlocks,), blocks=28); got {brief(supports)}."
+    )
 
 
 def _checked_outputs(outputs: Any) -> tuple[str, ...] | None:

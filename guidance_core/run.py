@@ -32,6 +32,8 @@ class Run:
         self.identity = program.identity
         self.id = program.identity.id
         "Number of the run, unique in the process."
+        self.seeds = program.settings.seeds.given
+        "What `start(seeds=...)` was given, or what was drawn in its place."
         self.settings = program.settings
         self.count = program.settings.count
         "Number of steps."
@@ -39,6 +41,7 @@ class Run:
         "Branches evaluated so far."
         self.executor = executor
         self._program = program
+        self._seeds = program.settings.seeds
         self._state: States = {}
         self._version = 0
         self._held = HeldOutputs(program.settings.prediction_type)
@@ -168,9 +171,13 @@ class Run:
                 noise = self._program.levels(index, sigma, alpha)
             scheduled = self._program.scheduled(index, noise, evaluation, model, self._held.names, state)
             layout = scheduled.layout
+        if self._seeds.each is not None:
+            self._seeds.check_count(next(iter(samples.values())).shape[0])
         if layout.has_tensor_strengths:
             for name, each in samples.items():
                 layout.outputs[name].placed_strengths(each)  # raises where one does not broadcast
+        if layout.edits:
+            scheduled = scheduled.for_samples(next(iter(samples.values())).shape[0])
         return Plan(
             self.identity,
             scheduled,

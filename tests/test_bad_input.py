@@ -369,8 +369,8 @@ def hooked(name, function):
     ("hook", "function", "says"),
     [
         ("build_branches", lambda self, step: 1 / 0, "failed in build_branches: ZeroDivisionError"),
-        ("build_branches", lambda self, step: 3, "must return a list of Branch, Needs and Hold"),
-        ("build_branches", lambda self, step: [3], "must return a list of Branch, Needs and Hold"),
+        ("build_branches", lambda self, step: 3, "must return a list of Branch, Amend, Needs and Hold"),
+        ("build_branches", lambda self, step: [3], "must return a list of Branch, Amend, Needs and Hold"),
         ("combine", lambda self, step, predictions: 1 / 0, "failed in combine"),
         ("combine", lambda self, step, predictions: 3, "must return"),
         ("combine", lambda self, step, predictions: (torch.zeros(2, 3),), r"got a tuple of 1 \(a tensor \(2, 3\)\)\.$"),

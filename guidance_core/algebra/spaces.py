@@ -88,6 +88,19 @@ class Noise:
             "step that is given sigma=...."
         )
 
+    def signal(self, prediction_type: str) -> float:
+        """Return alpha of a run with this prediction type, or raise `ConfigurationError` where it is not known."""
+        if self.alpha is not None:
+            return self.alpha
+        if prediction_type == "flow":
+            return 1.0 - self.sigma
+        if prediction_type == "v" and self.sigma <= 1:
+            return math.sqrt(1.0 - self.sigma**2)
+        raise ConfigurationError(
+            f"alpha at sigma {self.sigma:g} is not known: start the run with alphas=[...], one per step and the final "
+            "one (1.0 where the sample is x0 + sigma * noise)."
+        )
+
 
 @attrs.frozen
 class Affine:

@@ -1,71 +1,326 @@
-"""Statistics of a prediction, per sample unless asked otherwise.
+"""Statistics of a prediction: what is computed, what one of them covers, and how it is formed from pieces.
 
-The result for one row depends on that row alone, bit for bit: not on its batch mates, its place in
-the batch, or the number of threads. Torch's own reductions do not promise that for long rows, so a
-long row is reduced leaf by leaf along a tree that depends on its length only.
+    Std(), Norm("token"), Mean(over=(-1, -2)), Inner(first=128), Quantile(0.995)
 
-`over` names what one statistic covers:
+`over` names what one statistic covers, or lists the dimensions that it covers:
 
     sample        all but the batch dimension (default)
     channel       each channel of each sample, channels first: `[B, C, ...]` over the dots
     channel_last  each channel of each sample, channels last: `[B, ..., C]` over the dots
     token         each token: the last dimension
     tensor        everything, batch included; results then depend on batch mates
+
+`first` limits it to the first tokens of `[B, ..., S, C]`, where others were appended that must not count.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeAlias
 
+import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.algebra.arithmetic import BLOCK
-from guidance_core.errors import ConfigurationError, suggest
+from guidance_core.algebra.arithmetic import accumulation_dtype
+from guidance_core.algebra.reductions import SHORT, Read, norm_of, norms, std_of, stds, sums
+from guidance_core.errors import ConfigurationError, brief, suggest
 
 RANGES = ("sample", "channel", "channel_last", "token", "tensor")
-LEAF = 16384  # below the size from which torch splits one sum over threads
+Over: TypeAlias = str | tuple[int, ...]
+"A name of `RANGES`, or the dimensions that one statistic covers."
+
 _INNER = tuple(tuple(range(1, ndim)) for ndim in range(65))
 "By number of dimensions: all but the batch."
-SHORT = 4096  # rows up to this length take a single call: quick to dispatch, slow per element
 
 
-def check_over(over: object) -> None:
-    """Raise `ConfigurationError` unless `over` names a range."""
-    if over not in RANGES:
-        hint = suggest(over, RANGES) if isinstance(over, str) else ""
-        raise ConfigurationError(f"over must be one of {', '.join(RANGES)}; got {over!r}.{hint}")
+def as_over(given: Any) -> Over:
+    """Return what a statistic covers: a name of `RANGES`, or dimensions, such as (-1, -2).
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if isinstance(given, str):
+        if given not in RANGES:
+            raise ConfigurationError(
+                f"over must be one of {', '.join(RANGES)}, or a list of dimensions; got {given!r}."
+                f"{suggest(given, RANGES)}"
+            )
+        return given
+    dims = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not dims or not all(isinstance(dim, int) and not isinstance(dim, bool) for dim in dims):
+        raise ConfigurationError(
+            f"over must be one of {', '.join(RANGES)}, or a list of dimensions; got {brief(given)}."
+        )
+    return dims
 
 
-def std(x: Tensor, over: str = "sample") -> Tensor:
+def _check_first(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ConfigurationError(f"{type(owner).__name__}: first must be a number of tokens; got {brief(value)}.")
+    if value is not None and owner.over == "token":
+        raise ConfigurationError(f"{type(owner).__name__}: a statistic of each token cannot be limited to the first.")
+
+
+@attrs.frozen
+class Statistic:
+    """Base class: a number, or several, formed from all that one statistic covers; dimensions are kept.
+
+    Plugins ask for those of the base prediction with `Needs(statistics=...)`, and form others with `step.measure`,
+    which is right too where the host's tensors are pieces of longer ones.
+    """
+
+    over: Over = attrs.field(default="sample", converter=as_over)
+    "What one covers: a name, or dimensions."
+    first: int | None = attrs.field(default=None, validator=_check_first)
+    "Of how many tokens of `[B, ..., S, C]`, counted from the first; None for all."
+
+    takes: ClassVar[int] = 1
+    "Number of tensors it is formed from."
+    joins: ClassVar[bool] = True
+    "Whether it can be formed from parts, each of a piece of the tensors."
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """Return it for tensors `[B, ...]` of one shape, floating point, with the dimensions kept.
+
+        Raises:
+            ConfigurationError: a dimension does not exist, or there are fewer tokens than `first`.
+        """
+        self.check_count(tensors)
+        return self._of(*(self.rows(each) for each in tensors)).view(self.shape(tuple(tensors[0].shape)))
+
+    def check_count(self, tensors: tuple[Tensor, ...]) -> None:
+        """Raise `ConfigurationError` unless it is formed from that many tensors."""
+        if len(tensors) != self.takes:
+            raise ConfigurationError(
+                f"{type(self).__name__} is formed from {self.takes} tensor{'s' if self.takes > 1 else ''}; "
+                f"got {len(tensors)}."
+            )
+
+    def _of(self, *rows: Tensor) -> Tensor:
+        """Return it for contiguous rows `[R, N]`, as `[R]`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement _of(rows).")
+
+    def parts(self, *tensors: Tensor) -> Tensor:
+        """Return what a piece contributes, `[R, K]`, in the accumulation dtype or float64."""
+        raise ConfigurationError(f"{self} cannot be formed from pieces; it needs the whole tensor.")
+
+    def joined(self, parts: Tensor) -> Tensor:
+        """Return it as `[R]`, from the parts `[pieces, R, K]` of all pieces in order."""
+        raise ConfigurationError(f"{self} cannot be formed from pieces; it needs the whole tensor.")
+
+    def of_long_row(self, read: Read, n: int) -> Tensor | None:
+        """Return it for `n` elements that are read a block at a time; None if it is not formed like this."""
+        return None
+
+    @property
+    def covers_batch(self) -> bool:
+        """Whether one covers several samples, whatever their number of dimensions."""
+        return self.over == "tensor" or (not isinstance(self.over, str) and 0 in self.over)
+
+    def covered(self, ndim: int) -> tuple[int, ...]:
+        """Return the dimensions that one covers, of tensors with `ndim` dimensions."""
+        over = self.over
+        if not isinstance(over, str):
+            outside = [dim for dim in over if not -ndim <= dim < ndim]
+            if outside:
+                raise ConfigurationError(f"{self} covers dimension {outside[0]} of a tensor that has {ndim}.")
+            return tuple(sorted({dim % ndim for dim in over}))
+        if over == "tensor":
+            return tuple(range(ndim))
+        if over == "sample" or ndim == 1:  # a row of one number has nothing else
+            return tuple(range(1, ndim))
+        if over == "token":
+            return (ndim - 1,)
+        return tuple(range(1, ndim - 1)) if over == "channel_last" else tuple(range(2, ndim))
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the statistics of tensors of `shape`."""
+        covered = self.covered(len(shape))
+        return tuple(1 if dim in covered else size for dim, size in enumerate(shape))
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Return `x` as contiguous rows `[R, N]`, one for each statistic."""
+        x = self.limited(x)
+        covered = self.covered(x.ndim)
+        kept = [dim for dim in range(x.ndim) if dim not in covered]
+        if not covered:
+            return x.reshape(-1, 1)
+        if kept != list(range(len(kept))):
+            x = x.permute(*kept, *covered)
+        rows: int = x.shape[: len(kept)].numel()
+        return x.reshape(rows, -1).contiguous()
+
+    def limited(self, x: Tensor) -> Tensor:
+        """Return the first tokens of `x`, where it is limited to these."""
+        if self.first is None:
+            return x
+        if x.ndim < 3 or x.ndim - 2 not in self.covered(x.ndim):
+            raise ConfigurationError(f"{self} counts tokens of [B, ..., S, C], which {tuple(x.shape)} does not have.")
+        if x.shape[-2] < self.first:
+            raise ConfigurationError(f"{self} wants the first {self.first} tokens of {tuple(x.shape)}.")
+        return x.narrow(-2, 0, self.first)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return a small tensor in float64, where the device has it."""
+    return x if x.device.type == "mps" else x.to(torch.float64)
+
+
+@attrs.frozen(cache_hash=True)
+class Std(Statistic):
+    """The standard deviation (of the population)."""
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """Return it for a tensor `[B, ...]`."""
+        x = tensors[0]
+        if self.over == "sample" and self.first is None and x.numel() <= SHORT and (within := _INNER[x.ndim]):
+            short: Tensor = torch.std_mean(x.contiguous(), within, False, True)[0]  # as for rows, one call less
+            return short
+        return Statistic.__call__(self, *tensors)
+
+    def _of(self, *rows: Tensor) -> Tensor:
+        return stds(rows[0])
+
+    def parts(self, *tensors: Tensor) -> Tensor:
+        """Return number, mean and sum of squared distances from it, counted from the first element."""
+        rows = self.rows(tensors[0])
+        n = rows.shape[1]
+        origin = rows[:, :1]
+        mean = _wide(origin[:, 0]) + _wide(sums(rows - origin)) / n
+        return torch.stack([torch.full_like(mean, n), mean, _wide(stds(rows)).square() * n], dim=1)
+
+    def joined(self, parts: Tensor) -> Tensor:
+        """Join them by Chan's formula `M₂ = Σ M₂ⱼ + Σ nⱼ(mⱼ − m)²` (Chan, Golub & LeVeque 1979)."""
+        counts, means, squares = parts.unbind(dim=2)
+        first = means[0]
+        n = counts.sum(dim=0)
+        apart = means - first
+        apart = apart - (apart * counts).sum(dim=0) / n
+        return ((squares + counts * apart.square()).sum(dim=0) / n).sqrt()
+
+    def of_long_row(self, read: Read, n: int) -> Tensor | None:
+        """Return it for elements that are read a block at a time."""
+        return std_of(read, n)
+
+
+@attrs.frozen(cache_hash=True)
+class Norm(Statistic):
+    """The Euclidean norm."""
+
+    def _of(self, *rows: Tensor) -> Tensor:
+        return norms(rows[0])
+
+    def parts(self, *tensors: Tensor) -> Tensor:
+        """Return the norm."""
+        return _wide(norms(self.rows(tensors[0])))[:, None]
+
+    def joined(self, parts: Tensor) -> Tensor:
+        """Join them as the norm of the norms."""
+        joined: Tensor = torch.linalg.vector_norm(parts[:, :, 0], dim=0)
+        return joined
+
+    def of_long_row(self, read: Read, n: int) -> Tensor | None:
+        """Return it for elements that are read a block at a time."""
+        return norm_of(read, n)
+
+
+@attrs.frozen(cache_hash=True)
+class Mean(Statistic):
+    """The mean."""
+
+    def _of(self, *rows: Tensor) -> Tensor:
+        return sums(rows[0]) / rows[0].shape[1]
+
+    def parts(self, *tensors: Tensor) -> Tensor:
+        """Return number and sum."""
+        rows = self.rows(tensors[0])
+        total = _wide(sums(rows))
+        return torch.stack([torch.full_like(total, rows.shape[1]), total], dim=1)
+
+    def joined(self, parts: Tensor) -> Tensor:
+        """Join them as the sum over the number."""
+        counts, totals = parts.unbind(dim=2)
+        return totals.sum(dim=0) / counts.sum(dim=0)
+
+
+@attrs.frozen(cache_hash=True)
+class Inner(Statistic):
+    """The inner product `Σ xᵢ·yᵢ` of two tensors."""
+
+    takes: ClassVar[int] = 2
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """Return it for two tensors `[B, ...]` of one shape."""
+        self.check_count(tensors)
+        x, y = tensors
+        return sums(self.rows(x * y)).view(self.shape(tuple(x.shape)))
+
+    def parts(self, *tensors: Tensor) -> Tensor:
+        """Return the inner product."""
+        x, y = tensors
+        return _wide(sums(self.rows(x * y)))[:, None]
+
+    def joined(self, parts: Tensor) -> Tensor:
+        """Join them as their sum."""
+        return parts[:, :, 0].sum(dim=0)
+
+
+def _check_q(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ConfigurationError(f"Quantile: q must lie in [0, 1]; got {brief(value)}.")
+
+
+@attrs.frozen(cache_hash=True)
+class Quantile(Statistic):
+    """A quantile, by linear interpolation between the two nearest elements; of absolute values on request.
+
+    It cannot be formed from pieces.
+    """
+
+    q: float = attrs.field(default=0.5, validator=_check_q, kw_only=True)
+    "The share of elements that lie below it."
+    absolute: bool = attrs.field(default=False, kw_only=True)
+    "Whether it is that of the absolute values."
+
+    joins: ClassVar[bool] = False
+
+    def _of(self, *rows: Tensor) -> Tensor:
+        # torch.quantile refuses more than 16 million elements, and sorts; two order statistics are enough.
+        values = rows[0].abs() if self.absolute else rows[0]
+        place = self.q * (values.shape[1] - 1)
+        low = int(place)
+        below = values.kthvalue(low + 1, dim=1).values
+        if place == low:
+            return below
+        above = values.kthvalue(low + 2, dim=1).values
+        return torch.lerp(below, above, place - low)
+
+
+def kept_parts(statistic: Statistic, tensors: tuple[Tensor, ...], parts: Tensor) -> Tensor:
+    """Return a statistic of which the parts of all pieces are known, shaped and typed as of one tensor."""
+    like = tensors[0]
+    joined = statistic.joined(parts).to(accumulation_dtype(like))
+    return joined.view(statistic.shape(tuple(like.shape)))
+
+
+def std(x: Tensor, over: Over = "sample") -> Tensor:
     """Return the standard deviation (of the population) of `x` `[B, ...]`, dimensions kept."""
-    if over == "sample" and x.numel() <= SHORT and (within := _INNER[x.ndim]):
-        short: Tensor = torch.std_mean(x.contiguous(), within, False, True)[0]  # as in _stds, one call less
-        return short
-    rows, shape = _rows(x, over)
-    if rows.shape[1] <= SHORT or not is_by_leaves(x):
-        return _stds(rows, (1,)).view(shape)
-    return torch.stack([std_of(_reader(row), row.numel()) for row in rows]).view(shape)
+    return _STD(x) if over == "sample" else Std(over)(x)
 
 
-def norm(x: Tensor, over: str = "sample") -> Tensor:
+def norm(x: Tensor, over: Over = "sample") -> Tensor:
     """Return the Euclidean norm of `x` `[B, ...]`, dimensions kept."""
-    rows, shape = _rows(x, over)
-    if rows.shape[1] <= LEAF or not is_by_leaves(x):
-        return _norms(rows).view(shape)
-    return torch.stack([norm_of(_reader(row), row.numel()) for row in rows]).view(shape)
+    return _NORM(x) if over == "sample" else Norm(over)(x)
 
 
-def inner(x: Tensor, y: Tensor, over: str = "sample") -> Tensor:
+def inner(x: Tensor, y: Tensor, over: Over = "sample") -> Tensor:
     """Return the inner product `Σ xᵢ·yᵢ` of two tensors `[B, ...]` of one shape, dimensions kept."""
-    rows, shape = _rows(x * y, over)
-    n = rows.shape[1]
-    whole = n // LEAF
-    if whole == 0 or not is_by_leaves(x):
-        return rows.sum(dim=1).view(shape)
-    total = rows[:, : whole * LEAF].reshape(-1, whole, LEAF).sum(dim=2).sum(dim=1)
-    return (total + rows[:, whole * LEAF :].sum(dim=1)).view(shape)
+    return Inner(over)(x, y)
+
+
+_STD, _NORM = Std(), Norm()
 
 
 def ratio(numerator: Tensor, denominator: Tensor, share: float | Tensor = 1.0) -> Tensor:
@@ -97,92 +352,3 @@ def _rest(share: float, beside: Tensor) -> Tensor:
 def _kept_rest(share: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # it outlives the mode it is made in
         return torch.tensor(1.0 - share, dtype=dtype, device=device)
-
-
-def is_by_leaves(x: Tensor) -> bool:
-    """Whether long rows are reduced leaf by leaf; GPUs and automatic differentiation take one call."""
-    return x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled())
-
-
-Read = Callable[[int, int], Tensor]
-
-
-def std_of(read: Read, n: int) -> Tensor:
-    """Return the standard deviation of `n` elements that `read(start, stop)` gives as 1-D tensors.
-
-    One pass: elements are counted from the first one, so that a constant row gives exactly 0; each leaf
-    is centred on its own mean, and the leaves are joined by Chan's formula
-    `M₂ = Σ M₂ⱼ + Σ nⱼ(mⱼ − m)²` (Chan, Golub & LeVeque 1979).
-    """
-    sums, squares, sizes = [], [], []
-    origin: Tensor | None = None
-    for leaves in _leaves(read, n):
-        if origin is None:
-            origin = leaves[0, 0].clone()
-        shifted = leaves - origin
-        total = shifted.sum(dim=1)
-        shifted.sub_((total / leaves.shape[1]).unsqueeze(1))
-        sums.append(total)
-        squares.append(_norms(shifted))
-        sizes += [leaves.shape[1]] * leaves.shape[0]
-    total, size = torch.cat(sums), torch.tensor(sizes, dtype=sums[0].dtype, device=sums[0].device)
-    apart = (total / size).sub_(total.sum() / n)
-    second = torch.cat(squares).square_().sum() + apart.square_().mul_(size).sum()
-    return second.div_(n).sqrt_()
-
-
-def norm_of(read: Read, n: int) -> Tensor:
-    """Return the Euclidean norm of `n` elements that `read(start, stop)` gives as 1-D tensors."""
-    return _norms(torch.cat([_norms(leaves) for leaves in _leaves(read, n)]).unsqueeze(0)).squeeze(0)
-
-
-def _stds(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    # Quicker to dispatch than torch.std, and the same arithmetic.
-    stds: Tensor = torch.std_mean(x, dims, False, True)[0]
-    return stds
-
-
-def _norms(rows: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return norms
-
-
-def _reader(row: Tensor) -> Read:
-    return lambda start, stop: row[start:stop]
-
-
-def _leaves(read: Read, n: int) -> Iterator[Tensor]:
-    """Yield the elements as `[leaves, LEAF]`, a block at a time, and the rest as one shorter leaf."""
-    whole = n - n % LEAF
-    for start in range(0, whole, BLOCK):
-        yield read(start, min(start + BLOCK, whole)).view(-1, LEAF)
-    if whole < n:
-        yield read(whole, n).view(1, -1)
-
-
-def kept_shape(shape: tuple[int, ...], over: str) -> tuple[int, ...]:
-    """Return the shape of a statistic of tensors of `shape`."""
-    if over == "tensor":
-        return (1,) * len(shape)
-    if over == "sample" or len(shape) == 1:
-        return (shape[0], *(1,) * (len(shape) - 1))
-    if over == "token":
-        return (*shape[:-1], 1)
-    if over == "channel_last":
-        return (shape[0], *(1,) * (len(shape) - 2), shape[-1])
-    return (*shape[:2], *(1,) * (len(shape) - 2))
-
-
-def _rows(x: Tensor, over: str) -> tuple[Tensor, tuple[int, ...]]:
-    """Return `x` as contiguous rows `[R, N]`, one per statistic, and the shape of the statistics."""
-    check_over(over)
-    shape = kept_shape(tuple(x.shape), over)
-    if over == "tensor":
-        return x.reshape(1, -1).contiguous(), shape
-    if over == "sample" or x.ndim == 1:
-        return x.reshape(x.shape[0], -1).contiguous(), shape
-    if over == "token":
-        return x.reshape(-1, x.shape[-1]).contiguous(), shape
-    if over == "channel_last":
-        return x.movedim(-1, 1).reshape(x.shape[0] * x.shape[-1], -1).contiguous(), shape
-    return x.reshape(x.shape[0] * x.shape[1], -1).contiguous(), shape

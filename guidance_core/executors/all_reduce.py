@@ -11,20 +11,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import accumulation_dtype
-from guidance_core.algebra.statistics import kept_shape
+from guidance_core.algebra.statistics import Statistic
 from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.packing import Slot, slots_of
 from guidance_core.executors.payload import Payload, Unheld
 from guidance_core.executors.placement import Placement
-from guidance_core.methods.reference import Statistic
+from guidance_core.methods.reference import Measured
 from guidance_core.methods.requests import BASE
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.plan import Plan, Predictions, Sums
 
-Key: TypeAlias = tuple[str, Statistic | None]
+Key: TypeAlias = tuple[str, Measured | None]
 "What a part of the buffer is: an output's sum (None), or one of its base prediction's statistics."
 
-Part: TypeAlias = tuple[str, Statistic | None, slice | None, Tensor]
+Part: TypeAlias = tuple[str, Measured | None, slice | None, Tensor]
 "Output, which part of the buffer, the rows of the batch (None: all), and what to add there."
 
 
@@ -69,8 +69,8 @@ class AllReduceExecutor(DistributedExecutor):
                     parts.append((output, None, rows, total))
                 base = given.get(BASE)
                 if base is not None:
-                    for key in plan.wanted_statistics(output):
-                        parts.append((output, key, rows, plan.statistic(output, base, key, rows)))
+                    for wanted in plan.wanted_statistics(output):
+                        parts.append((output, wanted, rows, plan.statistic(output, base, wanted, rows)))
                     if plan.wants_reference(output):
                         parts.append((output, _REFERENCE, rows, base))
         return parts
@@ -85,8 +85,8 @@ class AllReduceExecutor(DistributedExecutor):
         shapes = []
         for output in active:
             shape = plan.shape_of(output)
-            entries: list[tuple[Statistic | None, tuple[int, ...]]] = [(None, shape)]
-            entries += [(key, kept_shape(shape, key[2])) for key in plan.wanted_statistics(output)]
+            entries: list[tuple[Measured | None, tuple[int, ...]]] = [(None, shape)]
+            entries += [(wanted, wanted[1].shape(shape)) for wanted in plan.wanted_statistics(output)]
             if plan.wants_reference(output):
                 entries.append((_REFERENCE, shape))
             keys += [(output, key) for key, _ in entries]
@@ -151,7 +151,7 @@ class AllReduceExecutor(DistributedExecutor):
         return f"all_reduce: {self.size} ranks, weighted sums added in float32, {bound}{self._options()}"
 
 
-_REFERENCE = ("", "tensor", "")
+_REFERENCE: Measured = ("", Statistic())
 "Stands for the whole base prediction among the wanted statistics."
 
 

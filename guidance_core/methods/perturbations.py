@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import combinations
 from operator import index
-from typing import Any, TypeAlias
+from typing import Any, ClassVar
 
 import attrs
 
@@ -18,8 +18,12 @@ from guidance_core.errors import BranchConflictError, ConfigurationError, brief
 MOST_BLOCKS = 100_000
 
 
-def _as_blocks(blocks: Any) -> tuple[int, ...] | None:
-    """Sort and deduplicate block indices; `None` stays `None`, which means every block."""
+def as_blocks(blocks: Any) -> tuple[int, ...] | None:
+    """Sort and deduplicate block indices; `None` stays `None`, which means every block.
+
+    Raises:
+        ConfigurationError: they are not whole numbers from 0.
+    """
     if blocks is None:
         return None
     items = blocks if isinstance(blocks, Iterable) and not isinstance(blocks, str) else (blocks,)
@@ -36,62 +40,110 @@ def _as_blocks(blocks: Any) -> tuple[int, ...] | None:
     return tuple(numbers)
 
 
-@attrs.frozen
-class _InBlocks:
-    """What the perturbations that act on single blocks have in common."""
+@attrs.frozen(repr=False)
+class Perturbation:
+    """Base class of the changes that a branch can make inside the model.
 
-    blocks: tuple[int, ...] | None = attrs.field(default=None, converter=_as_blocks)
+    One of your own is a frozen attrs class that inherits it and adds what a host needs to know, such as the width of
+    a blur. A host says at `start` which ones its model can make.
+    """
+
+    blocks: tuple[int, ...] | None = attrs.field(default=None, converter=as_blocks)
     "Indices of the transformer blocks it acts on, from 0; `None` for every block."
     output: str | None = None
     "The named output whose stream it acts on (`video`, `audio`); `None` for every stream."
+    stack: str | None = None
+    "The list of blocks in which the indices count, in a model with several (`double`, `single`); `None` for the first."
+
+    acts_on: ClassVar[str] = "self-attention"
+    "The part of a block that it changes. Two different changes of one part of one block collide."
+
+    def collides(self, other: Perturbation) -> bool:
+        """Whether this change and another one cannot both be made in one pass."""
+        return self.acts_on == other.acts_on and self._meets(other) and not self._is_as(other)
+
+    def _meets(self, other: Perturbation) -> bool:
+        """Whether both act on one block of one stream."""
+        streams = self.output is None or other.output is None or self.output == other.output
+        stacks = self.stack == other.stack
+        blocks = self.blocks is None or other.blocks is None or bool(set(self.blocks) & set(other.blocks))
+        return streams and stacks and blocks
+
+    def _is_as(self, other: Perturbation) -> bool:
+        """Whether both are the same change, perhaps in other places: the same change twice is that change."""
+        place = {"blocks": None, "output": None, "stack": None}
+        return type(self) is type(other) and attrs.evolve(self, **place) == attrs.evolve(other, **place)
+
+    def __repr__(self) -> str:
+        """Return the call that makes it, without what is None."""
+        fields = ((field.name, getattr(self, field.name)) for field in attrs.fields(type(self)) if field.init)
+        given = ", ".join(f"{name}={value!r}" for name, value in fields if value is not None)
+        return f"{type(self).__name__}({given})"
 
 
-@attrs.frozen
-class SkipSelfAttention(_InBlocks):
+@attrs.frozen(repr=False)
+class SkipSelfAttention(Perturbation):
     """Self-attention is skipped: its values pass through without mixing tokens.
 
     Source: STG, arXiv:2411.18664, "STG-A"; LTX-2's perturbed pass.
     """
 
 
-@attrs.frozen
-class SkipBlocks(_InBlocks):
+@attrs.frozen(repr=False)
+class SkipBlocks(Perturbation):
     """Whole blocks are skipped: their output is their input.
 
     Source: STG, arXiv:2411.18664, "STG-R"; skip-layer guidance of SD3.5.
     """
 
+    acts_on: ClassVar[str] = "block"
 
-@attrs.frozen
-class IdentityAttention(_InBlocks):
+    def collides(self, other: Perturbation) -> bool:
+        """Whether the other change is one of the self-attention that this one skips with its block."""
+        return isinstance(other, Perturbation) and other.acts_on == "self-attention" and self._meets(other)
+
+
+@attrs.frozen(repr=False)
+class IdentityAttention(Perturbation):
     """The self-attention map is the identity matrix.
 
     Source: PAG, arXiv:2403.17377, eq. 16.
     """
 
 
-@attrs.frozen
-class IsolateOutputs:
-    """The cross-attentions between named outputs are off in every block (LTX-2's modality pass)."""
+@attrs.frozen(repr=False)
+class IsolateOutputs(Perturbation):
+    """The cross-attentions between named outputs are off (LTX-2's modality pass).
+
+    With an `output`, only its own attention to the others is off.
+    """
+
+    acts_on: ClassVar[str] = "attention between outputs"
 
 
-Perturbation: TypeAlias = SkipSelfAttention | SkipBlocks | IdentityAttention | IsolateOutputs
+def as_perturbations(given: Any) -> tuple[Perturbation, ...]:
+    """Return perturbations as a tuple, or raise `ConfigurationError` if one is something else."""
+    if isinstance(given, Perturbation):
+        return (given,)
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise ConfigurationError(f"perturbations must be a list of Perturbation objects; got {brief(given)}.")
+    listed = tuple(given)
+    for each in listed:
+        if isinstance(each, Perturbation):
+            continue
+        hint = f"; pass an instance, {each.__name__}(...)" if isinstance(each, type) else ""
+        raise ConfigurationError(
+            "a perturbation is an instance of a class that inherits guidance_core.Perturbation; "
+            f"got {brief(each)}{hint}."
+        )
+    return listed
 
 
 def check_compatible(branch: str, perturbations: tuple[Perturbation, ...]) -> None:
     """Raise `BranchConflictError` if two of `perturbations` act differently on one place."""
     for one, other in combinations(perturbations, 2):
-        if _collide(one, other):
+        if one.collides(other) or other.collides(one):
             raise BranchConflictError(
-                f"branch {branch!r} has two perturbations that act on the same blocks: "
+                f"branch {branch} has two perturbations that act on the same blocks: "
                 f"{one} and {other}. Give them different blocks or outputs, or separate branches."
             )
-
-
-def _collide(one: Perturbation, other: Perturbation) -> bool:
-    if isinstance(one, IsolateOutputs) or isinstance(other, IsolateOutputs) or type(one) is type(other):
-        return False  # the same change twice is that change
-    same_stream = one.output is None or other.output is None or one.output == other.output
-    if not same_stream:
-        return False
-    return one.blocks is None or other.blocks is None or bool(set(one.blocks) & set(other.blocks))

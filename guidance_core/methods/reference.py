@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import BLOCK, accumulation_dtype, evaluate, is_blocked, to_space
+from guidance_core.algebra.reductions import LEAF, Read, is_by_leaves
 from guidance_core.algebra.spaces import IDENTITY, Noise, affine
-from guidance_core.algebra.statistics import LEAF, Read, is_by_leaves, norm, norm_of, std, std_of
+from guidance_core.algebra.statistics import Norm, Over, Statistic, Std
 from guidance_core.errors import PluginError
 from guidance_core.methods.requests import Needs
 
-Statistic: TypeAlias = tuple[str, str, str]
-"A statistic of the base prediction: space, `std` or `norm`, and what it covers."
+Measured: TypeAlias = tuple[str, Statistic]
+"A statistic of the base prediction, in a space."
 
 
 @attrs.frozen
@@ -41,7 +42,7 @@ class BasePrediction:
         sample: Tensor,
         prediction_type: str,
         noise: Noise,
-        known: Mapping[Statistic, Tensor] | None = None,
+        known: Mapping[Measured, Tensor] | None = None,
     ) -> None:
         """Take the prediction in the host's space, or None where only statistics travelled here."""
         self._given = prediction
@@ -66,28 +67,27 @@ class BasePrediction:
             found = self._tensors[space] = evaluate([(self._prediction, 1.0)], self._sample, conversion)
         return found
 
-    def statistic(self, wanted: Statistic) -> Tensor:
-        """Return a statistic of the prediction, dimensions kept."""
+    def measure(self, space: str, statistic: Statistic) -> Tensor:
+        """Return a statistic of the prediction in a space, dimensions kept."""
+        wanted = (space, statistic)
         found = self._known.get(wanted)
         if found is None:
-            space, kind, over = wanted
             tensor = self._tensors.get(space)
-            if tensor is None and over == "sample":
-                found = self._by_leaves(space, kind)
+            if tensor is None and statistic.over == "sample" and statistic.first is None:
+                found = self._by_leaves(space, statistic)
             if found is None:
-                tensor = self.tensor(space) if tensor is None else tensor
-                found = std(tensor, over) if kind == "std" else norm(tensor, over)
+                found = statistic(self.tensor(space) if tensor is None else tensor)
             self._known[wanted] = found
         return found
 
-    def _by_leaves(self, space: str, kind: str) -> Tensor | None:
+    def _by_leaves(self, space: str, statistic: Statistic) -> Tensor | None:
         """Return a statistic per sample of a large prediction, which is never held in that space; None of another."""
         prediction = self._prediction
         if not is_blocked(prediction) or not is_by_leaves(prediction) or (n := prediction[0].numel()) <= LEAF:
             return None
-        of = std_of if kind == "std" else norm_of
-        each = [of(self._reader(number, space), n) for number in range(prediction.shape[0])]
-        return torch.stack(each).view(-1, *(1,) * (prediction.ndim - 1))
+        each = [statistic.of_long_row(self._reader(number, space), n) for number in range(prediction.shape[0])]
+        known = [row for row in each if row is not None]
+        return torch.stack(known).view(-1, *(1,) * (prediction.ndim - 1)) if len(known) == len(each) else None
 
     def _reader(self, number: int, space: str) -> Read:
         """Read one sample's prediction in a space a block at a time, without ever holding it whole."""
@@ -106,6 +106,9 @@ class BasePrediction:
         return read
 
 
+_STD, _NORM = Std(), Norm()
+
+
 class Reference:
     """The base prediction (`cond`) of one output, in the space the plugin asked for."""
 
@@ -116,17 +119,27 @@ class Reference:
         self._needs = needs
         self._space = space
 
-    def std(self, over: str = "sample") -> Tensor:
-        """Return its standard deviation, `[B, 1, ...]`; ask with `Needs(std=over)`."""
-        if over not in self._needs.std:
-            raise PluginError(f"reference.std({over!r}) was not asked for; return Needs(std={over!r}) beforehand.")
-        return self._base.statistic((self._space, "std", over))
+    def measure(self, statistic: Statistic) -> Tensor:
+        """Return a statistic of it, dimensions kept; ask with `Needs(statistics=statistic)`."""
+        if statistic not in self._needs.measured:
+            raise PluginError(
+                f"reference.measure({statistic}) was not asked for; return Needs(statistics={statistic}) beforehand."
+            )
+        return self._base.measure(self._space, statistic)
 
-    def norm(self, over: str = "sample") -> Tensor:
+    def std(self, over: Over = "sample") -> Tensor:
+        """Return its standard deviation, `[B, 1, ...]`; ask with `Needs(std=over)`."""
+        statistic = _STD if over == "sample" else Std(over)
+        if statistic not in self._needs.measured:
+            raise PluginError(f"reference.std({over!r}) was not asked for; return Needs(std={over!r}) beforehand.")
+        return self._base.measure(self._space, statistic)
+
+    def norm(self, over: Over = "sample") -> Tensor:
         """Return its Euclidean norm, `[B, 1, ...]`; ask with `Needs(norm=over)`."""
-        if over not in self._needs.norm:
+        statistic = _NORM if over == "sample" else Norm(over)
+        if statistic not in self._needs.measured:
             raise PluginError(f"reference.norm({over!r}) was not asked for; return Needs(norm={over!r}) beforehand.")
-        return self._base.statistic((self._space, "norm", over))
+        return self._base.measure(self._space, statistic)
 
     @property
     def tensor(self) -> Tensor:

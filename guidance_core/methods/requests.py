@@ -1,8 +1,8 @@
-"""What a plugin may ask of a step: branches, predictions in a space, or to hold an output."""
+"""What a plugin may ask of a step: branches, changes of all passes with a condition, what hooks see, held outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.spaces import check_space
-from guidance_core.algebra.statistics import check_over
+from guidance_core.algebra.statistics import Norm, Over, Statistic, Std
 from guidance_core.errors import ConfigurationError
-from guidance_core.methods.perturbations import Perturbation, check_compatible
+from guidance_core.methods.perturbations import Perturbation, as_perturbations, check_compatible
 from guidance_core.parameters.values import PerOutput
 
 BASE = "cond"
@@ -22,15 +22,16 @@ BASE = "cond"
 Strength: TypeAlias = float | Tensor | PerOutput
 
 
-def _as_perturbations(perturbations: Iterable[Perturbation]) -> tuple[Perturbation, ...]:
-    return tuple(perturbations)
-
-
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def _as_overrides(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(overrides)) if overrides else NOTHING
+
+
+def as_names(given: Any) -> tuple[str, ...]:
+    """Return one name or several as a tuple."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _name(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -52,7 +53,7 @@ class Branch:
     "The condition, among those the host gave to `start`, whose inputs the pass gets."
     strength: Strength = 0.0
     "A number (negative too), a tensor that broadcasts from the batch on, or a `PerOutput` of these."
-    perturbations: tuple[Perturbation, ...] = attrs.field(default=(), converter=_as_perturbations)
+    perturbations: tuple[Perturbation, ...] = attrs.field(default=(), converter=as_perturbations)
     "What the pass changes inside the model."
     overrides: Mapping[str, Any] = attrs.field(default=NOTHING, converter=_as_overrides)
     "Model inputs that replace those of the condition."
@@ -62,6 +63,8 @@ class Branch:
     "Whether it runs at strength 0 too, because a `combine` looks at its prediction."
     cost: float = attrs.field(default=1.0)
     "Its time relative to a plain pass; placement over devices uses it."
+    also: tuple[str, ...] = attrs.field(default=(), converter=as_names)
+    "Further conditions whose inputs the pass gets, in `BoundBranch.also`."
     plugin: str = attrs.field(default="", kw_only=True)
     "Who asked for it; filled in by the core."
 
@@ -71,7 +74,7 @@ class Branch:
             raise ConfigurationError(f"branch {self.name!r}: cost must be a positive number; got {value!r}.")
 
     def __attrs_post_init__(self) -> None:
-        check_compatible(self.name, self.perturbations)
+        check_compatible(repr(self.name), self.perturbations)
 
     def same_content(self, other: Branch) -> bool:
         """Whether both stand for the same forward pass."""
@@ -79,6 +82,7 @@ class Branch:
             self.condition == other.condition
             and set(self.perturbations) == set(other.perturbations)
             and self.model == other.model
+            and set(self.also) == set(other.also)
             and self.overrides.keys() == other.overrides.keys()
             and all(_same(value, other.overrides[key]) for key, value in self.overrides.items())
         )
@@ -96,8 +100,58 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _as_names(given: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _as_overs(given: Any) -> tuple[Over, ...]:
+    is_one = isinstance(given, str) or (bool(given) and all(isinstance(dim, int) for dim in given))
+    return tuple(Std(over).over for over in ((given,) if is_one else given))
+
+
+def _as_statistics(given: Any) -> tuple[Statistic, ...]:
+    listed = (given,) if isinstance(given, Statistic) else tuple(given)
+    for each in listed:
+        if not isinstance(each, Statistic) or each.takes != 1:
+            raise ConfigurationError(
+                f"Needs: statistics are statistics of one tensor, such as Std() or Quantile(q=0.99); got {each!r}."
+            )
+    return listed
+
+
+NoiseLike: TypeAlias = Callable[[Tensor, str], Tensor]
+"`Step.noise_like`: standard normal noise of a tensor's shape, dtype and device, for a purpose."
+
+Edit: TypeAlias = Callable[[Mapping[str, Any], NoiseLike], Mapping[str, Any]]
+"Gets a condition's model inputs; returns those that it replaces. It does not change them in place."
+
+
+@attrs.frozen
+class Amend:
+    """Change every pass with a condition, `cond` included, instead of adding one.
+
+    It applies to the passes that run anyway. Two plugins that want to edit the inputs of one condition differently, or
+    change one place of the model differently, raise `BranchConflictError`.
+    """
+
+    condition: str = attrs.field(default="positive", validator=_name)
+    "The condition whose passes change."
+    edit: Edit | None = attrs.field(default=None)
+    """Edits the condition's inputs, `edit(inputs, noise)`, when a pass reads them: returns those to replace.
+
+    `noise(tensor, purpose)` is the run's `Step.noise_like`. The same edit, which is one that compares equal, may be
+    asked for twice.
+    """
+    perturbations: tuple[Perturbation, ...] = attrs.field(default=(), converter=as_perturbations)
+    "What these passes change inside the model, beside what each changes itself."
+    also: tuple[str, ...] = attrs.field(default=(), converter=as_names)
+    "Further conditions whose inputs these passes get, in `BoundBranch.also`."
+    plugin: str = attrs.field(default="", kw_only=True)
+    "Who asked for it; filled in by the core."
+
+    @edit.validator
+    def _check_edit(self, _: Any, value: Any) -> None:
+        if value is not None and not callable(value):
+            raise ConfigurationError(f"Amend: edit must be a function of inputs and noise, or None; got {value!r}.")
+
+    def __attrs_post_init__(self) -> None:
+        check_compatible(f"of condition {self.condition!r}", self.perturbations)
 
 
 @attrs.frozen
@@ -110,14 +164,18 @@ class Needs:
 
     space: str | None = attrs.field(default=None)
     "The prediction type of all tensors the hooks get and return; `None` for the host's own."
-    std: tuple[str, ...] = attrs.field(default=(), converter=_as_names)
-    "Ranges over which `reference.std(...)` will be asked, such as `sample`."
-    norm: tuple[str, ...] = attrs.field(default=(), converter=_as_names)
-    "Ranges over which `reference.norm(...)` will be asked."
+    std: tuple[Over, ...] = attrs.field(default=(), converter=_as_overs)
+    "What `reference.std(...)` will be asked over, such as `sample`: short for `statistics=Std(over)`."
+    norm: tuple[Over, ...] = attrs.field(default=(), converter=_as_overs)
+    "What `reference.norm(...)` will be asked over: short for `statistics=Norm(over)`."
+    statistics: tuple[Statistic, ...] = attrs.field(default=(), converter=_as_statistics)
+    "What `reference.measure(...)` will be asked for: statistics of the base prediction."
     reference: bool = False
     "Whether `reference.tensor` is used; on several devices it may cost communication."
     outputs: tuple[str, ...] | None = None
     "The outputs the hooks are called for; `None` for all."
+    fixed: bool = False
+    "Whether the hooks act in this step whatever window another plugin (`interval`) sets to this one."
     plugin: str = attrs.field(default="", kw_only=True)
     "Who asked for it; filled in by the core."
 
@@ -126,9 +184,12 @@ class Needs:
         if value is not None:
             check_space("Needs: space", value)
 
-    def __attrs_post_init__(self) -> None:
-        for over in (*self.std, *self.norm):
-            check_over(over)
+    measured: tuple[Statistic, ...] = attrs.field(init=False, repr=False, eq=False)
+    "All statistics of the base prediction that will be asked for."
+
+    @measured.default
+    def _default_measured(self) -> tuple[Statistic, ...]:
+        return (*map(Std, self.std), *map(Norm, self.norm), *self.statistics)
 
 
 @attrs.frozen
@@ -145,5 +206,5 @@ class Hold:
     "Who asked for it; filled in by the core."
 
 
-Request: TypeAlias = Branch | Needs | Hold
+Request: TypeAlias = Branch | Amend | Needs | Hold
 "What `build_branches` returns a list of."

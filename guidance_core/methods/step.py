@@ -9,11 +9,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.algebra.spaces import Noise
+from guidance_core.algebra.arithmetic import accumulation_dtype, evaluate
+from guidance_core.algebra.spaces import Noise, affine, check_space
+from guidance_core.algebra.statistics import Statistic
 from guidance_core.errors import ConfigurationError, PluginError
-from guidance_core.parameters.fields import check_number
-from guidance_core.parameters.schedules import Position, Schedule, Window
-from guidance_core.parameters.values import PerOutput, TensorValue, is_neutral
+from guidance_core.methods.noise import Seeds, noise_like
+from guidance_core.parameters.fields import ANY, as_value, check_number
+from guidance_core.parameters.schedules import SCHEDULES, Position, Schedule, Window
+from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, is_neutral
 
 T = TypeVar("T")
 
@@ -34,9 +37,16 @@ class RunFacts:
     count: int
     sigmas: Mapping[str, tuple[float, ...]]
     "Noise levels by output: one per step, and the final one."
+    alphas: tuple[float, ...] | None
+    "Signal levels, one per step and perhaps the final one, where the host gave them."
     prediction_type: str
     conditions: frozenset[str]
     plugins: tuple[str, ...]
+    inputs: Mapping[str, Mapping[str, Any] | None]
+    "The host's model inputs by condition."
+    seeds: Seeds
+    blocks: Mapping[str, int] | None
+    "How many blocks the host's model has, by list of blocks, where it says so."
     outputs: tuple[str, ...] = attrs.field(init=False)
 
     @outputs.default
@@ -58,6 +68,13 @@ class Moment:
     def position(self, output: str) -> Position:
         """Return where the evaluation stands for one output."""
         return Position(self.index, self.run.count, self.noise[output].sigma, self.run.sigmas[output][0])
+
+    def next_noise(self, output: str) -> Noise:
+        """Return the noise level that follows the step in the run's schedule."""
+        following, alphas = self.index + 1, self.run.alphas
+        sigma = self.run.sigmas[output][following]
+        alpha = alphas[following] if alphas is not None and following < len(alphas) else None
+        return Noise(sigma, 1.0 if alpha is None and sigma == 0.0 else alpha)
 
     def next_position(self, output: str) -> Position | None:
         """Return where the next step stands; None at the last."""
@@ -100,7 +117,7 @@ class Step:
     `postprocess` for one of them.
     """
 
-    __slots__ = ("_answers", "_is_over", "_moment", "_name", "_plugin", "_states", "_touched", "output", "sample")
+    __slots__ = ("_answers", "_is_over", "_moment", "_name", "_plugin", "_sample", "_states", "_touched", "output")
 
     def __init__(
         self,
@@ -117,12 +134,19 @@ class Step:
         self._moment = moment
         self._name = name
         self._plugin = plugin
+        self._sample = sample
         self._states = states
         self._touched = False
         self.output = output
         "Name of the output the hook is called for; `output` where the denoiser returns one tensor."
-        self.sample = sample
-        "The noisy sample of this output, `[B, ...]`, in its own dtype; None in `build_branches`."
+
+    @property
+    def sample(self) -> Tensor | None:
+        """The noisy sample of this output, `[B, ...]`, in the accumulation dtype; None in `build_branches`."""
+        given = self._sample
+        if given is not None and given.dtype is not (working := accumulation_dtype(given)):
+            given = self._sample = given.to(working)
+        return given
 
     @property
     def index(self) -> int:
@@ -142,7 +166,59 @@ class Step:
     @property
     def sigma(self) -> float:
         """Noise level of the evaluation (in `build_branches`: of the first output)."""
-        return self._told("sigma", self._moment.noise[self.output or self.outputs[0]].sigma)
+        return self._told("sigma", self._noise.sigma)
+
+    @property
+    def alpha(self) -> float:
+        """Signal level of the evaluation: the sample is `alpha·x0 + sigma·ε`.
+
+        Raises:
+            ConfigurationError: the host did not give alphas, and the prediction type does not imply them.
+        """
+        return self._told("alpha", self._noise.signal(self.prediction_type))
+
+    @property
+    def next_sigma(self) -> float:
+        """Noise level that follows this step in the run's schedule: that of the next step, or the final one."""
+        return self._told("next_sigma", self._next_noise.sigma)
+
+    @property
+    def next_alpha(self) -> float:
+        """Signal level that follows this step in the run's schedule.
+
+        Raises:
+            ConfigurationError: as `alpha`.
+        """
+        return self._told("next_alpha", self._next_noise.signal(self.prediction_type))
+
+    @property
+    def _noise(self) -> Noise:
+        return self._moment.noise[self.output or self.outputs[0]]
+
+    @property
+    def _next_noise(self) -> Noise:
+        return self._moment.next_noise(self.output or self.outputs[0])
+
+    def convert(self, tensor: Tensor, source: str, target: str) -> Tensor:
+        """Convert a prediction of this output from one space to another; for `combine` and `postprocess`.
+
+        Args:
+            tensor: `[B, ...]`, as the sample.
+            source: the prediction type it has: `epsilon`, `v`, `x0` or `flow`.
+            target: the one to return it in.
+
+        Returns:
+            It, in the accumulation dtype; `tensor` itself where nothing is to be done.
+
+        Raises:
+            ConfigurationError: there is no such space, or it cannot be reached at this noise level.
+            PluginError: in `build_branches`, where there is no sample.
+        """
+        check_space("source", source)
+        check_space("target", target)
+        if self._sample is None:
+            raise PluginError(f"plugin {self._name!r} converts a prediction in build_branches, where there is none.")
+        return evaluate([(tensor, 1.0)], self._sample, affine(source, target, self._noise))
 
     @property
     def fraction(self) -> float:
@@ -168,6 +244,50 @@ class Step:
     def model(self) -> str | None:
         """The model the host runs at this step, where it has several and says so."""
         return self._told("model", self._moment.model)
+
+    @property
+    def blocks(self) -> Mapping[str, int] | None:
+        """How many blocks the host's model has, by list of blocks; None where the host does not say.
+
+        A model with one list has the key `blocks`. The host says it with `start(supports=Capabilities(blocks=28))`.
+        """
+        return self._moment.run.blocks
+
+    def measure(self, statistic: Statistic, *tensors: Tensor) -> Tensor:
+        """Return a statistic of tensors that lie as this output's prediction; for `combine` and `postprocess`.
+
+        It is that of the whole prediction too where the host's tensors are pieces of it, on several ranks.
+
+        Args:
+            statistic: such as `Std()`, `Norm("token")`, `Inner()` (of two tensors) or `Quantile(q=0.99)`.
+            tensors: `[B, ...]`, of one shape.
+
+        Returns:
+            It, in the dtype of the tensors, with the dimensions kept.
+
+        Raises:
+            ConfigurationError: it does not fit the tensors.
+        """
+        return statistic(*tensors)
+
+    def noise_like(self, tensor: Tensor, purpose: str) -> Tensor:
+        """Return standard normal noise with the shape, dtype and device of `tensor`; the only source for plugins.
+
+        It is the same on every rank, device and executor, and another one at each step (the same at all
+        evaluations of one step). If the first dimension of `tensor` is the batch, each row depends on its sample's
+        seed alone; a tensor that samples share has noise of the first seed.
+
+        Args:
+            tensor: floating point.
+            purpose: what it is for, to tell several draws of one step apart.
+
+        Raises:
+            PluginError: `tensor` is something else.
+        """
+        index = self._told("index", self._moment.index)
+        samples = None if self._sample is None else self._sample.shape[0]
+        key = (index, self._name, self.output, purpose)
+        return noise_like(tensor, self._moment.run.seeds, samples, key, f"plugin {self._name!r}")
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -283,7 +403,12 @@ class Step:
                 raise self._lacks(parameter, [output or "?"])
             parameter = parameter[output]
         if isinstance(parameter, Schedule):
+            schedule = parameter
             parameter = parameter.at(self._moment.position(output or self.outputs[0]))
+            if type(schedule) not in SCHEDULES.values():  # of the others, all values are known beforehand
+                field = self._field_of(original)
+                bounds = ANY if field is None else field.metadata.get("bounds", ANY)
+                check_number(f"{self._named(original)}, from {type(schedule).__name__}", as_value(parameter), bounds)
             if isinstance(parameter, PerOutput) and output is not None:  # a table of values per output
                 return self._resolved(parameter, output)
         if isinstance(parameter, TensorValue):
@@ -296,20 +421,24 @@ class Step:
         return parameter
 
     def _placed(self, value: Any) -> Any:
-        if not isinstance(value, Tensor) or self.sample is None:
+        if not isinstance(value, Tensor) or self._sample is None:
             return value
-        return placed(value, self.sample, self._named(value))
+        return placed(value, self._sample, self._named(value))
+
+    def _field_of(self, value: Any) -> attrs.Attribute[Any] | None:
+        """Return the parameter that holds `value`."""
+        cls: Any = type(self._plugin)
+        for field in attrs.fields(cls) if attrs.has(cls) else ():
+            held = getattr(self._plugin, field.name, UNSET)
+            if held is value or (isinstance(held, TensorValue) and held.tensor is value):
+                found: attrs.Attribute[Any] = field
+                return found
+        return None
 
     def _named(self, value: Any) -> str:
         """Name the parameter that holds `value`, for errors."""
-        cls: Any = type(self._plugin)
-        owner = cls.__name__
-        fields = attrs.fields(cls) if attrs.has(cls) else ()
-        for field in fields:
-            held = getattr(self._plugin, field.name)
-            if held is value or (isinstance(held, TensorValue) and held.tensor is value):
-                return f"{owner}: {field.name}"
-        return f"{owner}: a parameter"
+        field = self._field_of(value)
+        return f"{type(self._plugin).__name__}: {'a parameter' if field is None else field.name}"
 
     def _lacks(self, parameter: Any, missing: list[str]) -> ConfigurationError:
         return ConfigurationError(

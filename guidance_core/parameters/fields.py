@@ -55,7 +55,34 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def check_number(what: str, value: Any, ge: float | None = None, le: float | None = None) -> None:
+@attrs.frozen
+class Bounds:
+    """What a number may be: at least `ge` or more than `gt`, and at most `le` or less than `lt`."""
+
+    ge: float | None = None
+    le: float | None = None
+    gt: float | None = None
+    lt: float | None = None
+
+    def hold(self, low: float, high: float) -> bool:
+        """Whether all numbers from `low` to `high` are allowed."""
+        return (
+            (self.ge is None or low >= self.ge)
+            and (self.gt is None or low > self.gt)
+            and (self.le is None or high <= self.le)
+            and (self.lt is None or high < self.lt)
+        )
+
+    def __str__(self) -> str:
+        low = f"({self.gt:g}" if self.gt is not None else "(-inf" if self.ge is None else f"[{self.ge:g}"
+        high = f"{self.lt:g})" if self.lt is not None else "inf)" if self.le is None else f"{self.le:g}]"
+        return f"{low}, {high}"
+
+
+ANY = Bounds()
+
+
+def check_number(what: str, value: Any, bounds: Bounds = ANY) -> None:
     """Raise `ConfigurationError` unless every number in `value` is finite and within bounds."""
     for leaf in leaves(value):
         if isinstance(leaf, TensorValue):
@@ -79,30 +106,102 @@ def check_number(what: str, value: Any, ge: float | None = None, le: float | Non
             raise ConfigurationError(f"{what} must be finite; got {brief(leaf)}.")
         else:
             low = high = leaf
-        if (ge is not None and low < ge) or (le is not None and high > le):
-            bounds = f"[{'-inf' if ge is None else f'{ge:g}'}, {'inf' if le is None else f'{le:g}'}]"
+        if not bounds.hold(low, high):
             raise ConfigurationError(f"{what} must lie in {bounds}; got {leaf!r}.")
 
 
-def number(default: Any = attrs.NOTHING, *, ge: float | None = None, le: float | None = None, help: str = "") -> Any:
+def number(
+    default: Any = attrs.NOTHING,
+    *,
+    ge: float | None = None,
+    le: float | None = None,
+    gt: float | None = None,
+    lt: float | None = None,
+    help: str = "",
+) -> Any:
     """An attrs field for a numeric parameter: number, tensor, value per output, or schedule.
+
+    A schedule of somebody else's is held to the bounds too, at every step when a run starts.
 
     Args:
         default: its default; `UNSET` where a preset or the plugin decides.
         ge: smallest value allowed.
         le: largest value allowed.
+        gt: what every value must be larger than.
+        lt: what every value must be smaller than.
         help: one line for `guidance-core plugins` and `describe()`.
 
     Raises (when the plugin is made):
         ConfigurationError: naming plugin and parameter, for a value that is no number, not finite
             or out of bounds.
     """
+    bounds = Bounds(ge, le, gt, lt)
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if value is not UNSET:
-            check_number(f"{type(owner).__name__}: {field.name}", value, ge, le)
+            check_number(f"{type(owner).__name__}: {field.name}", value, bounds)
 
-    return attrs.field(default=default, converter=as_value, validator=check, metadata={"help": help})
+    return attrs.field(default=default, converter=as_value, validator=check, metadata={"help": help, "bounds": bounds})
+
+
+def numbers(
+    default: Any = attrs.NOTHING,
+    *,
+    ge: float | None = None,
+    le: float | None = None,
+    gt: float | None = None,
+    lt: float | None = None,
+    least: int = 0,
+    help: str = "",
+) -> Any:
+    """An attrs field for a list of plain numbers, kept as a tuple of floats; at least `least` of them."""
+    bounds = Bounds(ge, le, gt, lt)
+
+    def convert(given: Any) -> Any:
+        if isinstance(given, torch.Tensor) and given.ndim == 1:
+            given = given.tolist()
+        if not isinstance(given, (list, tuple)):
+            return given
+        return tuple(float(each) if isinstance(each, int) and is_finite(each) else each for each in given)
+
+    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        what = f"{type(owner).__name__}: {field.name}"
+        if not isinstance(value, tuple) or not all(isinstance(each, float) for each in value):
+            raise ConfigurationError(f"{what} must be a list of numbers, such as [1, 0.5]; got {brief(value)}.")
+        if len(value) < least:
+            raise ConfigurationError(f"{what} must have at least {least} numbers; got {brief(list(value))}.")
+        for each in value:
+            check_number(what, each, bounds)
+
+    return attrs.field(default=default, converter=convert, validator=check, metadata={"help": help, "bounds": bounds})
+
+
+def names(default: Any = (), *, help: str = "") -> Any:
+    """An attrs field for a list of names, kept as a tuple; one name stands for a list of one."""
+
+    def convert(given: Any) -> Any:
+        return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
+
+    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, tuple) or not all(isinstance(each, str) and each for each in value):
+            raise ConfigurationError(
+                f"{type(owner).__name__}: {field.name} must be names, such as ('cfg', 'stg'); got {brief(value)}."
+            )
+
+    return attrs.field(default=default, converter=convert, validator=check, metadata={"help": help})
+
+
+def function(default: Any = attrs.NOTHING, *, optional: bool = False, help: str = "") -> Any:
+    """An attrs field for a function, such as the loss of a classifier; `optional` also allows None.
+
+    It cannot be written as a spec, JSON or TOML.
+    """
+
+    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not callable(value) and not (value is None and optional):
+            raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a function; got {brief(value)}.")
+
+    return attrs.field(default=default, validator=check, metadata={"help": help})
 
 
 def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: bool = False) -> Any:
@@ -148,16 +247,21 @@ def text(default: Any, *, help: str = "") -> Any:
     return attrs.field(default=default, validator=check, metadata={"help": help})
 
 
-def whole(default: Any = attrs.NOTHING, *, ge: int = 0, help: str = "") -> Any:
-    """An attrs field for a whole number of at least `ge`; per output and by sigma where wanted."""
+def whole(default: Any = attrs.NOTHING, *, ge: int = 0, optional: bool = False, help: str = "") -> Any:
+    """An attrs field for a whole number of at least `ge`; per output and by sigma where wanted.
+
+    `optional` also allows None.
+    """
 
     def convert(given: Any) -> Any:
+        if optional and given == "none":
+            return None
         if isinstance(given, Mapping) and not isinstance(given, PerOutput):
             return PerOutput({str(output): convert(value) for output, value in given.items()})
         return int(given) if isinstance(given, float) and given.is_integer() else given
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        for leaf in () if isinstance(value, Unset) else leaves(value):
+        for leaf in () if isinstance(value, Unset) or (optional and value is None) else leaves(value):
             if isinstance(leaf, bool) or not isinstance(leaf, int) or leaf < ge:
                 raise ConfigurationError(
                     f"{type(owner).__name__}: {field.name} must be a whole number of at least {ge}; got {brief(leaf)}."

@@ -51,5 +51,7 @@ def _default(plugin: Any, field: attrs.Attribute[Any]) -> Any:
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         default = default.factory(plugin) if default.takes_self else default.factory()
     converter: Any = field.converter
-    plain = default is attrs.NOTHING or converter is None or isinstance(converter, attrs.Converter)
-    return default if plain else converter(default)
+    if default is attrs.NOTHING or converter is None:
+        return default
+    takes_more = isinstance(converter, attrs.Converter)
+    return converter(default, plugin, field) if takes_more else converter(default)

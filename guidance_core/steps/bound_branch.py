@@ -4,33 +4,111 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-from guidance_core.methods.requests import Branch
+from torch import Tensor
+
+from guidance_core.errors import GuidanceError, PluginError
+from guidance_core.methods.noise import noise_like
+from guidance_core.methods.requests import NOTHING, Amend, Branch
 from guidance_core.methods.step import Moment
+from guidance_core.steps.layout import Layout
 
 
 class BoundBranch:
     """A branch as the host's denoiser gets it: everything one forward pass needs to know."""
 
-    __slots__ = ("_moment", "condition", "held", "inputs", "model", "name", "perturbations", "rows")
+    __slots__ = (
+        "_branch",
+        "_edited",
+        "_edits",
+        "_inputs",
+        "_moment",
+        "_samples",
+        "condition",
+        "held",
+        "model",
+        "name",
+        "perturbations",
+        "rows",
+    )
 
-    def __init__(self, branch: Branch, inputs: Mapping[str, Any], moment: Moment, held: frozenset[str]) -> None:
+    def __init__(self, branch: Branch, layout: Layout, moment: Moment) -> None:
+        self._branch = branch
+        self._edits = layout.edits
+        self._inputs = layout.inputs[branch.name]
+        self._edited: Mapping[str, Any] | None = None if branch.condition in layout.edits else self._inputs
         self._moment = moment
+        self._samples: int | None = None
         self.name = branch.name
         "Stable name of the branch; `cond` is the base."
         self.condition = branch.condition
         "Name of the condition it runs, for a host that looks its inputs up at every step."
-        self.inputs = inputs
-        "The condition's model inputs, merged with the branch's overrides; read-only."
         self.perturbations = branch.perturbations
         "What to change inside the model for this pass."
         self.model = branch.model or moment.model
         "The model to run, by name; `None` for the only one."
-        self.held = held
+        self.held = layout.holds
         "The outputs that keep their last x0 at this step: the pass still returns them, but nothing reads them."
         self.rows: slice | None = None
         "The rows of the batch to run; `None` for all. Set only for a denoiser with `takes_rows = True`."
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """The condition's model inputs, edited where a plugin does so, and with the branch's overrides; read-only.
+
+        Raises:
+            PluginError: a plugin failed to edit them.
+        """
+        if self._edited is None:
+            self._edited = self.amend(self._moment.run.inputs.get(self.condition) or NOTHING)
+        return self._edited
+
+    @property
+    def also(self) -> Mapping[str, Mapping[str, Any]]:
+        """Model inputs of further conditions that the pass is given beside its own, by condition."""
+        if not self._branch.also:
+            return NOTHING
+        given = self._moment.run.inputs
+        return {name: self._after_edit(name, given.get(name) or NOTHING) for name in self._branch.also}
+
+    def amend(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the inputs of a host that holds those of the conditions itself, as this pass is to be run with them.
+
+        Args:
+            inputs: those of the branch's condition, by the names that the model gives them.
+
+        Raises:
+            PluginError: a plugin failed to edit them.
+        """
+        edited = self._after_edit(self.condition, inputs)
+        return {**edited, **self._branch.overrides} if self._branch.overrides else edited
+
+    def _after_edit(self, condition: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        amend = self._edits.get(condition)
+        if amend is None or amend.edit is None:
+            return inputs
+        try:
+            changed = amend.edit(MappingProxyType(dict(inputs)), partial(self._noise, amend))
+        except Exception as error:
+            if isinstance(error, GuidanceError):
+                raise
+            raise PluginError(
+                f"plugin {amend.plugin!r} failed to edit the inputs of condition {condition!r} "
+                f"({', '.join(map(str, inputs)) or 'none'}): {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(changed, Mapping):
+            raise PluginError(
+                f"plugin {amend.plugin!r} must return a dict from its edit of condition {condition!r}, of the inputs "
+                f"that it replaces; got {type(changed).__name__}."
+            )
+        return {**inputs, **changed}
+
+    def _noise(self, amend: Amend, tensor: Tensor, purpose: str) -> Tensor:
+        key = (self.step, amend.plugin, None, purpose)
+        return noise_like(tensor, self._moment.run.seeds, self._samples, key, f"plugin {amend.plugin!r}")
 
     @property
     def run_id(self) -> int:
@@ -63,5 +141,11 @@ class BoundBranch:
         part.rows = rows
         return part
 
+    def for_samples(self, samples: int) -> BoundBranch:
+        """Return the same branch for a sample with a batch of this size, whose noise edits draw."""
+        bound = copy.copy(self)
+        bound._samples = samples
+        return bound
+
     def __repr__(self) -> str:
-        return f"BoundBranch({self.name!r}, run {self.run_id}, step {self.step}, inputs {sorted(self.inputs)})"
+        return f"BoundBranch({self.name!r}, run {self.run_id}, step {self.step}, condition {self.condition!r})"

@@ -16,7 +16,7 @@ from guidance_core.methods.step import Answers, Moment, States, Step
 from guidance_core.parameters.values import is_neutral
 from guidance_core.steps.layout import Acting, Layout, OutputLayout
 from guidance_core.steps.requested import asked_of, held_outputs, through_wrappers
-from guidance_core.steps.united import United, check_conditions, inputs_of, unite
+from guidance_core.steps.united import United, check_conditions, edits_of, inputs_of, unite
 
 
 def build_layout(
@@ -61,6 +61,7 @@ def build_layout(
     held &= holdable
     active = [name for name in outputs if name not in held]
     branches = unite(requests, outputs, active) if active else {}
+    edits = edits_of(requests)
     check_conditions(branches, conditions, requests)
     view = _View(requests, asked, tuple(branches), plugins, own)
     return Layout(
@@ -69,6 +70,8 @@ def build_layout(
         outputs={name: _output_layout(name, hooks, view, branches, held=name in held) for name in outputs},
         depends_on_state=any(step.looked_at_state for step in steps.values()),
         inputs={name: inputs_of(united.branch, conditions or {}) for name, united in branches.items()},
+        amended={name: united.amended_by for name, united in branches.items()},
+        edits=edits,
         answers=answers,
         asked_to_hold=asked_to_hold,
     )

@@ -19,7 +19,7 @@ from guidance_core.algebra.arithmetic import Term, Weight, accumulation_dtype, e
 from guidance_core.algebra.spaces import IDENTITY, Affine, Noise, affine
 from guidance_core.errors import PluginError
 from guidance_core.methods.hooks import Implementation, around
-from guidance_core.methods.reference import BasePrediction, Multiply, Reference, Statistic
+from guidance_core.methods.reference import BasePrediction, Measured, Multiply, Reference
 from guidance_core.methods.requests import BASE
 from guidance_core.methods.step import Moment, States, Step
 from guidance_core.steps.layout import Acting, OutputLayout
@@ -137,7 +137,7 @@ def correct(
     away: Sequence[Term],
     like: Tensor,
     base: Tensor | None,
-    known: Mapping[Statistic, Tensor] | None = None,
+    known: Mapping[Measured, Tensor] | None = None,
 ) -> Tensor:
     """Return a sum (in the host's space) after all corrections, in the dtype of `like`.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from guidance_core.algebra.arithmetic import Weight
 from guidance_core.algebra.digest import digest
 from guidance_core.methods.hooks import Implementation
-from guidance_core.methods.requests import BASE, Branch, Needs
+from guidance_core.methods.requests import BASE, Amend, Branch, Needs
 from guidance_core.methods.step import Answers, placed
 
 
@@ -165,7 +165,11 @@ class Layout:
     depends_on_state: bool
     "Whether a plugin looked at its state, so that the layout holds for this moment only."
     inputs: Mapping[str, Mapping[str, Any]]
-    "Model inputs of each branch."
+    "Model inputs of each branch, before they are edited."
+    amended: Mapping[str, tuple[str, ...]]
+    "The plugins that change each branch, as every pass with its condition."
+    edits: Mapping[str, Amend]
+    "By condition: what edits its inputs."
     answers: Answers
     "What the plugins asked about where the step stands, and what they were told."
     asked_to_hold: frozenset[str]
@@ -181,7 +185,10 @@ class Layout:
     def fingerprint(self) -> tuple[int, int]:
         """What stands for the branches, and for what is made of them."""
         branches = [
-            (branch.name, branch.condition, branch.perturbations, branch.overrides, branch.model, branch.cost)
+            (
+                *(branch.name, branch.condition, branch.perturbations, branch.overrides, branch.model, branch.cost),
+                *(branch.also, self.amended[branch.name]),
+            )
             for branch in self.branches
         ]
         strengths = [

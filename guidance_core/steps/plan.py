@@ -18,7 +18,7 @@ from guidance_core.algebra.digest import digest
 from guidance_core.algebra.outputs import Structure
 from guidance_core.algebra.spaces import Noise
 from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError, NonFiniteError
-from guidance_core.methods.reference import BasePrediction, Statistic
+from guidance_core.methods.reference import BasePrediction, Measured
 from guidance_core.methods.requests import BASE
 from guidance_core.methods.step import States
 from guidance_core.steps.bound_branch import BoundBranch
@@ -41,8 +41,8 @@ class Sums:
     "`Σ wᵢ·pᵢ`, `[B, ...]`, in the accumulation dtype."
     like: Mapping[str, Tensor]
     "A tensor of the shape, dtype and device of the base prediction; its values are not read."
-    statistics: Mapping[str, Mapping[tuple[str, str, str], Tensor]]
-    "Of the base prediction, by (space, `std` or `norm`, over)."
+    statistics: Mapping[str, Mapping[Measured, Tensor]]
+    "Of the base prediction, by space and statistic."
     references: Mapping[str, Tensor]
     "The base prediction itself, where the plan wants it."
 
@@ -315,7 +315,7 @@ class Plan:
         if len({sample.shape[0] for sample in self.samples.values()}) > 1:
             return False
         wanted = (key for output in self.samples for key in self.wanted_statistics(output))
-        return not (needs_tensor_statistics and any(over == "tensor" for _, _, over in wanted))
+        return not (needs_tensor_statistics and any(statistic.covers_batch for _, statistic in wanted))
 
     def partial_sum(self, output: str, predictions: Mapping[str, Tensor], rows: slice | None = None) -> Tensor | None:
         """Return `Σ wᵢ·pᵢ` over those branches of the plan that `predictions` holds; None if none counts.
@@ -328,13 +328,12 @@ class Plan:
         terms = [(predictions[name], _in_rows(weight, rows)) for name, weight in weights if name in predictions]
         return evaluate(terms) if terms else None
 
-    def wanted_statistics(self, output: str) -> tuple[Statistic, ...]:
-        """Return (space, `std` or `norm`, over) of each statistic of the base prediction that is wanted."""
+    def wanted_statistics(self, output: str) -> tuple[Measured, ...]:
+        """Return each statistic of the base prediction that is wanted, with the space that it is of."""
         wanted = {
-            (acting.space, kind, over): None
+            (acting.space, statistic): None
             for acting in self.layout.outputs[output].all_correcting
-            for kind, overs in (("std", acting.needs.std), ("norm", acting.needs.norm))
-            for over in overs
+            for statistic in acting.needs.measured
         }
         return tuple(wanted)
 
@@ -342,12 +341,12 @@ class Plan:
         """Whether a correction looks at the whole base prediction of `output`."""
         return any(acting.needs.reference for acting in self.layout.outputs[output].all_correcting)
 
-    def statistic(self, output: str, base: Tensor, key: Statistic, rows: slice | None = None) -> Tensor:
+    def statistic(self, output: str, base: Tensor, key: Measured, rows: slice | None = None) -> Tensor:
         """Compute one wanted statistic from the base prediction of `output`; dimensions are kept."""
         own = self.identity.settings.prediction_type
         sample = self.samples[output]
         sample = sample if rows is None else sample[rows]
-        return BasePrediction(base, sample, own, self.noise[output]).statistic(key)
+        return BasePrediction(base, sample, own, self.noise[output]).measure(*key)
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from guidance_core.algebra.outputs import SINGLE
 from guidance_core.algebra.spaces import Noise, affine, check_sigma
 from guidance_core.errors import ConfigurationError
+from guidance_core.methods.requests import Branch
 from guidance_core.methods.stack import Stack
 from guidance_core.methods.step import Moment, RunFacts, States
 from guidance_core.steps.bound_branch import BoundBranch
@@ -66,13 +67,20 @@ class Program:
             run_id=self.identity.id,
             count=settings.count,
             sigmas={name: sigmas[None if None in sigmas else name] for name in self.outputs},
+            alphas=settings.alphas,
             prediction_type=settings.prediction_type,
             conditions=frozenset(settings.conditions or ()),
             plugins=tuple(stack.plugins),
+            inputs=settings.conditions or {},
+            seeds=settings.seeds,
+            blocks=settings.blocks,
         )
         moments = [Moment(self._facts, index, 0, self._usual(index), None) for index in range(settings.count)]
         self.layouts: list[Layout] = self._laid_out(moments)
         "By step."
+        self._accepted: list[Branch] = []
+        for layout in dict.fromkeys(self.layouts):
+            self._check_supported(layout)
         self.keeps = frozenset(name for layout in set(self.layouts) for name in layout.holds)
         "The outputs whose x0 some step holds."
         self.steps = [self._checked(layout, moment) for layout, moment in zip(self.layouts, moments, strict=True)]
@@ -117,7 +125,26 @@ class Program:
         moment = Moment(self._facts, index, evaluation, noise, model)
         held = frozenset(held)
         layout = KnownLayouts(self.stack.plugins, [self.layouts[index]]).find(moment, held)
-        return self._checked(layout or self._built(moment, held, state, self.keeps), moment)
+        if layout is None:
+            layout = self._built(moment, held, state, self.keeps)
+            self._check_supported(layout)
+        return self._checked(layout, moment)
+
+    def _check_supported(self, layout: Layout) -> None:
+        """Raise `ConfigurationError` where the host says that its model cannot run a pass; ask once for each."""
+        supports = self.settings.supports
+        if supports is None:
+            return
+        for branch in layout.branches:
+            if any(branch.name == each.name and branch.same_content(each) for each in self._accepted):
+                continue
+            reason = supports(branch)
+            if reason is not None:
+                asking = [*layout.asked[branch.name], *layout.amended[branch.name]]
+                raise ConfigurationError(
+                    f"{_of_plugins(asking)} the pass {branch.name!r}, which the host's model cannot run: {reason}."
+                )
+            self._accepted.append(branch)
 
     def _checked(self, layout: Layout, moment: Moment) -> Scheduled:
         """Return a step, or raise where a plugin wants a space that cannot be reached at its noise level."""
@@ -131,7 +158,7 @@ class Program:
                 ) from None
         for name in self.keeps:
             affine(*(("x0", own) if name in layout.holds else (own, "x0")), noise[name])
-        branches = [BoundBranch(each, layout.inputs[each.name], moment, layout.holds) for each in layout.branches]
+        branches = [BoundBranch(each, layout, moment) for each in layout.branches]
         return Scheduled(layout, moment, tuple(branches))
 
     def alpha(self, index: int) -> float | None:
@@ -162,6 +189,13 @@ class Program:
     ) -> Layout:
         stack, conditions = self.stack, self.settings.conditions
         return build_layout(stack.hooks, stack.plugins, moment, conditions, state, holdable=holdable, foreseen=foreseen)
+
+
+def _of_plugins(names: Sequence[str]) -> str:
+    """Begin the sentence that tells whose pass cannot be run."""
+    if not names:
+        return "every run needs"
+    return f"plugin {names[0]!r} asks for" if len(names) == 1 else f"plugins {', '.join(map(repr, names))} ask for"
 
 
 def _level(what: str, given: Any) -> float:

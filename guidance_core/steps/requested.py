@@ -12,21 +12,28 @@ from guidance_core.errors import (
     PluginError,
 )
 from guidance_core.methods.hooks import Hook, Implementation, around
-from guidance_core.methods.requests import Branch, Hold, Needs, Request
+from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
 from guidance_core.methods.step import Step
 
 
 def asked_of(hooks: Mapping[str, Hook], steps: Mapping[str, Step]) -> list[Request]:
-    """Return what the plugins ask for, in the stack's order, each request marked with its plugin."""
+    """Return what the plugins ask for, in the stack's order, each request marked with its plugin.
+
+    A plugin that asks for nothing is off: its other hooks are not called in this step.
+    """
     asked: list[Request] = []
+    off: set[str] = set()
     for implementation in hooks["build_branches"].plain:
         result = implementation(steps[implementation.plugin])
-        asked += _marked(implementation, [] if result is None else result)
+        mine = [] if result is None else _marked(implementation, result)
+        asked += mine
+        if not mine:
+            off.add(implementation.plugin)
     acting = [
         found.plugin for name in ("combine", "postprocess") for found in (*hooks[name].plain, *hooks[name].wrappers)
     ]
     stating = {request.plugin for request in asked if isinstance(request, Needs)}
-    asked += [Needs(plugin=name) for name in dict.fromkeys(acting) if name not in stating]
+    asked += [Needs(plugin=name) for name in dict.fromkeys(acting) if name not in stating | off]
     return asked
 
 
@@ -53,11 +60,11 @@ def through_wrappers(
 
 def _marked(implementation: Implementation, result: Any) -> list[Request]:
     if not isinstance(result, (list, tuple)):
-        raise implementation.wrong("a list of Branch, Needs and Hold", result)
+        raise implementation.wrong("a list of Branch, Amend, Needs and Hold", result)
     marked: list[Request] = []
     for request in result:
-        if not isinstance(request, Branch | Needs | Hold):
-            raise implementation.wrong("a list of Branch, Needs and Hold", request)
+        if not isinstance(request, Branch | Amend | Needs | Hold):
+            raise implementation.wrong("a list of Branch, Amend, Needs and Hold", request)
         marked.append(request if request.plugin else attrs.evolve(request, plugin=implementation.plugin))
     return marked
 

@@ -18,3 +18,7 @@ class Scheduled:
     moment: Moment
     branches: tuple[BoundBranch, ...]
     "Those of the layout, bound to this step."
+
+    def for_samples(self, samples: int) -> Scheduled:
+        """Return the same step for a sample with a batch of this size, whose noise edits of inputs draw."""
+        return attrs.evolve(self, branches=tuple(branch.for_samples(samples) for branch in self.branches))

@@ -9,6 +9,8 @@ from typing import Any
 import attrs
 
 from guidance_core.algebra.digest import digest
+from guidance_core.methods.capabilities import Supports
+from guidance_core.methods.noise import Seeds
 from guidance_core.parameters.settled import settle
 
 
@@ -23,8 +25,17 @@ class RunSettings:
     prediction_type: str
     outputs: tuple[str, ...] | None
     check_finite: bool
+    seeds: Seeds = attrs.field(factory=Seeds)
+    supports: Supports | None = None
+    "Returns why the host's model cannot run a pass, or None."
     given: Callable[[], Mapping[str, int]] | None = None
     "Returns what a host wants equal on all ranks, as a number for each thing; called where there are several."
+
+    @property
+    def blocks(self) -> Mapping[str, int] | None:
+        """How many blocks the host's model has, by list of blocks, where it says so."""
+        blocks: Mapping[str, int] | None = getattr(self.supports, "blocks", None)
+        return blocks
 
     @property
     def count(self) -> int:

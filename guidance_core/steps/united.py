@@ -17,7 +17,7 @@ from guidance_core.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from guidance_core.methods.requests import BASE, NOTHING, Branch, Request
+from guidance_core.methods.requests import BASE, NOTHING, Amend, Branch, Request
 from guidance_core.parameters.values import PerOutput, is_neutral
 
 MOST = torch.finfo(torch.float32).max
@@ -31,6 +31,8 @@ class United:
     branch: Branch
     plugins: tuple[str, ...]
     strengths: dict[str, float | Tensor]
+    amended_by: tuple[str, ...] = ()
+    "The plugins that change it, as every pass with its condition."
 
 
 def unite(requests: Sequence[Request], outputs: Sequence[str], active: Sequence[str]) -> dict[str, United]:
@@ -54,11 +56,49 @@ def unite(requests: Sequence[Request], outputs: Sequence[str], active: Sequence[
             same.plugins = (*same.plugins, branch.plugin)
         for output in active:
             same.strengths[output] = same.strengths[output] + _strength(branch, output)
-    return {
+    running = {
         name: branch
         for name, branch in united.items()
         if branch.branch.required or any(not is_neutral(branch.strengths[output]) for output in active)
     }
+    for each in running.values():
+        for request in requests:
+            if isinstance(request, Amend) and request.condition == each.branch.condition:
+                _amend(each, request)
+    return running
+
+
+def edits_of(requests: Sequence[Request]) -> dict[str, Amend]:
+    """Return who edits the inputs of each condition, or raise `BranchConflictError` where two do so differently."""
+    edits: dict[str, Amend] = {}
+    for amend in requests:
+        if not isinstance(amend, Amend) or amend.edit is None:
+            continue
+        first = edits.setdefault(amend.condition, amend)
+        if first.edit != amend.edit:
+            raise BranchConflictError(
+                f"plugin {first.plugin!r} and plugin {amend.plugin!r} edit the inputs of condition "
+                f"{amend.condition!r} differently. Leave one out, or limit them to different steps."
+            )
+    return edits
+
+
+def _amend(united: United, amend: Amend) -> None:
+    """Change a pass, or raise `BranchConflictError` where it has a change that collides."""
+    branch = united.branch
+    added = [each for each in amend.perturbations if each not in branch.perturbations]
+    also = [name for name in amend.also if name not in branch.also]
+    if added or also:
+        try:
+            united.branch = attrs.evolve(
+                branch, perturbations=(*branch.perturbations, *added), also=(*branch.also, *also)
+            )
+        except BranchConflictError as error:
+            raise BranchConflictError(
+                f"plugin {amend.plugin!r} changes every pass with the condition {amend.condition!r}: {error}"
+            ) from None
+    if amend.plugin not in united.amended_by:
+        united.amended_by = (*united.amended_by, amend.plugin)
 
 
 def _content(branch: Branch) -> str:
@@ -103,13 +143,27 @@ def check_conditions(
     requests: Sequence[Request],
 ) -> None:
     """Raise `UnknownNameError` where a branch runs on a condition that the host did not give."""
-    for name, united in branches.items():
-        wanted = united.branch.condition
-        if conditions is None or conditions.get(wanted) is not None:
+    if conditions is None:
+        return
+    for amend in requests:
+        if isinstance(amend, Amend) and amend.condition not in conditions:
+            raise UnknownNameError(
+                f"plugin {amend.plugin!r} changes the passes with the condition {amend.condition!r}, but the run was "
+                f"started with {', '.join(conditions) or 'no conditions'}."
+                f"{did_you_mean(amend.condition, list(conditions), nearness=0.75)} step.conditions has their names."
+            )
+    known = [condition for condition, inputs in conditions.items() if inputs is not None]
+    wanted_by = [
+        (wanted, name, united)
+        for name, united in branches.items()
+        for wanted in (united.branch.condition, *united.branch.also)
+    ]
+    for wanted, name, united in wanted_by:
+        if wanted in known:
             continue
-        known = [condition for condition, inputs in conditions.items() if inputs is not None]
-        who = f"plugin {united.plugins[0]!r} needs" if united.plugins else "every run needs"
-        instead = ", or set the plugin's scale to its neutral value" if united.plugins else ""
+        asking = united.plugins if wanted == united.branch.condition else (*united.amended_by, *united.plugins)
+        who = f"plugin {asking[0]!r} needs" if asking else "every run needs"
+        instead = ", or set the plugin's scale to its neutral value" if asking else ""
         raise UnknownNameError(
             f"{who} the condition {wanted!r} for its branch {name!r}, but the run was started with "
             # 'negative' is not 'positive' misspelt

@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Branch, Needs, Scale, Step, choice, hookimpl, inner, norm, number
+from guidance_core import Branch, Inner, Needs, Norm, Over, Scale, Step, choice, extent, hookimpl, number
 
 
 @attrs.frozen
@@ -21,7 +21,9 @@ class APG:
         guided = c + (s − 1)·d                    form=paper
         guided = u + s·d                          form=diffusers
 
-    Norms and projections are per sample. At s = 1 the method is off and `uncond` is not run.
+    Norms and projections are per sample, or over the dimensions that `over` lists: the authors' code takes
+    [-1, -2, -3], which of `[B, C, F, H, W]` is not the sample but a channel of it. At s = 1 the method is off and
+    `uncond` is not run.
 
     Source: Sadat et al., arXiv:2410.02416, Alg. 1; in x0 space, as section 4 recommends.
     """
@@ -32,6 +34,7 @@ class APG:
     eta: Scale = number(0.0, help="weight η of the parallel part; 1 keeps it all")
     momentum: Scale = number(0.0, help="β, the share of the last step's direction to add; 0 is off")
     threshold: Scale = number(0.0, ge=0, help="r, the largest norm of the direction; 0 disables the limit")
+    over: Over = extent("sample", help="what one norm and projection covers: a name, or dimensions such as [-1, -2]")
     form: str = choice("paper", ("paper", "diffusers"), help="whether s counts from c or from u")
     space: str | None = choice(
         "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
@@ -42,7 +45,7 @@ class APG:
         """Ask for the prediction of `uncond`, unless s is 1 for every output."""
         active = step.active(self.scale, neutral=1.0)
         if not active:
-            return [Needs(outputs=())]
+            return []
         return [
             Branch("uncond", condition="negative", required=True),
             Needs(space=self.space, outputs=active),
@@ -61,16 +64,16 @@ class APG:
                 d = d + beta * step.state["direction"]
             step.state["direction"] = d
         if isinstance(r, torch.Tensor) or r > 0:
-            length = norm(d)
+            length = step.measure(Norm(self.over), d)
             d = d * torch.where(length > r, r / length, 1.0)
-        parallel = _projected(d, c)
+        parallel = _projected(step, d, c, self.over)
         d = d - parallel + eta * parallel
         delta: torch.Tensor = (s - 1) * d if self.form == "paper" else s * d - difference
         return delta
 
 
-def _projected(d: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """Return the part of `d` parallel to `c`, per sample; 0 where c is 0."""
-    length = norm(c)
+def _projected(step: Step, d: torch.Tensor, c: torch.Tensor, over: Over) -> torch.Tensor:
+    """Return the part of `d` parallel to `c`; 0 where c is 0."""
+    length = step.measure(Norm(over), c)
     unit = c / torch.where(length > 0, length, 1.0)
-    return inner(d, unit) * unit
+    return step.measure(Inner(over), d, unit) * unit

@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Branch, Needs, Scale, Step, hookimpl, inner, number, whole
+from guidance_core import Branch, Inner, Needs, Scale, Step, hookimpl, number, whole
 
 
 @attrs.frozen
@@ -18,6 +18,8 @@ class CFGZeroStar:
         α = ⟨c, u⟩ / (‖u‖² + 1e−8)          per sample
         guided = c + (s − 1)·(c − α·u)
         guided = 0                          for the first `zero_steps` steps
+
+    The zero steps are those of the run: a window that `interval` sets limits the scale only.
 
     Source: Fan et al., arXiv:2503.18886, eq. 9 and Alg. 1. Made for flow predictions.
     """
@@ -32,10 +34,10 @@ class CFGZeroStar:
     def build_branches(self, step: Step) -> list[Branch | Needs]:
         """Ask for the prediction of `uncond` once the zero steps are over."""
         if step.index < self.zero_steps:
-            return [Needs()]
+            return [Needs(fixed=True)]
         active = step.active(self.scale, neutral=1.0)
         if not active:
-            return [Needs(outputs=())]
+            return []
         return [Branch("uncond", condition="negative", required=True), Needs(outputs=active)]
 
     @hookimpl
@@ -45,6 +47,6 @@ class CFGZeroStar:
         if step.index < self.zero_steps:
             return -c
         u = predictions["uncond"]
-        alpha = inner(c, u) / (inner(u, u) + 1e-8)
+        alpha = step.measure(Inner(), c, u) / (step.measure(Inner(), u, u) + 1e-8)
         delta: torch.Tensor = (step.value(self.scale) - 1) * (c - alpha * u)
         return delta

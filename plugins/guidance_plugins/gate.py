@@ -7,7 +7,7 @@ from collections.abc import Generator
 import attrs
 import torch
 
-from guidance_core import Branch, Hold, Needs, Reference, Step, Window, choice, hookimpl
+from guidance_core import Branch, Hold, Needs, Reference, Request, Step, Window, choice, hookimpl
 
 
 @attrs.frozen
@@ -34,7 +34,7 @@ class Gate:
         return Window(self.lo, self.hi, self.by)  # type: ignore[arg-type]
 
     @hookimpl(wrapper=True)
-    def build_branches(self, step: Step) -> Generator[None, list[Branch | Needs | Hold], list[Branch | Needs | Hold]]:
+    def build_branches(self, step: Step) -> Generator[None, list[Request], list[Request]]:
         """Drop every branch where the guidance can be reused; else have it stored, if it will be."""
         asked = yield
         held = {

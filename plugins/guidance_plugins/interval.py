@@ -7,25 +7,19 @@ from collections.abc import Generator
 import attrs
 
 from guidance_core import (
+    Amend,
     Branch,
-    ConfigurationError,
-    Hold,
     Needs,
     PerOutput,
+    Request,
     Step,
     UnknownNameError,
     Window,
     choice,
     hookimpl,
+    names,
     suggest,
 )
-
-
-def _as_methods(methods: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    names = (methods,) if isinstance(methods, str) else methods
-    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
-        raise ConfigurationError(f"Interval: methods must be names, such as ('cfg', 'stg'); got {methods!r}.")
-    return tuple(names)
 
 
 @attrs.frozen
@@ -41,11 +35,7 @@ class Interval:
     lo: float = attrs.field(default=0.0, metadata={"help": "lower end: the noise level at which guidance ends"})
     hi: float = attrs.field(default=1.0, metadata={"help": "upper end: the noise level at which guidance begins"})
     by: str = choice("sigma", ("sigma", "fraction"), help="whether lo and hi are sigmas or fractions of the steps")
-    methods: tuple[str, ...] = attrs.field(
-        default=(),
-        converter=_as_methods,
-        metadata={"help": "names of the methods to limit; none is all of them"},
-    )
+    methods: tuple[str, ...] = names(help="names of the methods to limit; none is all of them")
     window: Window = attrs.field(init=False, repr=False, eq=False)
 
     @window.default
@@ -53,7 +43,7 @@ class Interval:
         return Window(self.lo, self.hi, self.by)  # type: ignore[arg-type]
 
     @hookimpl(wrapper=True)
-    def build_branches(self, step: Step) -> Generator[None, list[Branch | Needs | Hold], list[Branch | Needs | Hold]]:
+    def build_branches(self, step: Step) -> Generator[None, list[Request], list[Request]]:
         """Drop what the limited methods asked for, for the outputs that are outside."""
         self._check_methods(step.plugins)
         asked = yield
@@ -70,15 +60,17 @@ class Interval:
             if method not in known:
                 raise UnknownNameError(f"methods has {method!r}, which is not in the stack.{suggest(method, known)}")
 
-    def _covers(self, request: Branch | Needs | Hold) -> bool:
+    def _covers(self, request: Request) -> bool:
         name = request.plugin.partition("#")[0]
         return not self.methods or name in self.methods or request.plugin in self.methods
 
-    def _limited(
-        self, request: Branch | Needs | Hold, inside: tuple[str, ...], outputs: tuple[str, ...]
-    ) -> Branch | Needs | Hold | None:
+    def _limited(self, request: Request, inside: tuple[str, ...], outputs: tuple[str, ...]) -> Request | None:
+        if isinstance(request, Needs) and request.fixed:
+            return request
         if not inside:
             return None
+        if isinstance(request, Amend):
+            return request
         if isinstance(request, Branch):
             mask = PerOutput({output: 1.0 if output in inside else 0.0 for output in outputs})
             return attrs.evolve(request, strength=mask * request.strength)

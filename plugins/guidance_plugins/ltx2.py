@@ -18,11 +18,11 @@ from guidance_core import (
     Needs,
     PerOutput,
     Reference,
-    Schedule,
-    SkipBlocks,
     SkipSelfAttention,
+    Std,
     Step,
     Table,
+    blocks,
     choice,
     hookimpl,
     number,
@@ -56,20 +56,6 @@ _PRESETS = {
 }
 
 
-def _as_blocks(given: Any) -> Any:
-    """Block indices as a tuple; a value per output or a table of them is kept."""
-    if isinstance(given, Mapping):
-        return PerOutput({str(output): _as_blocks(blocks) for output, blocks in given.items()})
-    if isinstance(given, Table):
-        return Table({bound: _as_blocks(blocks) for bound, blocks in given.rows})
-    if given is UNSET or isinstance(given, Schedule):
-        return given
-    try:
-        return SkipBlocks(given).blocks
-    except ConfigurationError as error:
-        raise ConfigurationError(f"LTX2: stg_blocks: {error}") from None
-
-
 @attrs.frozen
 class LTX2:
     """The guidance of LTX-2: four passes, combined per output, then rescaled in x0 space.
@@ -99,11 +85,7 @@ class LTX2:
     stg_scale: Any = number(UNSET, help="stg; 0 runs no perturbed pass")
     modality_scale: Any = number(UNSET, help="mod; 1 runs no modality pass")
     rescale_scale: Any = number(UNSET, ge=0, le=1, help="rescale; 0 is off")
-    stg_blocks: Any = attrs.field(
-        default=UNSET,
-        converter=_as_blocks,
-        metadata={"help": "indices of the blocks that the STG pass weakens"},
-    )
+    stg_blocks: Any = blocks(UNSET, help="indices of the blocks that the STG pass weakens; none is all of them")
     skip_step: Any = whole(UNSET, help="evaluate an output only where step % (skip_step + 1) is 0; 0 never skips")
     values: Mapping[str, Any] = attrs.field(init=False, repr=False, eq=False)
 
@@ -132,7 +114,7 @@ class LTX2:
     @hookimpl
     def build_branches(self, step: Step) -> list[Branch | Needs | Hold]:
         """Ask for the three passes to move away from, and hold the outputs that skip this step."""
-        cfg, stg, modality, rescale, blocks, skip = (
+        cfg, stg, modality, rescale, weak, skip = (
             step.value(self.values[name])
             for name in (
                 "cfg_scale",
@@ -144,9 +126,9 @@ class LTX2:
             )
         )
         weakened = tuple(
-            SkipSelfAttention(_of(blocks, output), output if len(step.outputs) > 1 else None)
+            SkipSelfAttention(_of(weak, output), output if len(step.outputs) > 1 else None)
             for output in step.outputs
-            if not _is_zero(_of(stg, output))
+            if not _is_zero(_of(stg, output)) and _of(weak, output) != ()
         )
         held = tuple(
             output for output in step.outputs if (left_out := _of(skip, output)) and step.index % (left_out + 1)
@@ -154,16 +136,19 @@ class LTX2:
         rescaled = tuple(output for output in step.outputs if not _is_zero(_of(rescale, output)))
         return [
             Branch("neg", condition="negative", strength=cfg - 1),
-            Branch("perturbed", perturbations=weakened, strength=stg),
+            Branch("perturbed", perturbations=weakened, strength=stg if weakened else 0.0),
             Branch("modality", perturbations=(IsolateOutputs(),), strength=modality - 1),
             Hold(held),
-            Needs(space="x0" if rescaled else None, std="sample", outputs=rescaled),
+            Needs(space="x0" if rescaled else None, statistics=_STD, outputs=rescaled),
         ]
 
     @hookimpl
     def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> Multiply:
         """Rescale one output's guided x0."""
-        return rescaling(guided, reference, step.value(self.values["rescale_scale"]), "sample")
+        return rescaling(step, guided, reference, step.value(self.values["rescale_scale"]), _STD)
+
+
+_STD = Std()
 
 
 def _of(value: Any, output: str) -> Any:

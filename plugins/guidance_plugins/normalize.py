@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import torch
 
-from guidance_core import Multiply, Needs, Reference, Scale, Step, choice, hookimpl, norm, number, ratio
+from guidance_core import Multiply, Needs, Norm, Over, Reference, Scale, Step, choice, extent, hookimpl, number, ratio
 
 
 @attrs.frozen
@@ -22,15 +22,16 @@ class Normalize:
 
     form: str = choice("clamp", ("clamp", "match"), help="clamp bounds the norm, match makes it equal")
     limit: Scale = number(1.0, ge=0, help="k, how much the norm may grow (clamp form)")
-    over: str | None = choice(
+    over: Over | None = extent(
         None,
-        ("sample", "token", "channel", "channel_last"),
         optional=True,
-        help="what one norm covers; none is a sample for clamp, a token for match",
+        batch=False,
+        help="what one norm covers: sample, token, channel, channel_last, or dimensions such as [-1, -2]; "
+        "none is a sample for clamp, a token for match",
     )
 
     @property
-    def range(self) -> str:
+    def range(self) -> Over:
         """What one norm covers."""
         return self.over or ("sample" if self.form == "clamp" else "token")
 
@@ -42,7 +43,7 @@ class Normalize:
     @hookimpl
     def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> Multiply:
         """Scale the guided prediction."""
-        norm_c, norm_g = reference.norm(self.range), norm(guided, self.range)
+        norm_c, norm_g = reference.norm(self.range), step.measure(Norm(self.range), guided)
         if self.form == "match":
             return Multiply(ratio(norm_c, norm_g))
         return Multiply(ratio(norm_c * step.value(self.limit), norm_g).clamp(max=1.0))

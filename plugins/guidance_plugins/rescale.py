@@ -8,15 +8,29 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Multiply, Needs, Reference, Scale, Step, choice, hookimpl, number, ratio, std
+from guidance_core import (
+    Multiply,
+    Needs,
+    Over,
+    Reference,
+    Scale,
+    Std,
+    Step,
+    choice,
+    extent,
+    hookimpl,
+    number,
+    ratio,
+    whole,
+)
 
 
-def rescaling(guided: torch.Tensor, reference: Reference, phi: float | torch.Tensor, over: str) -> Multiply:
+def rescaling(step: Step, guided: torch.Tensor, reference: Reference, phi: float | torch.Tensor, std: Std) -> Multiply:
     """Return the correction g·(φ·std(c)/std(g) + 1 − φ), which leaves a constant g as it is.
 
     `guided` is `[B, ...]`; the factor has the shape of the statistics, `[B, 1, ...]`.
     """
-    return Multiply(ratio(reference.std(over), std(guided, over), share=phi))
+    return Multiply(ratio(reference.measure(std), step.measure(std, guided), share=phi))
 
 
 @attrs.frozen
@@ -33,10 +47,9 @@ class Rescale:
     mixes_samples: ClassVar[Mapping[str, tuple[str, ...]]] = {"over": ("tensor",)}
 
     phi: Scale = number(0.7, ge=0, le=1, help="how much of the rescaled prediction to use; 0 is off")
-    over: str = choice(
+    over: Over = extent(
         "sample",
-        ("sample", "channel", "channel_last", "tensor"),
-        help="what one std covers: a sample, each of its channels (first or last dimension), or the whole tensor",
+        help="what one std covers: a sample, its channels or tokens, the whole tensor, or dimensions such as [-1, -2]",
     )
     space: str | None = choice(
         None,
@@ -44,15 +57,23 @@ class Rescale:
         optional=True,
         help="space to rescale in; none is the model's own",
     )
+    first: int | None = whole(
+        None, ge=1, optional=True, help="count only the first tokens of [B, ..., S, C], that many; none counts all"
+    )
+    std: Std = attrs.field(init=False, repr=False, eq=False)
+
+    @std.default
+    def _default_std(self) -> Std:
+        return Std(self.over, self.first)
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Needs]:
         """Ask for the base prediction's std, unless φ is 0."""
         phi = step.value(self.phi)
-        return [] if isinstance(phi, float) and phi == 0 else [Needs(space=self.space, std=self.over)]
+        return [] if isinstance(phi, float) and phi == 0 else [Needs(space=self.space, statistics=self.std)]
 
     @hookimpl
     def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> Multiply | None:
         """Scale the guided prediction."""
         phi = step.value(self.phi)
-        return None if isinstance(phi, float) and phi == 0 else rescaling(guided, reference, phi, self.over)
+        return None if isinstance(phi, float) and phi == 0 else rescaling(step, guided, reference, phi, self.std)

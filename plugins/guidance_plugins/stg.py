@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import attrs
 
-from guidance_core import Branch, Scale, SkipBlocks, SkipSelfAttention, Step, Window, choice, hookimpl, number, text
-
-
-def _as_blocks(given: int | Iterable[int] | None) -> tuple[int, ...] | None:
-    return SkipBlocks(given).blocks  # sorted, and refused where they are no block indices
+from guidance_core import (
+    Branch,
+    Scale,
+    SkipBlocks,
+    SkipSelfAttention,
+    Step,
+    Window,
+    blocks,
+    choice,
+    hookimpl,
+    number,
+    text,
+)
 
 
 @attrs.frozen
@@ -27,10 +33,8 @@ class STG:
     """
 
     scale: Scale = number(1.0, help="strength s; 0 is off and runs no extra pass")
-    blocks: tuple[int, ...] | None = attrs.field(
-        default=None,
-        converter=_as_blocks,
-        metadata={"help": "indices of the transformer blocks to weaken, from 0; none is all of them"},
+    blocks: tuple[int, ...] | None = blocks(
+        None, help="indices of the transformer blocks to weaken, from 0; none is all of them"
     )
     skip: str = choice("attention", ("attention", "blocks"), help="what to skip in those blocks")
     start: float = number(0.0, ge=0, le=1, help="fraction of the steps after which it starts")

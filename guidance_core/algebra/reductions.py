@@ -1,0 +1,103 @@
+"""Sums, norms and deviations of rows, the same for one row whatever lies beside it.
+
+The result for one row depends on that row alone, bit for bit: not on its batch mates, its place in
+the batch, or the number of threads. Torch's own reductions do not promise that for long rows, so a
+long row is reduced leaf by leaf along a tree that depends on its length only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from guidance_core.algebra.arithmetic import BLOCK
+
+LEAF = 16384  # below the size from which torch splits one sum over threads
+SHORT = 4096  # rows up to this length take a single call: quick to dispatch, slow per element
+
+
+def stds(rows: Tensor) -> Tensor:
+    """Return the standard deviation (of the population) of each of the rows `[R, N]`."""
+    if rows.shape[1] <= SHORT or not is_by_leaves(rows):
+        return _stds(rows, (1,))
+    return torch.stack([std_of(_reader(row), row.numel()) for row in rows])
+
+
+def norms(rows: Tensor) -> Tensor:
+    """Return the Euclidean norm of each of the rows `[R, N]`."""
+    if rows.shape[1] <= LEAF or not is_by_leaves(rows):
+        return _norms(rows)
+    return torch.stack([norm_of(_reader(row), row.numel()) for row in rows])
+
+
+def sums(rows: Tensor) -> Tensor:
+    """Return the sum of each of the rows `[R, N]`."""
+    n = rows.shape[1]
+    whole = n // LEAF
+    if whole == 0 or not is_by_leaves(rows):
+        return rows.sum(dim=1)
+    total = rows[:, : whole * LEAF].reshape(-1, whole, LEAF).sum(dim=2).sum(dim=1)
+    return total + rows[:, whole * LEAF :].sum(dim=1)
+
+
+def is_by_leaves(x: Tensor) -> bool:
+    """Whether long rows are reduced leaf by leaf; GPUs and automatic differentiation take one call."""
+    return x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled())
+
+
+Read = Callable[[int, int], Tensor]
+
+
+def std_of(read: Read, n: int) -> Tensor:
+    """Return the standard deviation of `n` elements that `read(start, stop)` gives as 1-D tensors.
+
+    One pass: elements are counted from the first one, so that a constant row gives exactly 0; each leaf
+    is centred on its own mean, and the leaves are joined by Chan's formula
+    `M₂ = Σ M₂ⱼ + Σ nⱼ(mⱼ − m)²` (Chan, Golub & LeVeque 1979).
+    """
+    sums, squares, sizes = [], [], []
+    origin: Tensor | None = None
+    for leaves in _leaves(read, n):
+        if origin is None:
+            origin = leaves[0, 0].clone()
+        shifted = leaves - origin
+        total = shifted.sum(dim=1)
+        shifted.sub_((total / leaves.shape[1]).unsqueeze(1))
+        sums.append(total)
+        squares.append(_norms(shifted))
+        sizes += [leaves.shape[1]] * leaves.shape[0]
+    total, size = torch.cat(sums), torch.tensor(sizes, dtype=sums[0].dtype, device=sums[0].device)
+    apart = (total / size).sub_(total.sum() / n)
+    second = torch.cat(squares).square_().sum() + apart.square_().mul_(size).sum()
+    return second.div_(n).sqrt_()
+
+
+def norm_of(read: Read, n: int) -> Tensor:
+    """Return the Euclidean norm of `n` elements that `read(start, stop)` gives as 1-D tensors."""
+    return _norms(torch.cat([_norms(leaves) for leaves in _leaves(read, n)]).unsqueeze(0)).squeeze(0)
+
+
+def _stds(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    # Quicker to dispatch than torch.std, and the same arithmetic.
+    stds: Tensor = torch.std_mean(x, dims, False, True)[0]
+    return stds
+
+
+def _norms(rows: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms
+
+
+def _reader(row: Tensor) -> Read:
+    return lambda start, stop: row[start:stop]
+
+
+def _leaves(read: Read, n: int) -> Iterator[Tensor]:
+    """Yield the elements as `[leaves, LEAF]`, a block at a time, and the rest as one shorter leaf."""
+    whole = n - n % LEAF
+    for start in range(0, whole, BLOCK):
+        yield read(start, min(start + BLOCK, whole)).view(-1, LEAF)
+    if whole < n:
+        yield read(whole, n).view(1, -1)

@@ -1,0 +1,66 @@
+"""Fields for parameters that say which part of a model or of a prediction a method looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from guidance_core.algebra.statistics import RANGES, as_over
+from guidance_core.errors import ConfigurationError, brief
+from guidance_core.methods.perturbations import as_blocks
+from guidance_core.parameters.schedules import Schedule, Table
+from guidance_core.parameters.values import UNSET, PerOutput
+
+
+def blocks(default: Any = attrs.NOTHING, *, help: str = "") -> Any:
+    """An attrs field for indices of transformer blocks, from 0; None is all of them.
+
+    It is kept as a sorted tuple. A dict gives blocks by output, a `Table` by sigma.
+    """
+
+    def convert(given: Any, owner: Any, field: attrs.Attribute[Any]) -> Any:
+        if isinstance(given, Mapping):
+            return PerOutput({str(output): convert(each, owner, field) for output, each in given.items()})
+        if isinstance(given, Table):
+            return Table({bound: convert(each, owner, field) for bound, each in given.rows})
+        if given is UNSET or isinstance(given, Schedule):
+            return given
+        try:
+            return as_blocks(given)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{type(owner).__name__}: {field.name}: {error}") from None
+
+    converter: Any = attrs.Converter(convert, takes_self=True, takes_field=True)
+    return attrs.field(default=default, converter=converter, metadata={"help": help})
+
+
+def extent(default: Any = "sample", *, optional: bool = False, batch: bool = True, help: str = "") -> Any:
+    """An attrs field for what a statistic covers: `sample`, `channel`, `token`, ... or dimensions such as [-1, -2].
+
+    Args:
+        default: its default.
+        optional: whether None is allowed.
+        batch: whether a statistic may cover the whole batch (`tensor`).
+        help: one line for `guidance-core plugins` and `describe()`.
+    """
+    options = tuple(name for name in RANGES if batch or name != "tensor")
+
+    def convert(given: Any, owner: Any, field: attrs.Attribute[Any]) -> Any:
+        if optional and (given is None or given == "none"):
+            return None
+        if isinstance(given, (list, tuple)):
+            given = tuple(int(each) if isinstance(each, float) and each.is_integer() else each for each in given)
+        what = f"{type(owner).__name__}: {field.name}"
+        try:
+            over = as_over(given)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{what}: {error}") from None
+        if not batch and (over == "tensor" or (not isinstance(over, str) and 0 in over)):
+            raise ConfigurationError(f"{what} must leave the batch apart; got {brief(given)}.")
+        return over
+
+    converter: Any = attrs.Converter(convert, takes_self=True, takes_field=True)
+    metadata = {"help": help, "options": (*options, None) if optional else options}
+    return attrs.field(default=default, converter=converter, metadata=metadata)
