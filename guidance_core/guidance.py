@@ -17,7 +17,7 @@ from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError, brief
-from guidance_core.executors.base import Executor
+from guidance_core.executors.base import Executor, check_differentiable
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
 from guidance_core.methods.capabilities import Supports
@@ -182,7 +182,10 @@ class Guidance:
                     f"alphas must have one value for each of {count} steps; got {len(settings.alphas)}."
                 )
             program = Program(self._stack, settings)
-            return Run(program, chosen.for_run(program))
+            executor = chosen.for_run(program)
+            for layout in program.layouts:
+                check_differentiable(layout, executor)
+            return Run(program, executor)
 
         return chosen.begin(make)
 

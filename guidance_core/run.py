@@ -12,7 +12,7 @@ from guidance_core.algebra.arithmetic import evaluate
 from guidance_core.algebra.outputs import Structure, Structured, read_sample
 from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError
-from guidance_core.executors.base import Denoiser, Executor
+from guidance_core.executors.base import Denoiser, Executor, check_differentiable
 from guidance_core.methods.step import Moment, States, copied
 from guidance_core.steps.combination import Scene, Workspace, correct, guide
 from guidance_core.steps.held import HeldOutputs, Kept
@@ -176,8 +176,9 @@ class Run:
         if layout.has_tensor_strengths:
             for name, each in samples.items():
                 layout.outputs[name].placed_strengths(each)  # raises where one does not broadcast
-        if layout.edits:
-            scheduled = scheduled.for_samples(next(iter(samples.values())).shape[0])
+        if layout.edits or layout.differentiating:
+            check_differentiable(layout, self.executor)
+            scheduled = scheduled.for_samples(samples)
         return Plan(
             self.identity,
             scheduled,
@@ -220,7 +221,8 @@ class Run:
                 away = [(given[branch], strength) for branch, strength in layout.placed_away(center)]
                 results[name] = evaluate([(center, 1.0)], away=away, dtype=center.dtype)
             else:
-                scene = Scene(layout, plan.samples[name], plan.moment, state, self._workspace)
+                tracked = plan.tracked.get(name) if plan.layout.differentiating else None
+                scene = Scene(layout, plan.samples[name], plan.moment, state, self._workspace, tracked)
                 if isinstance(predictions, Sums):
                     reference, known = predictions.references.get(name), predictions.statistics.get(name)
                     terms = [(predictions.sums[name], 1.0)]

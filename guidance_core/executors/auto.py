@@ -91,6 +91,7 @@ class _Local(Executor):
     """Batched where the denoiser can, else serial."""
 
     name = "auto"
+    keeps_gradients = True
 
     def __init__(self, why: str) -> None:
         self._why = why

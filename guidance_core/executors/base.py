@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from guidance_core.errors import DenoiserError, ExecutorError
+import torch
+
+from guidance_core.errors import ConfigurationError, DenoiserError, ExecutorError
 from guidance_core.executors.placement import Placement
 from guidance_core.methods.requests import Branch
 from guidance_core.steps.bound_branch import BoundBranch
+from guidance_core.steps.layout import Layout
 from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.program import Program
 from guidance_core.steps.settings import RunIdentity
@@ -45,6 +48,9 @@ class Executor:
 
     name: ClassVar[str]
     "The name in the entry-point group `guidance_core.executors`."
+
+    keeps_gradients: ClassVar[bool] = False
+    "Whether predictions come with the graph of their forward, for methods that differentiate."
 
     gathers_predictions: ClassVar[bool] = True
     "Whether every branch's prediction reaches every process; `combine` hooks need that."
@@ -102,12 +108,35 @@ class Executor:
 
 
 def run_branch(branch: BoundBranch, denoise: Denoiser) -> Any:
-    """Call the denoiser for one branch; an error gets a note that names branch and step."""
+    """Call the denoiser for one branch, with gradients where it needs them.
+
+    An error gets a note that names branch and step.
+    """
     try:
+        if branch.gradient:
+            with branch.differentiable():
+                return denoise(branch)
         return denoise(branch)
     except Exception as error:
         add_note(error, branch)
         raise
+
+
+def check_differentiable(layout: Layout, executor: Executor) -> None:
+    """Raise `ConfigurationError` where a method differentiates, and the executor or torch's mode cannot."""
+    if not layout.differentiating:
+        return
+    plugin = layout.differentiating[0][1]
+    if not executor.keeps_gradients:
+        raise ConfigurationError(
+            f"plugin {plugin!r} differentiates by the sample, but the executor {executor.name!r} does not keep the "
+            "graph of a forward; use 'serial' or 'batched'."
+        )
+    if torch.is_inference_mode_enabled():
+        raise ConfigurationError(
+            f"plugin {plugin!r} differentiates by the sample, which torch.inference_mode() forbids; "
+            "use torch.no_grad()."
+        )
 
 
 def add_note(error: Exception, branch: BoundBranch) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from guidance_core.errors import ConfigurationError, ExecutorError
-from guidance_core.executors.base import Denoiser, Executor, run_batch
+from guidance_core.executors.base import Denoiser, Executor, run_batch, run_branch
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.plan import Plan
 
@@ -20,6 +20,7 @@ class BatchedExecutor(Executor):
     """
 
     name = "batched"
+    keeps_gradients = True
 
     def __init__(self, max_rows: int | None = None) -> None:
         """Limit each forward to `max_rows` rows: branches times the batch size of the sample.
@@ -39,13 +40,16 @@ class BatchedExecutor(Executor):
             DenoiserError: `batch` returned another number of predictions than it got branches.
         """
         predictions: dict[str, Any] = {}
+        for branch in plan.own_branches:
+            if branch.gradient:  # by itself, so that no other pass keeps its graph
+                predictions[branch.name] = run_branch(branch, denoise)
         for group in self._groups(plan):
             results = run_batch(group, denoise, "the batched executor")
             predictions |= {branch.name: result for branch, result in zip(group, results, strict=True)}
         return predictions
 
     def _groups(self, plan: Plan) -> Iterator[list[BoundBranch]]:
-        branches = list(plan.own_branches)
+        branches = [branch for branch in plan.own_branches if not branch.gradient]
         if self.max_rows is None:
             size = len(branches)
         else:

@@ -13,6 +13,7 @@ class SerialExecutor(Executor):
     """Runs each branch by itself on this process's device: the reference for all other executors."""
 
     name = "serial"
+    keeps_gradients = True
 
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
         """Return the prediction of every branch, by name."""

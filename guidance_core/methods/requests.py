@@ -172,6 +172,11 @@ class Needs:
     "What `reference.measure(...)` will be asked for: statistics of the base prediction."
     reference: bool = False
     "Whether `reference.tensor` is used; on several devices it may cost communication."
+    gradient: bool = False
+    """Whether `combine` differentiates: `cond` runs with gradients, also where the host has turned them off.
+
+    Then `step.gradient(loss)` differentiates what is formed from `predictions["cond"]` by the sample.
+    """
     outputs: tuple[str, ...] | None = None
     "The outputs the hooks are called for; `None` for all."
     fixed: bool = False

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 import attrs
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from guidance_core.algebra.arithmetic import accumulation_dtype, evaluate
 from guidance_core.algebra.spaces import Noise, affine, check_space
@@ -110,6 +111,35 @@ Answers: TypeAlias = list[tuple[Question, Any]]
 "What plugins asked about a step, in order, and what they were told."
 
 
+@attrs.frozen(eq=False)
+class Tracked:
+    """A noisy sample in the graph of a forward, by which a method differentiates."""
+
+    sample: Tensor
+    "The sample, connected to the graph."
+    edge: GradientEdge
+    "Where it enters the graph, which stays known when the sample itself is no longer recorded."
+
+    @classmethod
+    def of(cls, sample: Tensor) -> Tracked:
+        """Track a sample that requires gradients, while they are recorded."""
+        return cls(sample.view_as(sample), get_gradient_edge(sample))
+
+    def leads_to(self, prediction: Tensor) -> bool:
+        """Whether the prediction was made from the sample."""
+        waiting = [prediction.grad_fn]
+        seen = set()
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in seen:
+                continue
+            if node is self.edge.node:
+                return True
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+        return False
+
+
 class Step:
     """One evaluation in a run, as a plugin's hook sees it.
 
@@ -117,7 +147,18 @@ class Step:
     `postprocess` for one of them.
     """
 
-    __slots__ = ("_answers", "_is_over", "_moment", "_name", "_plugin", "_sample", "_states", "_touched", "output")
+    __slots__ = (
+        "_answers",
+        "_is_over",
+        "_moment",
+        "_name",
+        "_plugin",
+        "_sample",
+        "_states",
+        "_touched",
+        "_tracked",
+        "output",
+    )
 
     def __init__(
         self,
@@ -128,13 +169,15 @@ class Step:
         output: str | None = None,
         sample: Tensor | None = None,
         answers: Answers | None = None,
+        tracked: Tracked | None = None,
     ) -> None:
         self._answers = answers
+        self._tracked = tracked
         self._is_over = False
         self._moment = moment
         self._name = name
         self._plugin = plugin
-        self._sample = sample
+        self._sample = sample if tracked is None else tracked.sample
         self._states = states
         self._touched = False
         self.output = output
@@ -269,6 +312,35 @@ class Step:
             ConfigurationError: it does not fit the tensors.
         """
         return statistic(*tensors)
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """Return the gradient of a loss by this output's noisy sample; for `combine` with `Needs(gradient=True)`.
+
+        Args:
+            loss: a number, or one for each sample, which are added up. It is formed from `predictions["cond"]`, in
+                the space that the plugin works in, and perhaps from `step.sample`.
+
+        Returns:
+            It, `[B, ...]`, in the accumulation dtype.
+
+        Raises:
+            PluginError: the plugin did not ask for gradients, or the loss does not depend on the sample.
+        """
+        if self._tracked is None:
+            raise PluginError(
+                f"plugin {self._name!r} wants a gradient that it did not ask for: return Needs(gradient=True), and "
+                "ask in combine."
+            )
+        made = None
+        if loss.requires_grad:
+            (made,) = torch.autograd.grad(loss.sum(), [self._tracked.edge], retain_graph=True, allow_unused=True)
+        if made is None:
+            raise PluginError(
+                f"plugin {self._name!r}: its loss does not depend on the sample through predictions['cond']. The "
+                "denoiser must use the sample that the step was given, the same tensor, and not a copy."
+            )
+        gradient: Tensor = made.to(accumulation_dtype(made))
+        return gradient
 
     def noise_like(self, tensor: Tensor, purpose: str) -> Tensor:
         """Return standard normal noise with the shape, dtype and device of `tensor`; the only source for plugins.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from guidance_core.errors import GuidanceError, PluginError
 from guidance_core.methods.noise import noise_like
-from guidance_core.methods.requests import NOTHING, Amend, Branch
-from guidance_core.methods.step import Moment
+from guidance_core.methods.requests import BASE, NOTHING, Amend, Branch
+from guidance_core.methods.step import Moment, Tracked
 from guidance_core.steps.layout import Layout
 
 
@@ -27,7 +29,9 @@ class BoundBranch:
         "_inputs",
         "_moment",
         "_samples",
+        "_tracked",
         "condition",
+        "gradient",
         "held",
         "model",
         "name",
@@ -41,7 +45,8 @@ class BoundBranch:
         self._inputs = layout.inputs[branch.name]
         self._edited: Mapping[str, Any] | None = None if branch.condition in layout.edits else self._inputs
         self._moment = moment
-        self._samples: int | None = None
+        self._samples: Mapping[str, Tensor] = NOTHING
+        self._tracked: dict[str, Tracked] = {}
         self.name = branch.name
         "Stable name of the branch; `cond` is the base."
         self.condition = branch.condition
@@ -52,6 +57,8 @@ class BoundBranch:
         "The model to run, by name; `None` for the only one."
         self.held = layout.holds
         "The outputs that keep their last x0 at this step: the pass still returns them, but nothing reads them."
+        self.gradient = bool(layout.differentiating) and branch.name == BASE
+        "Whether to run it inside `with branch.differentiable():`, as executors do."
         self.rows: slice | None = None
         "The rows of the batch to run; `None` for all. Set only for a denoiser with `takes_rows = True`."
 
@@ -108,7 +115,33 @@ class BoundBranch:
 
     def _noise(self, amend: Amend, tensor: Tensor, purpose: str) -> Tensor:
         key = (self.step, amend.plugin, None, purpose)
-        return noise_like(tensor, self._moment.run.seeds, self._samples, key, f"plugin {amend.plugin!r}")
+        rows = next((each.shape[0] for each in self._samples.values()), None)
+        return noise_like(tensor, self._moment.run.seeds, rows, key, f"plugin {amend.plugin!r}")
+
+    @contextmanager
+    def differentiable(self) -> Iterator[None]:
+        """Record gradients by the sample while the pass runs, where a method differentiates; else do nothing.
+
+        The forward must use the sample that the step was given, the same tensor.
+        """
+        if not self.gradient:
+            yield
+            return
+        lent = [sample for sample in self._samples.values() if not sample.requires_grad]
+        with torch.enable_grad():
+            try:
+                for sample in lent:
+                    sample.requires_grad_(True)
+                self._tracked.update({name: Tracked.of(each) for name, each in self._samples.items()})
+                yield
+            finally:
+                for sample in lent:
+                    sample.requires_grad_(False)
+
+    @property
+    def tracked(self) -> Mapping[str, Tracked]:
+        """The samples by output, in the graph of the pass, once it has run differentiably."""
+        return self._tracked
 
     @property
     def run_id(self) -> int:
@@ -141,10 +174,10 @@ class BoundBranch:
         part.rows = rows
         return part
 
-    def for_samples(self, samples: int) -> BoundBranch:
-        """Return the same branch for a sample with a batch of this size, whose noise edits draw."""
+    def for_samples(self, samples: Mapping[str, Tensor]) -> BoundBranch:
+        """Return the same branch for this noisy sample, by output, which edits and gradients depend on."""
         bound = copy.copy(self)
-        bound._samples = samples
+        bound._samples, bound._tracked = samples, {}
         return bound
 
     def __repr__(self) -> str:

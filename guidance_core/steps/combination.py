@@ -9,6 +9,7 @@ rounded once to the dtype of the predictions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import attrs
@@ -21,7 +22,7 @@ from guidance_core.errors import PluginError
 from guidance_core.methods.hooks import Implementation, around
 from guidance_core.methods.reference import BasePrediction, Measured, Multiply, Reference
 from guidance_core.methods.requests import BASE
-from guidance_core.methods.step import Moment, States, Step
+from guidance_core.methods.step import Moment, States, Step, Tracked
 from guidance_core.steps.layout import Acting, OutputLayout
 
 
@@ -34,6 +35,8 @@ class Scene:
     moment: Moment
     state: States
     workspace: Workspace
+    tracked: Tracked | None = None
+    "The sample in the graph of the base prediction, where a method differentiates."
 
     @property
     def noise(self) -> Noise:
@@ -47,7 +50,8 @@ class Scene:
     def step(self, acting: Acting) -> Step:
         """Return the step that a hook gets."""
         name = acting.implementation.plugin
-        return Step(self.moment, name, acting.plugin, self.state, self.layout.name, self.sample)
+        tracked = self.tracked if acting.needs.gradient else None
+        return Step(self.moment, name, acting.plugin, self.state, self.layout.name, self.sample, tracked=tracked)
 
 
 class Workspace:
@@ -123,11 +127,14 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
         PluginError: a hook raised or returned something it may not.
         ConfigurationError: a strength does not broadcast, or a space cannot be reached.
     """
-    layout, base = scene.layout, predictions[BASE]
+    layout, tracked = scene.layout, predictions
+    if scene.tracked is not None:
+        predictions = {branch: prediction.detach() for branch, prediction in predictions.items()}
+    base = predictions[BASE]
     terms: list[Term] = [(predictions[layout.center], 1.0)]
     away = [(predictions[branch], strength) for branch, strength in layout.placed_away(base)]
     if layout.combining or layout.combine_wrappers:
-        terms += _deltas(scene, predictions)
+        terms += _deltas(scene, predictions, tracked)
     return correct(scene, terms, away, base, base)
 
 
@@ -213,19 +220,25 @@ def _chained(scene: Scene, guided: _Guided, base: BasePrediction) -> _Guided:
     return tensor, factor, source
 
 
-def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
-    """Call every `combine` and return the deltas as terms of the sum in the host's space."""
+def _deltas(scene: Scene, predictions: Mapping[str, Tensor], tracked: Mapping[str, Tensor]) -> list[Term]:
+    """Call every `combine` and return the deltas as terms of the sum in the host's space.
+
+    Those that differentiate see the `tracked` predictions, with the graph of their forward.
+    """
     own = scene.moment.run.prediction_type
-    converted: dict[tuple[str, str], Tensor] = {}
+    converted: dict[tuple[str, str, bool], Tensor] = {}
 
     def visible(acting: Acting) -> Predictions:
-        space = acting.space
+        space, differentiates = acting.space, acting.needs.gradient
+        given, sample = predictions, scene.sample
+        if differentiates and scene.tracked is not None:
+            given, sample = tracked, scene.tracked.sample
 
         def convert(branch: str) -> Tensor:
-            if (space, branch) not in converted:
-                term = (predictions[branch], 1.0)
-                converted[space, branch] = evaluate([term], scene.sample, scene.affine(own, space))
-            return converted[space, branch]
+            key = (space, branch, differentiates)
+            if key not in converted:
+                converted[key] = evaluate([(given[branch], 1.0)], sample, scene.affine(own, space))
+            return converted[key]
 
         return Predictions(acting.implementation.plugin, acting.branches, convert)
 
@@ -245,7 +258,10 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor]) -> list[Term]:
 
                 delta = around(acting.implementation, given, inner)()
             else:
-                delta = acting.implementation(*given)
+                with torch.enable_grad() if acting.needs.gradient else nullcontext():
+                    delta = acting.implementation(*given)
+                if acting.needs.gradient and isinstance(delta, Tensor):
+                    delta = delta.detach()
             if delta is not None:
                 _check_tensor(acting.implementation, delta, predictions[BASE])
                 terms.append((delta, scene.affine(space, own).b))

@@ -177,6 +177,8 @@ class Layout:
 
     holds: frozenset[str] = attrs.field(init=False)
     "The outputs that keep their last x0."
+    differentiating: tuple[tuple[str, str], ...] = attrs.field(init=False)
+    "Output and plugin of each `combine` that differentiates by the sample."
     has_tensor_strengths: bool = attrs.field(init=False)
     conversions: tuple[tuple[str, str, str, Acting], ...] = attrs.field(init=False)
     "Output, source and target of every conversion that a hook may ask for, and who."
@@ -205,6 +207,15 @@ class Layout:
     @holds.default
     def _default_holds(self) -> frozenset[str]:
         return frozenset(name for name, output in self.outputs.items() if output.held)
+
+    @differentiating.default
+    def _default_differentiating(self) -> tuple[tuple[str, str], ...]:
+        return tuple(
+            (output.name, acting.implementation.plugin)
+            for output in self.outputs.values()
+            for acting in output.combining
+            if acting.needs.gradient
+        )
 
     @has_tensor_strengths.default
     def _default_has_tensor_strengths(self) -> bool:

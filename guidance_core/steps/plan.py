@@ -20,7 +20,7 @@ from guidance_core.algebra.spaces import Noise
 from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError, NonFiniteError
 from guidance_core.methods.reference import BasePrediction, Measured
 from guidance_core.methods.requests import BASE
-from guidance_core.methods.step import States
+from guidance_core.methods.step import States, Tracked
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.scheduled import Scheduled
 from guidance_core.steps.settings import RunIdentity
@@ -163,6 +163,11 @@ class Plan:
         )
 
     @property
+    def tracked(self) -> Mapping[str, Tracked]:
+        """The samples by output in the graph of the base prediction, where a method differentiates."""
+        return self.branches[0].tracked if self.branches else {}
+
+    @property
     def form(self) -> tuple[object, ...]:
         """What is equal for two plans of one evaluation of one run, with samples of the same form."""
         samples = ((name, each.shape, each.dtype, each.device) for name, each in self.samples.items())
@@ -275,11 +280,25 @@ class Plan:
                 if name in given:
                     # A sum over a tensor rounds by its layout in memory, which predictions lose when they travel.
                     given[name] = given[name].contiguous()
+        for output, plugin in self.layout.differentiating:
+            self._check_tracked(output, plugin, by_output[output].get(BASE))
         if self.identity.settings.check_finite:
             for output, given in by_output.items():
                 for name, tensor in given.items():
                     self.check_finite(name, output, tensor)
         return by_output
+
+    def _check_tracked(self, output: str, plugin: str, base: Tensor | None) -> None:
+        """Raise `DenoiserError` unless the base prediction comes with the graph of its forward."""
+        if base is None or (output in self.tracked and self.tracked[output].leads_to(base)):
+            return
+        what = f"plugin {plugin!r} differentiates by the sample, but output {output!r} of branch {BASE!r}"
+        if output not in self.tracked:
+            raise DenoiserError(f"{what} was not made inside `with branch.differentiable():`.")
+        raise DenoiserError(
+            f"{what} carries no gradient of it: the forward must use the sample that the step was given, the same "
+            "tensor, and turn gradients off nowhere."
+        )
 
     def _misshapen(self, branch: BoundBranch, output: str, tensor: Tensor, first: Tensor) -> DenoiserError:
         what = f"branch {branch.name!r} of step {self.index}: output {output!r} is {kind_of(tensor)}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
+from torch import Tensor
 
 from guidance_core.methods.step import Moment
 from guidance_core.steps.bound_branch import BoundBranch
@@ -19,6 +22,6 @@ class Scheduled:
     branches: tuple[BoundBranch, ...]
     "Those of the layout, bound to this step."
 
-    def for_samples(self, samples: int) -> Scheduled:
-        """Return the same step for a sample with a batch of this size, whose noise edits of inputs draw."""
+    def for_samples(self, samples: Mapping[str, Tensor]) -> Scheduled:
+        """Return the same step for this noisy sample, which edits of inputs and gradients depend on."""
         return attrs.evolve(self, branches=tuple(branch.for_samples(samples) for branch in self.branches))
