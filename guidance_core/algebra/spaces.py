@@ -81,7 +81,7 @@ class Noise:
         if self.alpha is not None:
             return self.alpha
         if "v" in spaces and self.sigma <= 1:
-            return math.sqrt(1.0 - self.sigma**2)
+            return self.signal("v")
         raise ConfigurationError(
             f"converting {spaces[0]} to {spaces[1]} at sigma {self.sigma:g} needs alpha: start the run with "
             "alphas=[...], one per step (1.0 each where the sample is x0 + sigma * noise), and give alpha=... to a "

@@ -40,6 +40,17 @@ class APG:
         "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
     )
 
+    norm: Norm = attrs.field(init=False, repr=False, eq=False)
+    inner: Inner = attrs.field(init=False, repr=False, eq=False)
+
+    @norm.default
+    def _default_norm(self) -> Norm:
+        return Norm(self.over)
+
+    @inner.default
+    def _default_inner(self) -> Inner:
+        return Inner(self.over)
+
     @hookimpl
     def build_branches(self, step: Step) -> list[Branch | Needs]:
         """Ask for the prediction of `uncond`, unless s is 1 for every output."""
@@ -64,16 +75,15 @@ class APG:
                 d = d + beta * step.state["direction"]
             step.state["direction"] = d
         if isinstance(r, torch.Tensor) or r > 0:
-            length = step.measure(Norm(self.over), d)
+            length = step.measure(self.norm, d)
             d = d * torch.where(length > r, r / length, 1.0)
-        parallel = _projected(step, d, c, self.over)
+        parallel = self._projected(step, d, c)
         d = d - parallel + eta * parallel
         delta: torch.Tensor = (s - 1) * d if self.form == "paper" else s * d - difference
         return delta
 
-
-def _projected(step: Step, d: torch.Tensor, c: torch.Tensor, over: Over) -> torch.Tensor:
-    """Return the part of `d` parallel to `c`; 0 where c is 0."""
-    length = step.measure(Norm(over), c)
-    unit = c / torch.where(length > 0, length, 1.0)
-    return step.measure(Inner(over), d, unit) * unit
+    def _projected(self, step: Step, d: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Return the part of `d` parallel to `c`; 0 where c is 0."""
+        length = step.measure(self.norm, c)
+        unit = c / torch.where(length > 0, length, 1.0)
+        return step.measure(self.inner, d, unit) * unit

@@ -30,20 +30,21 @@ class Normalize:
         "none is a sample for clamp, a token for match",
     )
 
-    @property
-    def range(self) -> Over:
-        """What one norm covers."""
-        return self.over or ("sample" if self.form == "clamp" else "token")
+    norm: Norm = attrs.field(init=False, repr=False, eq=False)
+
+    @norm.default
+    def _default_norm(self) -> Norm:
+        return Norm(self.over or ("sample" if self.form == "clamp" else "token"))
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Needs]:
         """Ask for the base prediction's norm."""
-        return [Needs(norm=self.range)]
+        return [Needs(statistics=self.norm)]
 
     @hookimpl
     def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> Multiply:
         """Scale the guided prediction."""
-        norm_c, norm_g = reference.norm(self.range), step.measure(Norm(self.range), guided)
+        norm_c, norm_g = reference.measure(self.norm), step.measure(self.norm, guided)
         if self.form == "match":
             return Multiply(ratio(norm_c, norm_g))
         return Multiply(ratio(norm_c * step.value(self.limit), norm_g).clamp(max=1.0))

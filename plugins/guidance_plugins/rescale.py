@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -45,6 +45,7 @@ class Rescale:
     """
 
     mixes_samples: ClassVar[Mapping[str, tuple[str, ...]]] = {"over": ("tensor",)}
+    values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {"first": ()}  # samples of every shape have no tokens
 
     phi: Scale = number(0.7, ge=0, le=1, help="how much of the rescaled prediction to use; 0 is off")
     over: Over = extent(

@@ -97,7 +97,8 @@ def with_itself(subject: Subject, case: Case) -> None:
 
 @check(
     "interval-switches-off",
-    "Outside an interval it does nothing: one pass runs and its prediction is the result, bit for bit.",
+    "Outside an interval it does nothing: one pass runs and its prediction is the result, bit for bit. Where it asks "
+    "with `fixed`, it acts as without the interval.",
     draw=cases(types=("flow", "x0")),
     applies=lambda subject: None if subject.branches or not subject.is_wrapper else "it acts on other methods alone",
     share=0.5,
@@ -110,6 +111,11 @@ def interval_switches_off(subject: Subject, case: Case) -> None:
     guidance = subject.guidance(case, after=[outside])
     run = subject.start(case, guidance)
     expected = predictions_of(case)
+    acting = [[act for output in layout.outputs.values() for act in output.all_acting] for layout in run.layouts]
+    if any(act.needs.fixed for each in acting for act in each):
+        alone = played(subject, case)
+        fixed = [any(act.needs.fixed for act in each) for each in acting]
+        expected = [own if is_fixed else base for is_fixed, own, base in zip(fixed, alone, expected, strict=True)]
     for step, layout in enumerate(run.layouts):
         names = [branch.name for branch in layout.branches]
         require(names in ([], ["cond"]), f"Outside the interval step {step} runs {', '.join(names)}.")
