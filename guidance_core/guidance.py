@@ -16,7 +16,7 @@ from guidance_core.config import tables
 from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, brief
+from guidance_core.errors import ConfigurationError, GuidanceError, brief, told
 from guidance_core.executors.base import Executor
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
@@ -223,10 +223,10 @@ class Guidance:
             ConfigurationError: it cannot, or is not an executor.
         """
         if isinstance(executor, str):
-            executor = executor_class(executor)()
+            executor = _made(executor)
         if not isinstance(executor, Executor):
             raise ConfigurationError(
-                f"executor must be a name or an executor such as SerialExecutor(); got {executor!r}."
+                f"executor must be a name or an executor such as SerialExecutor(); got {brief(executor)}."
             )
         looking = [found.plugin for found in self._stack.hooks["combine"].plain]
         looking += [found.plugin for found in self._stack.hooks["combine"].wrappers]
@@ -236,6 +236,17 @@ class Guidance:
                 f"{executor.name!r} only adds them up; use 'serial', 'batched' or 'all_gather'."
             )
         return executor
+
+
+def _made(executor: str) -> Executor:
+    cls = executor_class(executor)
+    try:
+        made: Executor = cls()
+    except GuidanceError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"the executor {executor!r} cannot be made: {told(error)}.") from error
+    return made
 
 
 def _checked_conditions(conditions: Any) -> Mapping[str, Mapping[str, Any] | None]:

@@ -10,6 +10,7 @@ a tensor is `{"tensor": [1.0, 3.0]}`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import tomllib
@@ -23,7 +24,7 @@ import tomli_w
 import torch
 
 from guidance_core.config.spec import MOST_DEPTH, MOST_TEXT
-from guidance_core.discovery import PLUGINS, entry_name, names_of, plugin_class
+from guidance_core.discovery import PLUGINS, entry_name, plugin_class, plugin_names
 from guidance_core.errors import (
     ConfigurationError,
     GuidanceError,
@@ -32,6 +33,7 @@ from guidance_core.errors import (
     brief,
     did_you_mean,
     suggest,
+    told,
 )
 from guidance_core.parameters.schedules import SCHEDULES, Schedule
 from guidance_core.parameters.settled import settle
@@ -98,25 +100,27 @@ def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
     cls = plugin_class(name)
     if not attrs.has(cls):
         raise ConfigurationError(f"plugin {name!r} ({cls.__name__}) is not an attrs class.")
-    attrs.resolve_types(cls)
+    with contextlib.suppress(Exception):  # names that are there for type checkers only
+        attrs.resolve_types(cls)
     fields = {field.alias or field.name: field for field in attrs.fields(cls) if field.init}
     for parameter in parameters:
         if parameter not in fields:
             hint = suggest(parameter, fields)
-            if parameter in names_of(PLUGINS):
+            if parameter in plugin_names():
                 hint = f" {parameter!r} is a plugin itself: its parameters follow a colon, as in 'rescale:phi=0.7'."
             raise UnknownNameError(f"plugin {name!r} has no parameter {parameter!r}.{hint}")
     try:
         return cls(**{parameter: _typed(fields[parameter], value) for parameter, value in parameters.items()})
     except GuidanceError as error:
         raise type(error)(f"plugin {name!r}: {error}") from None
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigurationError(f"plugin {name!r} cannot be made from {brief(dict(parameters))}: {error}") from error
+    except (Exception, SystemExit) as error:
+        what = f"plugin {name!r} cannot be made from {brief(dict(parameters))}"
+        raise ConfigurationError(f"{what}: {told(error)}") from error
 
 
 def _typed(field: attrs.Attribute[Any], value: Any) -> Any:
     decoded = decode(value)
-    takes_anything = field.converter is not None or field.type in (Any, object)
+    takes_anything = field.converter is not None or field.type in (Any, object) or isinstance(field.type, str)
     if field.type is None or takes_anything or isinstance(decoded, PerOutput | TensorValue | Schedule):
         return decoded
     try:
