@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import BLOCK
-from guidance_core.errors import ConfigurationError, suggest
+from guidance_core.errors import ConfigurationError, brief, suggest
 
 RANGES = ("sample", "channel", "channel_last", "token", "tensor")
 LEAF = 16384  # below the size from which torch splits one sum over threads
@@ -33,9 +33,9 @@ SHORT = 4096  # rows up to this length take a single call: quick to dispatch, sl
 
 def check_over(over: object) -> None:
     """Raise `ConfigurationError` unless `over` names a range."""
-    if over not in RANGES:
+    if not isinstance(over, str) or over not in RANGES:
         hint = suggest(over, RANGES) if isinstance(over, str) else ""
-        raise ConfigurationError(f"over must be one of {', '.join(RANGES)}; got {over!r}.{hint}")
+        raise ConfigurationError(f"over must be one of {', '.join(RANGES)}; got {brief(over)}.{hint}")
 
 
 def std(x: Tensor, over: str = "sample") -> Tensor:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -37,7 +39,7 @@ from guidance_core.errors import (
 )
 from guidance_core.parameters.schedules import SCHEDULES, Schedule
 from guidance_core.parameters.settled import settle
-from guidance_core.parameters.values import PerOutput, TensorValue
+from guidance_core.parameters.values import PerOutput, TensorValue, by_name
 
 TABLE = "guidance"
 MOST_PLUGINS = 256
@@ -69,7 +71,7 @@ def load_plugins(data: Any) -> list[tuple[Any, frozenset[str]]]:
     for table in tables:
         if not isinstance(table, Mapping) or not isinstance(table.get("plugin"), str):
             raise SpecError(f'each plugin is a table with "plugin": its name, and its parameters; got {brief(table)}.')
-        parameters = {str(name): value for name, value in table.items() if name != "plugin"}
+        parameters = {name: value for name, value in by_name(table).items() if name != "plugin"}
         loaded.append((build_plugin(table["plugin"], parameters), frozenset(parameters)))
     return loaded
 
@@ -107,8 +109,10 @@ def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
         if parameter not in fields:
             hint = suggest(parameter, fields)
             if parameter in plugin_names():
-                hint = f" {parameter!r} is a plugin itself: its parameters follow a colon, as in 'rescale:phi=0.7'."
-            raise UnknownNameError(f"plugin {name!r} has no parameter {parameter!r}.{hint}")
+                hint = (
+                    f" {brief(parameter)} is a plugin itself: its parameters follow a colon, as in 'rescale:phi=0.7'."
+                )
+            raise UnknownNameError(f"plugin {name!r} has no parameter {brief(parameter)}.{hint}")
     try:
         return cls(**{parameter: _typed(fields[parameter], value) for parameter, value in parameters.items()})
     except GuidanceError as error:
@@ -140,26 +144,35 @@ def decode(value: Any) -> Any:
             return _decode_schedule(value)
         if set(value) == {"tensor"}:
             try:
+                _check_nested(value["tensor"])
                 return TensorValue(torch.tensor(value["tensor"], dtype=torch.float32, device="cpu"))
             except (TypeError, ValueError, RuntimeError, OverflowError) as error:
                 given = brief(value["tensor"])
                 raise SpecError(f"a tensor is a nested list of numbers; got {given} ({error}).") from None
-        return PerOutput({str(output): decode(inner) for output, inner in value.items()})
+        return PerOutput({output: decode(inner) for output, inner in by_name(value).items()})
     if isinstance(value, list | tuple):
         return tuple(decode(inner) for inner in value)
     return value
+
+
+def _check_nested(value: Any) -> None:
+    """Raise `TypeError` for what is not a list of numbers, perhaps nested: torch would make a tensor of more."""
+    for inner in value if isinstance(value, list | tuple) else ():
+        _check_nested(inner)
+    if not isinstance(value, list | tuple | int | float):
+        raise TypeError(f"it has {brief(value, 60)}")
 
 
 def _decode_schedule(table: Mapping[str, Any]) -> Any:
     name = table["schedule"]
     cls = SCHEDULES.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise UnknownNameError(f"there is no schedule {name!r}.{suggest(str(name), SCHEDULES)}")
-    given = {str(key): decode(value) for key, value in table.items() if key != "schedule"}
+        raise UnknownNameError(f"there is no schedule {brief(name)}.{suggest(brief(name), SCHEDULES)}")
+    given = {key: decode(value) for key, value in by_name(table).items() if key != "schedule"}
     fields = {field.name: field for field in attrs.fields(cls) if field.init}
     for key in given:
         if key not in fields:
-            raise UnknownNameError(f"schedule {name!r} has no parameter {key!r}.{suggest(key, fields)}")
+            raise UnknownNameError(f"schedule {name!r} has no parameter {brief(key)}.{suggest(key, fields)}")
     missing = [key for key, field in fields.items() if field.default is attrs.NOTHING and key not in given]
     if missing:
         raise SpecError(f"schedule {name!r} needs {', '.join(missing)}.")
@@ -215,7 +228,7 @@ def encode(value: Any, what: str) -> Any:
         return [encode(inner, what) for inner in value]
     if attrs.has(type(value)) and not isinstance(value, Schedule):
         return _converter.unstructure(value)
-    raise SpecError(f"{what} holds {value!r}, which cannot be written as data.")
+    raise SpecError(f"{what} holds {brief(value)}, which cannot be written as data.")
 
 
 def from_json(text: str) -> Any:
@@ -225,7 +238,17 @@ def from_json(text: str) -> Any:
 
 def from_toml(text: str) -> Any:
     """Read TOML text into plain data, or raise `SpecError` with the line."""
-    return _read(tomllib.loads, text, "TOML")
+    return _read(_toml, text, "TOML")
+
+
+_LONG_KEY = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MOST_DEPTH}}}""")
+"The parser takes quadratic time for keys of many parts."
+
+
+def _toml(text: str) -> Any:
+    if _LONG_KEY.search(text):
+        raise RecursionError
+    return tomllib.loads(text)
 
 
 def _read(parse: Callable[[str], Any], text: str, language: str) -> Any:
@@ -246,8 +269,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make the dict of a JSON object, in which a name may stand once."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise SpecError(f"{brief(twice)} is given twice in one JSON object.")
     return made
 

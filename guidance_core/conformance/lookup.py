@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from guidance_core.discovery.loading import comes_from_a_signal, visible_interru
 from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, brief, suggest, told
 from guidance_core.guidance import Guidance
 
+LARGEST = 2**22
+"Elements of one sample."
 _PLACE = re.compile(r"([^:=]+:[A-Za-z_][\w.]*):")
 "`module:Class:`, with parameters to follow."
 
@@ -64,12 +67,12 @@ def subject_of(
     if shapes is not None:
         try:
             settings["shapes"] = tuple(tuple(map(int, shape)) for shape in shapes)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             settings["shapes"] = ((0,),)
-        if not all(shape and min(shape) > 0 for shape in settings["shapes"]):
+        if not all(shape and min(shape) > 0 and math.prod(shape) <= LARGEST for shape in settings["shapes"]):
             raise ConfigurationError(
-                f"shapes is a list of shapes with sizes of at least 1, such as [(3, 8, 8)], or --shape 3,8,8; got "
-                f"{shapes!r}."
+                "shapes is a list of shapes with sizes of at least 1, such as [(3, 8, 8)], or --shape 3,8,8, "
+                f"with at most {LARGEST:,} elements each; got {brief(shapes)}."
             )
     if prediction_types:
         prediction_types = _several(prediction_types)

@@ -6,8 +6,8 @@ hooks; the library itself only compares them and refuses two that collide in one
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import combinations
+from collections.abc import Iterable, Mapping
+from itertools import combinations, islice
 from operator import index
 from typing import Any, TypeAlias
 
@@ -22,15 +22,20 @@ def _as_blocks(blocks: Any) -> tuple[int, ...] | None:
     """Sort and deduplicate block indices; `None` stays `None`, which means every block."""
     if blocks is None:
         return None
-    items = blocks if isinstance(blocks, Iterable) and not isinstance(blocks, str) else (blocks,)
+    items = blocks if isinstance(blocks, Iterable) and not isinstance(blocks, str | bytes | Mapping) else (blocks,)
     try:
-        numbers = sorted({index(block) for block in items})
-    except TypeError:
+        given = list(islice(items, MOST_BLOCKS + 1))
+        if any(isinstance(block, bool) for block in given):
+            raise TypeError
+        numbers = sorted({index(block) for block in given})
+    except Exception:
         raise ConfigurationError(
             f"blocks must be whole numbers, for example (28, 29), or None for all; got {brief(blocks)}."
         ) from None
+    if len(given) > MOST_BLOCKS:
+        raise ConfigurationError(f"no model has {MOST_BLOCKS:,} blocks; got more.")
     if numbers and numbers[0] < 0:
-        raise ConfigurationError(f"blocks count from 0; got {numbers[0]} in {brief(blocks)}.")
+        raise ConfigurationError(f"blocks count from 0; got {brief(numbers[0], 60)} in {brief(blocks)}.")
     if numbers and numbers[-1] > MOST_BLOCKS:
         raise ConfigurationError(f"no model has {MOST_BLOCKS:,} blocks; got the block {brief(numbers[-1], 60)}.")
     return tuple(numbers)

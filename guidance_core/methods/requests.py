@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from guidance_core.algebra.spaces import check_space
 from guidance_core.algebra.statistics import check_over
-from guidance_core.errors import ConfigurationError
+from guidance_core.errors import ConfigurationError, brief
 from guidance_core.methods.perturbations import Perturbation, check_compatible
 from guidance_core.parameters.values import PerOutput
 
+MOST = 1000
+"Perturbations of one branch."
 BASE = "cond"
 "The name of the base branch."
 
@@ -23,19 +26,28 @@ Strength: TypeAlias = float | Tensor | PerOutput
 
 
 def _as_perturbations(perturbations: Iterable[Perturbation]) -> tuple[Perturbation, ...]:
-    return tuple(perturbations)
+    try:
+        made = tuple(itertools.islice(perturbations, MOST))
+    except Exception:
+        raise ConfigurationError(f"perturbations is a list of them; got {brief(perturbations)}.") from None
+    for each in made:
+        if not isinstance(each, Perturbation):
+            raise ConfigurationError(f"{brief(each)} is not a perturbation, such as SkipBlocks((3,)).")
+    return made
 
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def _as_overrides(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(overrides, Mapping):
+        raise ConfigurationError(f"overrides is a dict of model inputs; got {brief(overrides)}.")
     return MappingProxyType(dict(overrides)) if overrides else NOTHING
 
 
 def _name(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a name; got {value!r}.")
+        raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a name; got {brief(value)}.")
 
 
 @attrs.frozen
@@ -68,7 +80,7 @@ class Branch:
     @cost.validator
     def _check_cost(self, _: Any, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise ConfigurationError(f"branch {self.name!r}: cost must be a positive number; got {value!r}.")
+            raise ConfigurationError(f"branch {self.name!r}: cost must be a positive number; got {brief(value)}.")
 
     def __attrs_post_init__(self) -> None:
         check_compatible(self.name, self.perturbations)
@@ -96,8 +108,15 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _as_names(given: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _as_names(given: Any) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, tuple | list | set | frozenset) or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"a request takes names, such as ('video', 'audio'); got {brief(given)}.")
+    return tuple(names)
+
+
+def _as_outputs(given: Any) -> tuple[str, ...] | None:
+    return None if given is None else _as_names(given)
 
 
 @attrs.frozen
@@ -116,7 +135,7 @@ class Needs:
     "Ranges over which `reference.norm(...)` will be asked."
     reference: bool = False
     "Whether `reference.tensor` is used; on several devices it may cost communication."
-    outputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = attrs.field(default=None, converter=_as_outputs)
     "The outputs the hooks are called for; `None` for all."
     plugin: str = attrs.field(default="", kw_only=True)
     "Who asked for it; filled in by the core."
@@ -139,7 +158,7 @@ class Hold:
     there is nothing to hold, and the step is evaluated.
     """
 
-    outputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = attrs.field(default=None, converter=_as_outputs)
     "The outputs to hold; `None` for all."
     plugin: str = attrs.field(default="", kw_only=True)
     "Who asked for it; filled in by the core."

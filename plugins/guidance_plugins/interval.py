@@ -24,7 +24,9 @@ from guidance_core import (
 def _as_methods(methods: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
     names = (methods,) if isinstance(methods, str) else methods
     if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
-        raise ConfigurationError(f"Interval: methods must be names, such as ('cfg', 'stg'); got {methods!r}.")
+        raise ConfigurationError(
+            f"Interval: methods must be names, such as ('cfg', 'stg'); got a {type(methods).__name__}."
+        )
     return tuple(names)
 
 

@@ -59,7 +59,7 @@ _PRESETS = {
 def _as_blocks(given: Any) -> Any:
     """Block indices as a tuple; a value per output or a table of them is kept."""
     if isinstance(given, Mapping):
-        return PerOutput({str(output): _as_blocks(blocks) for output, blocks in given.items()})
+        return PerOutput({output: _as_blocks(blocks) for output, blocks in given.items()})
     if isinstance(given, Table):
         return Table({bound: _as_blocks(blocks) for bound, blocks in given.rows})
     if given is UNSET or isinstance(given, Schedule):
