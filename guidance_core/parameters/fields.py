@@ -108,7 +108,8 @@ def number(default: Any = attrs.NOTHING, *, ge: float | None = None, le: float |
         if value is not UNSET:
             check_number(f"{type(owner).__name__}: {field.name}", value, ge, le)
 
-    return attrs.field(default=default, converter=as_value, validator=check, metadata={"help": help})
+    metadata = {"help": help, "ge": ge, "le": le}
+    return attrs.field(default=default, converter=as_value, validator=check, metadata=metadata)
 
 
 def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: bool = False) -> Any:
@@ -175,4 +176,4 @@ def whole(default: Any = attrs.NOTHING, *, ge: int = 0, help: str = "") -> Any:
                     f"{type(owner).__name__}: {field.name} must be at most {LARGEST:,}; got {brief(leaf, 60)}."
                 )
 
-    return attrs.field(default=default, converter=convert, validator=check, metadata={"help": help})
+    return attrs.field(default=default, converter=convert, validator=check, metadata={"help": help, "ge": ge})

@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Branch, Needs, Scale, Step, hookimpl, inner, number, whole
+from guidance_core import Branch, Needs, Scale, Step, hookimpl, inner, number, ratio, whole
 
 
 @attrs.frozen
@@ -45,6 +45,6 @@ class CFGZeroStar:
         if step.index < self.zero_steps:
             return -c
         u = predictions["uncond"]
-        alpha = inner(c, u) / (inner(u, u) + 1e-8)
+        alpha = ratio(inner(c, u), inner(u, u) + 1e-8)  # 1 where both overflow
         delta: torch.Tensor = (step.value(self.scale) - 1) * (c - alpha * u)
         return delta
