@@ -6,7 +6,9 @@ executor and adds `guided = cond + Σ strength·(cond − branch) + Σ deltas`, 
 
 import warnings
 
-with warnings.catch_warnings():
+from guidance_core.discovery.distributions import without_unreadable
+
+with without_unreadable(), warnings.catch_warnings():
     # Without NumPy, torch warns when it is first imported. Nothing here needs NumPy; a command that does says so.
     warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)
     import torch  # noqa: F401
@@ -24,6 +26,7 @@ from guidance_core.algebra.statistics import (
     ratio,
     std,
 )
+from guidance_core.discovery import register_executor, register_plugin, unregister_executor, unregister_plugin
 from guidance_core.errors import (
     BranchConflictError,
     ConfigurationError,
@@ -146,10 +149,14 @@ __all__ = [
     "number",
     "numbers",
     "ratio",
+    "register_executor",
+    "register_plugin",
     "run_branch",
     "settle",
     "std",
     "suggest",
     "text",
+    "unregister_executor",
+    "unregister_plugin",
     "whole",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from guidance_core.errors import brief
 from guidance_core.executors.placement import Placement
 from guidance_core.methods.requests import BASE, Branch
 from guidance_core.methods.stack import Stack
@@ -168,4 +169,4 @@ def shown(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, tuple):
         return "[" + ", ".join(shown(inner) for inner in value) + "]"
-    return "none" if value is None else str(value)
+    return value if isinstance(value, str) else "none" if value is None else brief(value, written=str)

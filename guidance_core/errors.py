@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 LONGEST = 4000
 "Characters of an error's text; what is longer is cut in the middle."
@@ -24,12 +25,22 @@ def shortened(text: str, longest: int) -> str:
     return text[: longest * 2 // 3] + left_out + text[-longest // 3 :]
 
 
-def brief(value: object, longest: int = 200) -> str:
-    """Write a value that somebody gave, however large it is."""
+def brief(value: object, longest: int = 200, *, written: Callable[[Any], str] = repr) -> str:
+    """Write a value that somebody gave, however large it is, and whatever happens where it is written."""
     try:
-        return shortened(repr(value), longest)
+        return shortened(written(value), longest)
     except (ValueError, RecursionError):  # of whole numbers Python writes some thousand digits only
         return f"a {type(value).__name__} that is too large to write"
+    except Exception as error:
+        return f"a {type.__repr__(type(value))} that cannot be written ({type(error).__name__})"
+
+
+def told(error: BaseException) -> str:
+    """Write class and text of an error that the code of others raised, whatever its text does."""
+    try:
+        return shortened(f"{type(error).__name__}: {error}".removesuffix(": "), 1000)
+    except Exception:
+        return f"{type.__repr__(type(error))}, whose text cannot be read"
 
 
 class ConfigurationError(GuidanceError, ValueError):

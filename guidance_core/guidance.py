@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, KeysView, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from guidance_core.config import tables
 from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, brief
+from guidance_core.errors import ConfigurationError, GuidanceError, brief, told
 from guidance_core.executors.base import Executor, check_differentiable
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
@@ -30,6 +31,10 @@ from guidance_core.steps.settings import RunSettings
 Sigmas = Sequence[float] | torch.Tensor
 "Noise levels: one per step and the final one."
 
+MOST_STEPS = 100_000
+MOST_RANKS = 10_000
+"For which `describe` places passes."
+
 
 class Guidance:
     """A stack of guidance methods. It is immutable and may be shared by any number of runs."""
@@ -41,7 +46,7 @@ class Guidance:
             ConfigurationError: an entry is no frozen attrs instance with hooks, or two exclude each other.
         """
         if isinstance(plugins, str) or not isinstance(plugins, Sequence):
-            hint = f"; use Guidance.from_spec({plugins!r})" if isinstance(plugins, str) else ""
+            hint = f"; use Guidance.from_spec({brief(plugins)})" if isinstance(plugins, str) else ""
             raise ConfigurationError(f"Guidance takes a list of plugins; got {type(plugins).__name__}{hint}.")
         self._stack = Stack.of(plugins)
 
@@ -168,10 +173,10 @@ class Guidance:
                 alphas=None if alphas is None else _checked_alphas(alphas, steps),
                 prediction_type=_checked_type(prediction_type),
                 outputs=_checked_outputs(outputs),
-                check_finite=bool(check_finite),
+                check_finite=_checked_flag(check_finite),
                 seeds=Seeds.of(seeds),
                 supports=_checked_supports(supports),
-                given=given,
+                given=_checked_call(given),
             )
             for output, levels in settings.sigmas.items():
                 what = "sigmas" if output is None else f"sigmas of {output!r}"
@@ -208,8 +213,7 @@ class Guidance:
         assumptions = ["every condition is given"]
         if sigmas is None:
             steps = 30 if steps is None else steps
-            if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-                raise ConfigurationError(f"steps must be a positive whole number; got {steps!r}.")
+            steps = _checked_count("steps", steps, MOST_STEPS)
             sigmas = [1 - number / steps for number in range(steps + 1)]
             assumptions.append(f"{steps} steps, sigmas falling evenly from 1 to 0")
         settings = RunSettings(
@@ -221,8 +225,7 @@ class Guidance:
             check_finite=False,
         )
         program = Program(self._stack, settings)
-        if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
-            raise ConfigurationError(f"ranks must be a positive whole number; got {ranks!r}.")
+        ranks = _checked_count("ranks", ranks, MOST_RANKS)
         if ranks == 1:
             serial = SerialExecutor()
             return describe_run(self._stack, serial.describe(), program.layouts, serial.placed, assumptions)
@@ -236,10 +239,10 @@ class Guidance:
             ConfigurationError: it cannot, or is not an executor.
         """
         if isinstance(executor, str):
-            executor = executor_class(executor)()
+            executor = _made(executor)
         if not isinstance(executor, Executor):
             raise ConfigurationError(
-                f"executor must be a name or an executor such as SerialExecutor(); got {executor!r}."
+                f"executor must be a name or an executor such as SerialExecutor(); got {brief(executor)}."
             )
         looking = [found.plugin for found in self._stack.hooks["combine"].plain]
         looking += [found.plugin for found in self._stack.hooks["combine"].wrappers]
@@ -251,6 +254,36 @@ class Guidance:
         return executor
 
 
+def _made(executor: str) -> Executor:
+    cls = executor_class(executor)
+    try:
+        made: Executor = cls()
+    except GuidanceError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"the executor {executor!r} cannot be made: {told(error)}.") from error
+    return made
+
+
+def _checked_flag(given: Any) -> bool:
+    try:
+        return bool(given)
+    except Exception:
+        raise ConfigurationError(f"check_finite must be true or false; got {brief(given)}.") from None
+
+
+def _checked_call(given: Any) -> Any:
+    if given is not None and not callable(given):
+        raise ConfigurationError(f"given is a function that returns a number for each thing; got {brief(given)}.")
+    return given
+
+
+def _checked_count(what: str, given: Any, most: int) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= most:
+        raise ConfigurationError(f"{what} must be a whole number from 1 to {most:,}; got {brief(given)}.")
+    return given
+
+
 def _checked_conditions(conditions: Any) -> Mapping[str, Mapping[str, Any] | None]:
     if not isinstance(conditions, Mapping):
         raise ConfigurationError(
@@ -260,7 +293,7 @@ def _checked_conditions(conditions: Any) -> Mapping[str, Mapping[str, Any] | Non
     for name, inputs in conditions.items():
         if inputs is not None and not isinstance(inputs, Mapping):
             raise ConfigurationError(
-                f"condition {name!r} must be a dict of model inputs, as in {{'text': embedding}}; "
+                f"condition {brief(name)} must be a dict of model inputs, as in {{'text': embedding}}; "
                 f"got {type(inputs).__name__}."
             )
     return {
@@ -271,6 +304,8 @@ def _checked_conditions(conditions: Any) -> Mapping[str, Mapping[str, Any] | Non
 def _checked_sigmas(sigmas: Any) -> Mapping[str | None, tuple[float, ...]]:
     if not isinstance(sigmas, Mapping):
         return {None: _sigma_list("sigmas", sigmas)}
+    if not sigmas:
+        raise ConfigurationError("sigmas must be a list of noise levels, or one for each output; got an empty dict.")
     lists: dict[str | None, tuple[float, ...]] = {
         str(output): _sigma_list(f"sigmas of {output!r}", levels) for output, levels in sigmas.items()
     }
@@ -283,6 +318,8 @@ def _checked_sigmas(sigmas: Any) -> Mapping[str | None, tuple[float, ...]]:
 
 
 def _checked_alphas(given: Any, steps: int) -> tuple[float, ...]:
+    if isinstance(given, bool):
+        raise ConfigurationError(f"alphas must be a list of numbers, or one; got {given!r}.")
     is_one = isinstance(given, (int, float)) or (isinstance(given, torch.Tensor) and given.ndim == 0)
     return _numbers("alphas", [given] * steps if is_one else given)
 
@@ -304,16 +341,18 @@ def _sigma_list(what: str, given: Any) -> tuple[float, ...]:
 
 
 def _numbers(what: str, given: Any) -> tuple[float, ...]:
-    if isinstance(given, torch.Tensor):
-        if given.ndim != 1:
-            raise ConfigurationError(f"{what} must be one-dimensional; got a tensor of shape {tuple(given.shape)}.")
-        given = given.tolist()
-    if isinstance(given, str):
-        raise ConfigurationError(f"{what} must be a list of numbers; got {given!r}.")
+    if isinstance(given, torch.Tensor) and given.ndim != 1:
+        raise ConfigurationError(f"{what} must be one-dimensional; got a tensor of shape {tuple(given.shape)}.")
     try:
-        levels = tuple(float(level) for level in given)
-    except (TypeError, ValueError, OverflowError):
+        given = given.tolist() if isinstance(given, torch.Tensor) else given
+        items = [] if isinstance(given, str | bytes | Mapping) else list(itertools.islice(given, MOST_STEPS + 2))
+        if isinstance(given, str | bytes | Mapping) or any(isinstance(item, str | bytes | bool) for item in items):
+            raise TypeError
+        levels = tuple(map(float, items))
+    except Exception:
         raise ConfigurationError(f"{what} must be a list of numbers; got {brief(given)}.") from None
+    if len(levels) > MOST_STEPS + 1:
+        raise ConfigurationError(f"a run has at most {MOST_STEPS:,} steps; {what} has more.")
     if not all(math.isfinite(level) for level in levels):
         raise ConfigurationError(f"{what} must be finite; got {brief(list(levels))}.")
     return levels
@@ -337,9 +376,10 @@ def _checked_supports(supports: Any) -> Supports | None:
 def _checked_outputs(outputs: Any) -> tuple[str, ...] | None:
     if outputs is None:
         return None
-    if isinstance(outputs, str) or not all(isinstance(name, str) and name for name in outputs):
-        raise ConfigurationError(f"outputs is a list of names, such as ('video', 'audio'); got {outputs!r}.")
+    is_list = isinstance(outputs, tuple | list | KeysView)
+    if not is_list or not all(isinstance(name, str) and name for name in outputs):
+        raise ConfigurationError(f"outputs is a list of names, such as ('video', 'audio'); got {brief(outputs)}.")
     names = tuple(outputs)
     if not names or len(set(names)) < len(names):
-        raise ConfigurationError(f"outputs must be distinct names, at least one; got {names}.")
+        raise ConfigurationError(f"outputs must be distinct names, at least one; got {brief(names)}.")
     return names

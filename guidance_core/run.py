@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import index as as_index
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +16,7 @@ from guidance_core.methods.step import Moment, States, copied
 from guidance_core.steps.combination import Scene, Workspace, correct, guide
 from guidance_core.steps.held import HeldOutputs, Kept
 from guidance_core.steps.layout import Layout
+from guidance_core.steps.order import check_may_turn, checked_index
 from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.program import Program, Sigma
 
@@ -67,10 +67,12 @@ class Run:
         """Evaluate one step: run its branches and return the guided prediction.
 
         Args:
-            index: which step, from 0. Samplers that evaluate a step twice pass the same index again.
+            index: which step, from 0. Samplers that evaluate a step twice pass the same index again. A run may begin at
+                any step. It may go back or skip steps only while nothing is kept from step to step.
             sample: the noisy sample, `[B, ...]` floating point, or a tuple or dict of such.
             denoise: runs one forward pass for the branch it is given.
-            sigma: noise level (by output where they differ), if not that of the step: Heun, res2s.
+            sigma: noise level (by output where they differ), if not that of the step: Heun, res2s, churn. It lies
+                between the step's own and the next one, or above by as much as churn adds, a factor of √2.
             alpha: signal level to go with `sigma`, where the prediction type does not imply it.
             model: name of the model in use, where the host switches between several.
 
@@ -78,7 +80,7 @@ class Run:
             The guided prediction in the prediction type, structure, shape and dtype of the denoiser's.
 
         Raises:
-            ConfigurationError: the index, sample or sigma cannot be used.
+            ConfigurationError: the index, sample or sigma cannot be used, or the index cannot follow the last one.
             DenoiserError: a prediction does not fit the sample or the base branch.
             PluginError: a plugin's hook failed.
             RankFailedError: with several ranks, another one failed; so do the other errors on all of them.
@@ -155,12 +157,16 @@ class Run:
         self, index: int, sample: Structured, sigma: Sigma | None, alpha: float | None, model: str | None
     ) -> Plan:
         if type(index) is not int or not 0 <= index < self.count:
-            index = self._checked_index(index)
+            index = checked_index(index, self.count)
         structure, samples = self._structure, samples = read_sample(sample, self.settings.outputs, self._structure)
         if structure.names != self._program.outputs:
             self._program = self._program.for_outputs(structure.names)
-        last = self._last
-        evaluation = last.evaluation + 1 if last is not None and last.index == index else 0
+        last, evaluation = self._last, 0
+        if last is not None and index != last.index + 1:
+            if index == last.index:
+                evaluation = last.evaluation + 1
+            else:
+                check_may_turn(self._program, last.index, index, self._state, self._held.names)
         scheduled = self._program.steps[index]
         state = copied(self._state) if self._state else {}
         layout = scheduled.layout
@@ -252,14 +258,3 @@ class Run:
             plan.reported = (error, shared)
         if shared is not error:
             raise shared from error
-
-    def _checked_index(self, index: int) -> int:
-        try:
-            number = as_index(index)
-        except TypeError:
-            raise ConfigurationError(f"a step index is a whole number; got {index!r}.") from None
-        if not 0 <= number < self.count:
-            raise ConfigurationError(
-                f"step {number} is out of range: the run has {self.count} steps, 0 to {self.count - 1}."
-            )
-        return number

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 import guidance_core
-from guidance_core.discovery import EXECUTORS, executor_class, find_plugins, names_of
+from guidance_core.discovery import executor_class, executor_names, find_plugins
 
 FILE = Path(__file__).with_name("contract.json")
 MODULES = (
@@ -43,7 +43,7 @@ def surface() -> dict[str, Any]:
         "plugins": {found.name: _arguments(found.loaded) for found in find_plugins() if found.distribution == OWN},
         "executors": {
             name: _arguments(executor_class(name))
-            for name in names_of(EXECUTORS)
+            for name in executor_names()
             if executor_class(name).__module__.startswith("guidance_core.")
         },
     }

@@ -282,7 +282,7 @@ def control_beside_another_backend(group: Any) -> tuple[float, str]:
 def no_such_space(group: Any, name: str) -> list[tuple[str, str]]:
     run = start(EXECUTORS[name](group), "cfg:scale=3,rescale:phi=0.5,space=epsilon", sigmas=[0.9, 0.6, 0.0])
     return [
-        error_of(lambda: run.step(1, CASE.tensors("sample", 0), Counting(CASE, 0), sigma=1.0)),
+        error_of(lambda: run.step(0, CASE.tensors("sample", 0), Counting(CASE, 0), sigma=1.0)),
         error_of(lambda: run.step(1, CASE.tensors("sample", 0), Counting(CASE, 0))),
     ]
 

@@ -28,7 +28,6 @@ from guidance_core import (
     Table,
     UnknownNameError,
     Within,
-    discovery,
     hookimpl,
 )
 from guidance_plugins import APG, CFG, LTX2, STG, Interval, Rescale
@@ -439,54 +438,6 @@ def test_batched_never_exceeds_its_rows():
     assert seen == [["cond", "neg"], ["perturbed", "modality"]]
     with pytest.raises(ExecutorError, match="max_rows=5 is less than the sample's 6 rows"):
         run.step(1, torch.zeros(6, 3), Batching())
-
-
-class _Point:
-    group = discovery.PLUGINS
-
-    def __init__(self, name, value, distribution):
-        self.name, self.value = name, value
-        self.dist = type("Distribution", (), {"name": distribution, "version": "1.0"})
-
-    def load(self):
-        raise ImportError("no module named gone")
-
-
-def test_a_broken_distribution_is_reported_and_the_rest_load(monkeypatch):
-    real = discovery.entry_points
-    monkeypatch.setattr(
-        discovery, "entry_points", lambda group: [*real(group=group), _Point("gone", "gone:Gone", "their-plugin")]
-    )
-    found = {each.name: each for each in discovery.find_plugins()}
-    assert found["gone"].distribution == "their-plugin"
-    assert "no module named gone" in found["gone"].failure
-    assert found["cfg"].loaded is CFG
-    assert Guidance.from_spec("cfg") == Guidance([CFG()])
-    with pytest.raises(ConfigurationError, match=r"'gone' of their-plugin could not be loaded: ImportError"):
-        Guidance.from_spec("gone")
-
-
-def test_two_distributions_with_one_name_are_not_chosen_between(monkeypatch):
-    real = discovery.entry_points
-    monkeypatch.setattr(
-        discovery, "entry_points", lambda group: [*real(group=group), _Point("cfg", "other:CFG", "their-plugin")]
-    )
-    with pytest.raises(ConfigurationError, match="several distributions provide it: guidance-core and their-plugin"):
-        Guidance.from_spec("cfg")
-
-
-def test_the_switches_of_the_environment(monkeypatch):
-    monkeypatch.setenv(discovery.ONLY, "stg, cfg,nothere")
-    found = discovery.find_plugins()
-    assert [each.name for each in found] == ["stg", "cfg", "nothere"]
-    assert found[2].failure is not None
-    with pytest.raises(UnknownNameError):
-        Guidance.from_spec("apg")
-    monkeypatch.setenv(discovery.DISABLE, "1")
-    assert discovery.find_plugins() == []
-    with pytest.raises(UnknownNameError, match=discovery.DISABLE):
-        Guidance.from_spec("cfg")
-    assert Guidance([CFG()]).plugins == (CFG(),)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e5m2])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from importlib.metadata import EntryPoint
 
 import attrs
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from installed import install, on_path
 
 from guidance_core import Cosine, Guidance, GuidanceError, Linear, SpecError, Table, Within, discovery, hookimpl
 from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Gate, Interval, Normalize, Rescale
@@ -98,12 +98,13 @@ def test_a_plugin_without_a_name_cannot_be_written():
     assert "mine" in guidance.describe().plugins
 
 
-def test_a_class_may_be_published_where_it_is_passed_on(monkeypatch):
-    real = discovery.entry_points
-    point = EntryPoint("ours", "guidance_plugins:CFG", discovery.PLUGINS)
-    others = lambda group: [each for each in real(group=group) if each.name != "cfg"]
-    monkeypatch.setattr(discovery, "entry_points", lambda group: [*others(group), point])
-    assert Guidance([CFG(3)]).to_spec() == "ours:scale=3"
+def test_a_class_may_be_published_where_it_is_passed_on(tmp_path, monkeypatch):
+    code = (
+        "from fractions import Fraction\nimport attrs\n@attrs.frozen\nclass Mine: pass\nMine.__module__ = 'elsewhere'"
+    )
+    install(tmp_path, "passes-on", "[guidance_core.plugins]\nours = {module}:Mine\n", code)
+    on_path(monkeypatch, tmp_path)
+    assert discovery.entry_name(discovery.plugin_class("ours")) == "ours"
 
 
 def test_describe_says_where_each_value_came_from():

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from guidance_core.conformance import Options, executor_subject_of, report_of, run_checks, subject_of
-from guidance_core.discovery import EXECUTORS, find_plugins, names_of
+from guidance_core.discovery import executor_names, find_plugins
 
 VARIANTS = ("all_gather:split_rows=true", "all_gather:batched=true", "all_reduce:batched=true", "batched:max_rows=3")
 "Executors with parameters of their own."
@@ -42,7 +42,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     subjects: list[Any] = [subject_of(found.name) for found in find_plugins() if found.failure is None]
-    subjects += [executor_subject_of(name) for name in (*names_of(EXECUTORS), *VARIANTS)]
+    subjects += [executor_subject_of(name) for name in (*executor_names(), *VARIANTS)]
     seeds = range(given.seed, given.seed + given.seeds)
     rounds = [(f"seed {seed}", Options(seed=seed, ranks=given.ranks, replay=False)) for seed in seeds]
     if given.times:

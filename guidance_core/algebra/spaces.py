@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 import attrs
 
-from guidance_core.errors import ConfigurationError, did_you_mean
+from guidance_core.errors import ConfigurationError, brief, did_you_mean
 from guidance_core.parameters.schedules import ROUNDING
 
 Space = Literal["epsilon", "v", "x0", "flow"]
@@ -43,12 +43,12 @@ ELSEWHERE = {
 
 def check_space(what: str, given: object) -> None:
     """Raise `ConfigurationError` unless `given` names a prediction type."""
-    if given not in SPACES:
+    if not isinstance(given, str) or given not in SPACES:
         hint = ""
         if isinstance(given, str):
             known = ELSEWHERE.get(given.lower().replace("-", "_"))
             hint = f" That is {known!r} here." if known else did_you_mean(given, SPACES)
-        raise ConfigurationError(f"{what} must be one of {', '.join(SPACES)}; got {given!r}.{hint}")
+        raise ConfigurationError(f"{what} must be one of {', '.join(SPACES)}; got {brief(given)}.{hint}")
 
 
 def check_sigma(what: str, sigma: float, prediction_type: str) -> None:
@@ -65,6 +65,8 @@ class Noise:
     sigma: float
     alpha: float | None = None
     "`None` where the host did not say; flow implies `1 − sigma`, v implies `√(1 − sigma²)`."
+    is_own: bool = attrs.field(default=True, eq=False, repr=False)
+    "Whether sigma is the step's own, as the host gave it to `start`, not one given to `step`."
     conversions: dict[tuple[str, str], Affine] = attrs.field(factory=dict, init=False, eq=False, repr=False)
     "Those asked for so far, by source and target: the same ones are wanted at every evaluation."
 
@@ -82,10 +84,13 @@ class Noise:
             return self.alpha
         if "v" in spaces and self.sigma <= 1:
             return self.signal("v")
+        missing = (
+            "start the run with alphas=[...], one per step, or alphas=1.0 where the sample is x0 + sigma * noise"
+            if self.is_own
+            else "give this step alpha=... beside sigma=..., or 1.0 where the sample is x0 + sigma * noise"
+        )
         raise ConfigurationError(
-            f"converting {spaces[0]} to {spaces[1]} at sigma {self.sigma:g} needs alpha: start the run with "
-            "alphas=[...], one per step (1.0 each where the sample is x0 + sigma * noise), and give alpha=... to a "
-            "step that is given sigma=...."
+            f"converting {spaces[0]} to {spaces[1]} at sigma {self.sigma:g} needs alpha: {missing}."
         )
 
     def signal(self, prediction_type: str) -> float:

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from typing import Any, ClassVar, TypeAlias
 
 import attrs
@@ -41,19 +40,15 @@ def as_over(given: Any) -> Over:
     Raises:
         ConfigurationError: it is something else.
     """
+    allowed = f"over must be one of {', '.join(RANGES)}, or a list of dimensions"
     if isinstance(given, str):
         if given not in RANGES:
-            raise ConfigurationError(
-                f"over must be one of {', '.join(RANGES)}, or a list of dimensions; got {given!r}."
-                f"{suggest(given, RANGES)}"
-            )
+            raise ConfigurationError(f"{allowed}; got {brief(given)}.{suggest(given, RANGES)}")
         return given
-    dims = tuple(given) if isinstance(given, Iterable) else (given,)
-    if not dims or not all(isinstance(dim, int) and not isinstance(dim, bool) for dim in dims):
-        raise ConfigurationError(
-            f"over must be one of {', '.join(RANGES)}, or a list of dimensions; got {brief(given)}."
-        )
-    return dims
+    dims = given if isinstance(given, (list, tuple)) else (given,)
+    if not dims or not all(isinstance(dim, int) and not isinstance(dim, bool) and abs(dim) < 100 for dim in dims):
+        raise ConfigurationError(f"{allowed}; got {brief(given)}.")
+    return tuple(dims)
 
 
 def _check_first(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from guidance_core.commands.extras import EXTRAS, lacking
@@ -10,6 +11,8 @@ from guidance_core.errors import GuidanceError
 
 def main() -> None:
     """Run the command; an error of the library is one line on stderr and exit status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # text given on the command line may not be encodable
     try:
         from guidance_core.commands.app import app
     except ModuleNotFoundError as error:

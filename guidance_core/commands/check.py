@@ -14,7 +14,7 @@ import typer
 
 from guidance_core.commands.extras import check_extra
 from guidance_core.commands.options import AsJson, print_json
-from guidance_core.discovery import EXECUTORS, names_of, plugin_names
+from guidance_core.discovery import PLUGINS, executor_names, plugin_names, problems
 from guidance_core.errors import ConfigurationError
 
 ALONE = (
@@ -101,7 +101,7 @@ def check(
     wanted = [*(plugins or []), *(plugin_names() if everything else [])]
     if not wanted and not executor:
         raise ConfigurationError(
-            f"name a method to check, --all, or --executor NAME ({', '.join(names_of(EXECUTORS))}); see --help."
+            f"name a method to check, --all, or --executor NAME ({', '.join(executor_names())}); see --help."
         )
     parameters: dict[str, Any] = {}
     for text in param or []:
@@ -128,6 +128,9 @@ def check(
         for name in executor or []:
             with imported_within(time_limit, name):
                 subjects.append(conformance.executor_subject_of(name, None if wanted else parameters))
+    for found in problems(PLUGINS) if everything else []:
+        what = f"{found.name} of {found.distribution}" if found.name else found.distribution
+        broken[what] = str(found.failure)
     reasons = [dict(text.partition("=")[::2] for text in texts or []) for texts in (skip, expect_failure)]
     checks = checks_of(subjects, options, skip=reasons[0], expected_failures=reasons[1])
     kinds = {subject.kind for subject in subjects}

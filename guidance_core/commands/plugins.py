@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -14,28 +17,45 @@ from rich.text import Text
 from guidance_core.commands.options import AsJson, print_json
 from guidance_core.config.tables import encode
 from guidance_core.describe import shown
-from guidance_core.discovery import PLUGINS, find_plugins
-from guidance_core.errors import GuidanceError
+from guidance_core.discovery import EXECUTORS, PLUGINS, Found, find_executors, find_plugins
+from guidance_core.errors import brief, told
 from guidance_core.parameters.values import UNSET
 
 
 def plugins(as_json: AsJson = False) -> None:
-    """List the installed methods: name, version, distribution, parameters, and what failed to load."""
-    found = [_plugin_row(each) for each in find_plugins()]
+    """List the installed methods and executors: name, version, distribution, parameters, and what failed to load."""
+    with contextlib.redirect_stdout(sys.stderr):  # what modules print is not this command's answer
+        found = {PLUGINS: find_plugins(), EXECUTORS: find_executors()}
+        methods = [_plugin_row(each) for each in found[PLUGINS] if each.name]
+        executors = [_row(each) for each in found[EXECUTORS] if each.name]
+    wrong = dict.fromkeys(each for several in found.values() for each in several if not each.name)
+    problems = [{"distribution": each.distribution, "version": each.version, "problem": each.failure} for each in wrong]
     if as_json:
-        print_json({"group": PLUGINS, "plugins": found})
+        print_json({"group": PLUGINS, "plugins": methods, "executors": executors, "problems": problems})
         return
     console = Console()
-    for row in found:
-        origin = f"{row['distribution']} {row['version']}".strip()
-        summary = escape(row["summary"] or "")
-        console.print(f"[bold]{row['name']}[/bold]  {summary}  [dim]({escape(origin)})[/dim]", highlight=False)
-        if row["failure"]:
-            console.print(f"  [red]not loaded:[/red] {escape(row['failure'])}", highlight=False)
-        if row["parameters"]:
-            console.print(_parameter_grid(row["parameters"]))
-    if not found:
+    for row in methods:
+        _print_row(console, row)
+    if not methods:
         console.print("No plugins: autoload is switched off.")
+    console.print("\nexecutors")
+    for row in executors:
+        _print_row(console, row)
+    for problem in problems:
+        origin = f"{problem['distribution']} {problem['version']}".strip()
+        console.print(f"[red]problem:[/red] {escape(origin)}: {escape(problem['problem'] or '')}", highlight=False)
+
+
+def _print_row(console: Console, row: Mapping[str, Any]) -> None:
+    origin = f"{row['distribution']} {row['version']}".strip() or "registered by this program"
+    console.print(
+        f"[bold]{escape(row['name'])}[/bold]  {escape(row['summary'] or '')}  [dim]({escape(origin)})[/dim]",
+        highlight=False,
+    )
+    if row["failure"]:
+        console.print(f"  [red]not loaded:[/red] {escape(row['failure'])}", highlight=False)
+    if row.get("parameters"):
+        console.print(_parameter_grid(row["parameters"]))
 
 
 def _parameter_grid(parameters: list[dict[str, Any]]) -> Padding:
@@ -50,19 +70,26 @@ def _parameter_grid(parameters: list[dict[str, Any]]) -> Padding:
     return Padding(grid, (0, 0, 0, 2), expand=False)
 
 
-def _plugin_row(found: Any) -> dict[str, Any]:
+def _plugin_row(found: Found) -> dict[str, Any]:
+    row = _row(found)
     parameters = []
-    summary = None
     if found.loaded is not None and attrs.has(found.loaded):
-        summary = (found.loaded.__doc__ or "").strip().partition("\n")[0]
-        parameters = [_parameter_row(field) for field in attrs.fields(found.loaded) if field.init]
+        try:
+            parameters = [_parameter_row(field) for field in attrs.fields(found.loaded) if field.init]
+        except Exception as error:
+            row["failure"] = f"its parameters cannot be read: {told(error)}"
+    return {**row, "parameters": parameters, "failure": row.pop("failure")}
+
+
+def _row(found: Found) -> dict[str, Any]:
+    """Return what is known of a plugin or executor, without its parameters."""
+    summary = None if found.loaded is None else (found.loaded.__doc__ or "").strip().partition("\n")[0]
     return {
         "name": found.name,
         "version": found.version,
         "distribution": found.distribution,
         "target": found.target,
         "summary": summary,
-        "parameters": parameters,
         "failure": found.failure,
     }
 
@@ -73,16 +100,26 @@ def _parameter_row(field: attrs.Attribute[Any]) -> dict[str, Any]:
     row = {"name": field.name, "required": required}
     if not required:
         row["default"] = _default(field.default)
-    if "options" in field.metadata:
-        row["options"] = list(field.metadata["options"])
-    return {**row, "help": field.metadata.get("help", "")}
+    options = field.metadata.get("options")
+    if isinstance(options, tuple | list):
+        row["options"] = [_as_data(option) for option in options]
+    help = field.metadata.get("help", "")
+    return {**row, "help": help if isinstance(help, str) else brief(help)}
 
 
 def _default(value: Any) -> Any:
     """Return a default as data, or as text where it is none."""
     if isinstance(value, attrs.Factory) and not value.takes_self:  # type: ignore[arg-type]
-        value = value.factory()
+        try:
+            value = value.factory()
+        except Exception as error:
+            return f"(cannot be made: {told(error)})"
+    return str(value) if value is UNSET else _as_data(value)
+
+
+def _as_data(value: Any) -> Any:
+    """Return a value as data, or as text where it is none."""
     try:
-        return str(value) if value is UNSET else encode(value, "default")
-    except GuidanceError:
-        return str(value)
+        return encode(value, "default")
+    except Exception:
+        return brief(value, written=str)

@@ -25,11 +25,13 @@ def sample(
     guidance: Annotated[
         list[str] | None, typer.Option("--guidance", "-g", help=f"{SPEC} Repeat it: each one is a row.")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Number of Euler steps.")] = 25,
+    steps: Annotated[int, typer.Option(min=1, max=100_000, help="Number of Euler steps.")] = 25,
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise; all rows start from the same.")
     ] = 0,
-    per_digit: Annotated[int, typer.Option(min=1, help="Images of each digit to measure the accuracy on.")] = 20,
+    per_digit: Annotated[
+        int, typer.Option(min=1, max=1000, help="Images of each digit to measure the accuracy on.")
+    ] = 20,
     ranks: Annotated[
         int, typer.Option(help="Processes to spread the passes over; under torchrun its own ranks are used.")
     ] = 1,

@@ -14,6 +14,7 @@ A part that has neither `=` nor belongs to a parameter starts the next plugin.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -123,9 +124,9 @@ class _Parser:
         while True:
             at = self._look().at
             name = self._name("the name of a parameter")
-            self._take("=", f"'=' after the parameter {name!r}, as in 'cfg:scale=3'")
+            self._take("=", f"'=' after the parameter {brief(name)}, as in 'cfg:scale=3'")
             if name in table:
-                raise self._error(f"parameter {name!r} is given twice", at)
+                raise self._error(f"parameter {brief(name)} is given twice", at)
             table[name] = self._value()
             if self._look().text != "," or self._look(2).text != "=":
                 return table
@@ -142,7 +143,12 @@ class _Parser:
         if token.text == "[":
             return self._many("]", self._value)
         if token.text == "{":
-            return dict(self._many("}", self._pair))
+            pairs = self._many("}", self._pair)
+            made = dict(pairs)
+            if len(made) < len(pairs):
+                twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+                raise self._error(f"{brief(twice)} is given twice", token.at)
+            return made
         if token.kind == "word":
             if self._look().text == "(":
                 return self._call(token)
@@ -184,7 +190,7 @@ class _Parser:
             return {"tensor": positional[0] if len(positional) == 1 else positional}
         cls = SCHEDULES.get(name.text)
         if cls is None:
-            raise UnknownNameError(f"there is no schedule {name.text!r}.{suggest(name.text, SCHEDULES)}")
+            raise UnknownNameError(f"there is no schedule {brief(name.text)}.{suggest(name.text, SCHEDULES)}")
         fields = [field.name for field in attrs.fields(cls) if field.init]
         if len(positional) > len(fields):
             raise self._error(f"schedule {name.text!r} takes {', '.join(fields)}", name.at)
@@ -192,7 +198,7 @@ class _Parser:
         for key, value in arguments:
             if key is not None:
                 if key in given:
-                    raise self._error(f"{key!r} of schedule {name.text!r} is given twice", name.at)
+                    raise self._error(f"{brief(key)} of schedule {name.text!r} is given twice", name.at)
                 given[key] = value
         if name.text == "table" and isinstance(given.get("rows"), dict):
             given["rows"] = [[bound, value] for bound, value in given["rows"].items()]
@@ -239,4 +245,4 @@ def _format(value: Any) -> str:
         return "{" + ", ".join(f"{_format(str(key))}: {_format(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_format(each) for each in value) + "]"
-    raise SpecError(f"{value!r} cannot be written in a spec; use JSON or TOML.")
+    raise SpecError(f"{brief(value)} cannot be written in a spec; use JSON or TOML.")

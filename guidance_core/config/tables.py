@@ -10,9 +10,12 @@ a tensor is `{"tensor": [1.0, 3.0]}`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -23,7 +26,7 @@ import tomli_w
 import torch
 
 from guidance_core.config.spec import MOST_DEPTH, MOST_TEXT
-from guidance_core.discovery import PLUGINS, entry_name, names_of, plugin_class
+from guidance_core.discovery import PLUGINS, entry_name, plugin_class, plugin_names
 from guidance_core.errors import (
     ConfigurationError,
     GuidanceError,
@@ -32,10 +35,11 @@ from guidance_core.errors import (
     brief,
     did_you_mean,
     suggest,
+    told,
 )
 from guidance_core.parameters.schedules import SCHEDULES, Schedule
 from guidance_core.parameters.settled import settle
-from guidance_core.parameters.values import PerOutput, TensorValue
+from guidance_core.parameters.values import PerOutput, TensorValue, by_name
 
 TABLE = "guidance"
 MOST_PLUGINS = 256
@@ -67,7 +71,7 @@ def load_plugins(data: Any) -> list[tuple[Any, frozenset[str]]]:
     for table in tables:
         if not isinstance(table, Mapping) or not isinstance(table.get("plugin"), str):
             raise SpecError(f'each plugin is a table with "plugin": its name, and its parameters; got {brief(table)}.')
-        parameters = {str(name): value for name, value in table.items() if name != "plugin"}
+        parameters = {name: value for name, value in by_name(table).items() if name != "plugin"}
         loaded.append((build_plugin(table["plugin"], parameters), frozenset(parameters)))
     return loaded
 
@@ -98,25 +102,29 @@ def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
     cls = plugin_class(name)
     if not attrs.has(cls):
         raise ConfigurationError(f"plugin {name!r} ({cls.__name__}) is not an attrs class.")
-    attrs.resolve_types(cls)
+    with contextlib.suppress(Exception):  # names that are there for type checkers only
+        attrs.resolve_types(cls)
     fields = {field.alias or field.name: field for field in attrs.fields(cls) if field.init}
     for parameter in parameters:
         if parameter not in fields:
             hint = suggest(parameter, fields)
-            if parameter in names_of(PLUGINS):
-                hint = f" {parameter!r} is a plugin itself: its parameters follow a colon, as in 'rescale:phi=0.7'."
-            raise UnknownNameError(f"plugin {name!r} has no parameter {parameter!r}.{hint}")
+            if parameter in plugin_names():
+                hint = (
+                    f" {brief(parameter)} is a plugin itself: its parameters follow a colon, as in 'rescale:phi=0.7'."
+                )
+            raise UnknownNameError(f"plugin {name!r} has no parameter {brief(parameter)}.{hint}")
     try:
         return cls(**{parameter: _typed(fields[parameter], value) for parameter, value in parameters.items()})
     except GuidanceError as error:
         raise type(error)(f"plugin {name!r}: {error}") from None
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigurationError(f"plugin {name!r} cannot be made from {brief(dict(parameters))}: {error}") from error
+    except (Exception, SystemExit) as error:
+        what = f"plugin {name!r} cannot be made from {brief(dict(parameters))}"
+        raise ConfigurationError(f"{what}: {told(error)}") from error
 
 
 def _typed(field: attrs.Attribute[Any], value: Any) -> Any:
     decoded = decode(value)
-    takes_anything = field.converter is not None or field.type in (Any, object)
+    takes_anything = field.converter is not None or field.type in (Any, object) or isinstance(field.type, str)
     if field.type is None or takes_anything or isinstance(decoded, PerOutput | TensorValue | Schedule):
         return decoded
     try:
@@ -136,26 +144,35 @@ def decode(value: Any) -> Any:
             return _decode_schedule(value)
         if set(value) == {"tensor"}:
             try:
+                _check_nested(value["tensor"])
                 return TensorValue(torch.tensor(value["tensor"], dtype=torch.float32, device="cpu"))
             except (TypeError, ValueError, RuntimeError, OverflowError) as error:
                 given = brief(value["tensor"])
                 raise SpecError(f"a tensor is a nested list of numbers; got {given} ({error}).") from None
-        return PerOutput({str(output): decode(inner) for output, inner in value.items()})
+        return PerOutput({output: decode(inner) for output, inner in by_name(value).items()})
     if isinstance(value, list | tuple):
         return tuple(decode(inner) for inner in value)
     return value
+
+
+def _check_nested(value: Any) -> None:
+    """Raise `TypeError` for what is not a list of numbers, perhaps nested: torch would make a tensor of more."""
+    for inner in value if isinstance(value, list | tuple) else ():
+        _check_nested(inner)
+    if not isinstance(value, list | tuple | int | float):
+        raise TypeError(f"it has {brief(value, 60)}")
 
 
 def _decode_schedule(table: Mapping[str, Any]) -> Any:
     name = table["schedule"]
     cls = SCHEDULES.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise UnknownNameError(f"there is no schedule {name!r}.{suggest(str(name), SCHEDULES)}")
-    given = {str(key): decode(value) for key, value in table.items() if key != "schedule"}
+        raise UnknownNameError(f"there is no schedule {brief(name)}.{suggest(brief(name), SCHEDULES)}")
+    given = {key: decode(value) for key, value in by_name(table).items() if key != "schedule"}
     fields = {field.name: field for field in attrs.fields(cls) if field.init}
     for key in given:
         if key not in fields:
-            raise UnknownNameError(f"schedule {name!r} has no parameter {key!r}.{suggest(key, fields)}")
+            raise UnknownNameError(f"schedule {name!r} has no parameter {brief(key)}.{suggest(key, fields)}")
     missing = [key for key, field in fields.items() if field.default is attrs.NOTHING and key not in given]
     if missing:
         raise SpecError(f"schedule {name!r} needs {', '.join(missing)}.")
@@ -211,7 +228,7 @@ def encode(value: Any, what: str) -> Any:
         return [encode(inner, what) for inner in value]
     if attrs.has(type(value)) and not isinstance(value, Schedule):
         return _converter.unstructure(value)
-    raise SpecError(f"{what} holds {value!r}, which cannot be written as data.")
+    raise SpecError(f"{what} holds {brief(value)}, which cannot be written as data.")
 
 
 def from_json(text: str) -> Any:
@@ -221,7 +238,17 @@ def from_json(text: str) -> Any:
 
 def from_toml(text: str) -> Any:
     """Read TOML text into plain data, or raise `SpecError` with the line."""
-    return _read(tomllib.loads, text, "TOML")
+    return _read(_toml, text, "TOML")
+
+
+_LONG_KEY = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MOST_DEPTH}}}""")
+"The parser takes quadratic time for keys of many parts."
+
+
+def _toml(text: str) -> Any:
+    if _LONG_KEY.search(text):
+        raise RecursionError
+    return tomllib.loads(text)
 
 
 def _read(parse: Callable[[str], Any], text: str, language: str) -> Any:
@@ -242,8 +269,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make the dict of a JSON object, in which a name may stand once."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise SpecError(f"{brief(twice)} is given twice in one JSON object.")
     return made
 

@@ -104,7 +104,7 @@ class Case:
         made: list[tuple[int, dict[str, Any]]] = []
         for step in range(self.steps):
             made.append((step, {}))
-            sigma = 0.5 * (self.sigmas[step] + 0.05)
+            sigma = 0.5 * (self.sigmas[step] + self.sigmas[step + 1])
             alpha = (1 - sigma**2) ** 0.5 if self.prediction_type in ("epsilon", "v") else 1 - sigma
             levels = {"sigma": sigma} if self.prediction_type == "flow" else {"sigma": sigma, "alpha": alpha}
             made += [(step, levels)] * (self.evaluations - 1)

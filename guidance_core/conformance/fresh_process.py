@@ -71,7 +71,11 @@ def _fresh_answer(request: str) -> dict[str, Any]:
             "[guidance_core.plugins]\nbroken-neighbour = no_such_module_of_a_neighbour:Nothing\n"
         )
         path = os.pathsep.join([folder, *(os.path.abspath(each) for each in sys.path if each)])
-        limits = (discovery.DISABLE, discovery.ONLY)  # what this process may load is no matter here
+        limits = (
+            discovery.DISABLE,
+            discovery.ONLY,
+            discovery.ONLY_EXECUTORS,
+        )  # what this process may load is no matter here
         kept = {name: value for name, value in os.environ.items() if name not in limits}
         environment = {**kept, "PYTHONPATH": path, "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +17,13 @@ from guidance_core.config.tables import decode
 from guidance_core.conformance.case import PREDICTION_TYPES
 from guidance_core.conformance.subject import Inputs, Subject
 from guidance_core.conformance.traces import short_traceback
-from guidance_core.discovery import EXECUTORS, names_of, plugin_class
-from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, suggest
+from guidance_core.discovery import executor_names, plugin_class
+from guidance_core.discovery.loading import comes_from_a_signal, visible_interrupts
+from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, brief, suggest, told
 from guidance_core.guidance import Guidance
 
+LARGEST = 2**22
+"Elements of one sample."
 _PLACE = re.compile(r"([^:=]+:[A-Za-z_][\w.]*):")
 "`module:Class:`, with parameters to follow."
 
@@ -63,12 +67,12 @@ def subject_of(
     if shapes is not None:
         try:
             settings["shapes"] = tuple(tuple(map(int, shape)) for shape in shapes)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             settings["shapes"] = ((0,),)
-        if not all(shape and min(shape) > 0 for shape in settings["shapes"]):
+        if not all(shape and min(shape) > 0 and math.prod(shape) <= LARGEST for shape in settings["shapes"]):
             raise ConfigurationError(
-                f"shapes is a list of shapes with sizes of at least 1, such as [(3, 8, 8)], or --shape 3,8,8; got "
-                f"{shapes!r}."
+                "shapes is a list of shapes with sizes of at least 1, such as [(3, 8, 8)], or --shape 3,8,8, "
+                f"with at most {LARGEST:,} elements each; got {brief(shapes)}."
             )
     if prediction_types:
         prediction_types = _several(prediction_types)
@@ -84,7 +88,7 @@ def _installed(name: str) -> type:
     try:
         return plugin_class(name)
     except UnknownNameError as error:
-        if name in names_of(EXECUTORS):
+        if name in executor_names():
             raise UnknownNameError(f"{name!r} is an executor: check --executor {name}.") from None
         if Path(f"{name.removesuffix('.py')}.py").exists():
             module = ".".join(Path(name.removesuffix(".py")).parts)
@@ -130,9 +134,9 @@ def _made(cls: type, parameters: Mapping[str, Any]) -> Any:
         return cls(**parameters)
     except GuidanceError:
         raise
-    except Exception as error:
-        shown = f" with {dict(parameters)}" if parameters else " without parameters; give them with --param"
-        raise ConfigurationError(f"{cls.__name__} cannot be made{shown}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        shown = f" with {brief(dict(parameters))}" if parameters else " without parameters; give them with --param"
+        raise ConfigurationError(f"{cls.__name__} cannot be made{shown}: {told(error)}") from error
 
 
 def imported(target: str) -> Any:
@@ -147,8 +151,11 @@ def imported(target: str) -> Any:
         dotted = ".".join(part for part in Path(module_name).with_suffix("").parts if part not in ("/", "."))
         raise ConfigurationError(f"{module_name!r} is a file; give the module, as in an import: {dotted}:{attribute}")
     try:
-        found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
+        with visible_interrupts():
+            found: Any = importlib.import_module(module_name)
+    except BaseException as error:
+        if comes_from_a_signal(error):
+            raise
         raise ConfigurationError(f"the module {module_name!r} cannot be imported:\n{short_traceback(error)}") from None
     for part in attribute.split("."):
         names = [name for name in dir(found) if not name.startswith("_")]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import attrs
 from hypothesis import strategies as st
 
 from guidance_core.conformance.case import PREDICTION_TYPES, Case
@@ -31,6 +32,7 @@ def cases(
     firsts: Sequence[float] = (0.95,),
     evaluations: int = 1,
     varied: bool = True,
+    edges: bool = False,
     varied_structure: bool = True,
 ) -> Callable[[Subject], st.SearchStrategy[Case]]:
     """Return what draws the cases of a check for a subject.
@@ -49,6 +51,7 @@ def cases(
         firsts: noise levels of the first step.
         evaluations: of each step.
         varied: whether the subject's parameters are varied too.
+        edges: whether they are varied to 0 and to their bounds, several at once.
         varied_structure: whether outputs may also be several.
     """
 
@@ -70,10 +73,32 @@ def cases(
             fill=st.sampled_from(list(fills)),
             magnitude=st.sampled_from(list(magnitudes)),
             seed=st.integers(0, 2**16),
-            parameters=st.just({}) | st.sampled_from(subject.variants if varied else ({},)),
+            parameters=st.just({}) | st.sampled_from(_variants(subject, varied=varied, edges=edges)),
         ).filter(lambda case: _can_start(subject, case))
 
     return draw
+
+
+def _variants(subject: Subject, *, varied: bool, edges: bool) -> Sequence[dict[str, Any]]:
+    if edges:
+        return subject.edges or ({},)
+    return subject.variants if varied else ({},)
+
+
+def at_edges(subject: Subject, predictions: Iterable[Mapping[str, Any]]) -> list[Case]:
+    """Return a small case for each set of parameters at their edges and each kind of predictions."""
+    structure, outputs = _layouts(subject)[0]
+    plain = Case(
+        samples=(0, 1),
+        shape=subject.shapes[0],
+        same_shapes=not subject.takes_any_shape,
+        steps=2,
+        prediction_type=subject.prediction_types[0],
+        structure=structure,
+        outputs=outputs,
+    )
+    fitting = [each for each in ({}, *subject.edges) if _can_start(subject, attrs.evolve(plain, parameters=each))]
+    return [attrs.evolve(plain, parameters=each, **kind) for each in fitting for kind in predictions]
 
 
 def structures(subject: Subject) -> list[Case]:

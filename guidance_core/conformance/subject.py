@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -19,6 +20,7 @@ from guidance_core.guidance import Guidance
 from guidance_core.methods.requests import BASE
 from guidance_core.methods.stack import Stack, plugin_name
 from guidance_core.parameters import schedules as schedules_module
+from guidance_core.parameters.fields import ANY
 from guidance_core.parameters.settled import settle
 from guidance_core.parameters.values import PerOutput
 from guidance_core.run import Run
@@ -210,6 +212,36 @@ class Subject:
         singles = [{name: value} for name, values in self.alternatives.items() for value in values]
         return ({}, *singles)
 
+    @functools.cached_property
+    def edges(self) -> tuple[dict[str, Any], ...]:
+        """Sets of parameters that are 0 or at a bound: one of them, two, all but one, and all."""
+        ends: dict[str, dict[str, Any]] = {"zero": {}, "low": {}, "high": {}}
+        for field in self.fields:
+            tried = [value for value in self.alternatives[field.name] if type(value) in (int, float)]
+            if not tried or isinstance(getattr(self.plugin, field.name), bool):
+                continue
+            kind = float if field.name in self.numeric else int
+            bounds = field.metadata.get("bounds", ANY)
+            low, high = bounds.ge, bounds.le
+            ends["zero"][field.name] = kind(0)
+            ends["low"][field.name] = kind(min(tried) if low is None else low)
+            ends["high"][field.name] = kind(max(tried) if high is None else high)
+        zero = ends["zero"]
+        made = [{name: end[name]} for end in ends.values() for name in end]
+        made += [{one: zero[one], other: zero[other]} for one, other in itertools.combinations(zero, 2)]
+        made += [{each: zero[each] for each in zero if each != name} for name in zero]
+        made += ends.values()
+        unlike = [each for number, each in enumerate(made) if each and each not in made[:number]]
+        return tuple(each for each in unlike if self._takes(each))
+
+    def _takes(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether it can be made and stacked with some parameters changed."""
+        try:
+            self.described(self.stacked(self.changed(parameters)))
+        except Exception:  # what is wrong with them is for bad-parameters to say
+            return False
+        return True
+
     def mixes_samples(self, case: Case) -> bool:
         """Whether it says that with these parameters a sample's result depends on the batch.
 
@@ -271,11 +303,8 @@ class Subject:
         for value in self.values_to_try.get(field.name, candidates(field, own)):
             if same(value, own):
                 continue
-            try:
-                self.described(self.stacked(self.changed({field.name: value})))
-            except Exception:  # what is wrong with it is for bad-parameters to say
-                continue
-            yield value
+            if self._takes({field.name: value}):
+                yield value
 
     # Stacks and runs of it.
 

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pluggy
 
-from guidance_core.errors import ConfigurationError, GuidanceError, PluginError
+from guidance_core.errors import ConfigurationError, GuidanceError, PluginError, brief
 from guidance_core.methods import hookspecs
 
 HOOKS = ("build_branches", "combine", "postprocess")
@@ -61,7 +61,7 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__name__} of {len(value)}" + (f" ({inside})" if inside else "")
     if isinstance(value, Mapping):
         return f"a dict with {', '.join(map(str, value)) or 'nothing'}"
-    return f"{value!r} ({type(value).__name__})"
+    return f"{brief(value)} ({type(value).__name__})"
 
 
 @attrs.frozen

@@ -6,8 +6,8 @@ hooks; the library itself only compares them and refuses two that collide in one
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import combinations
+from collections.abc import Iterable, Mapping
+from itertools import combinations, islice
 from operator import index
 from typing import Any, ClassVar
 
@@ -16,6 +16,8 @@ import attrs
 from guidance_core.errors import BranchConflictError, ConfigurationError, brief
 
 MOST_BLOCKS = 100_000
+MOST = 1000
+"Perturbations of one branch."
 
 
 def as_blocks(blocks: Any) -> tuple[int, ...] | None:
@@ -26,15 +28,20 @@ def as_blocks(blocks: Any) -> tuple[int, ...] | None:
     """
     if blocks is None:
         return None
-    items = blocks if isinstance(blocks, Iterable) and not isinstance(blocks, str) else (blocks,)
+    items = blocks if isinstance(blocks, Iterable) and not isinstance(blocks, str | bytes | Mapping) else (blocks,)
     try:
-        numbers = sorted({index(block) for block in items})
-    except TypeError:
+        given = list(islice(items, MOST_BLOCKS + 1))
+        if any(isinstance(block, bool) for block in given):
+            raise TypeError
+        numbers = sorted({index(block) for block in given})
+    except Exception:
         raise ConfigurationError(
             f"blocks must be whole numbers, for example (28, 29), or None for all; got {brief(blocks)}."
         ) from None
+    if len(given) > MOST_BLOCKS:
+        raise ConfigurationError(f"no model has {MOST_BLOCKS:,} blocks; got more.")
     if numbers and numbers[0] < 0:
-        raise ConfigurationError(f"blocks count from 0; got {numbers[0]} in {brief(blocks)}.")
+        raise ConfigurationError(f"blocks count from 0; got {brief(numbers[0], 60)} in {brief(blocks)}.")
     if numbers and numbers[-1] > MOST_BLOCKS:
         raise ConfigurationError(f"no model has {MOST_BLOCKS:,} blocks; got the block {brief(numbers[-1], 60)}.")
     return tuple(numbers)
@@ -125,9 +132,10 @@ def as_perturbations(given: Any) -> tuple[Perturbation, ...]:
     """Return perturbations as a tuple, or raise `ConfigurationError` if one is something else."""
     if isinstance(given, Perturbation):
         return (given,)
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        raise ConfigurationError(f"perturbations must be a list of Perturbation objects; got {brief(given)}.")
-    listed = tuple(given)
+    try:
+        listed = tuple(islice(given, MOST))
+    except Exception:
+        raise ConfigurationError(f"perturbations must be a list of Perturbation objects; got {brief(given)}.") from None
     for each in listed:
         if isinstance(each, Perturbation):
             continue

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.spaces import check_space
-from guidance_core.algebra.statistics import Norm, Over, Statistic, Std
-from guidance_core.errors import ConfigurationError
+from guidance_core.algebra.statistics import Norm, Over, Statistic, Std, as_over
+from guidance_core.errors import ConfigurationError, brief
 from guidance_core.methods.perturbations import Perturbation, as_perturbations, check_compatible
 from guidance_core.parameters.values import PerOutput
 
@@ -26,17 +26,22 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def _as_overrides(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(overrides, Mapping):
+        raise ConfigurationError(f"overrides is a dict of model inputs; got {brief(overrides)}.")
     return MappingProxyType(dict(overrides)) if overrides else NOTHING
 
 
 def as_names(given: Any) -> tuple[str, ...]:
-    """Return one name or several as a tuple."""
-    return (given,) if isinstance(given, str) else tuple(given)
+    """Return one name or several as a tuple, or raise `ConfigurationError` if they are something else."""
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, tuple | list | set | frozenset) or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"a request takes names, such as ('video', 'audio'); got {brief(given)}.")
+    return tuple(names)
 
 
 def _name(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a name; got {value!r}.")
+        raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a name; got {brief(value)}.")
 
 
 @attrs.frozen
@@ -71,7 +76,7 @@ class Branch:
     @cost.validator
     def _check_cost(self, _: Any, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise ConfigurationError(f"branch {self.name!r}: cost must be a positive number; got {value!r}.")
+            raise ConfigurationError(f"branch {self.name!r}: cost must be a positive number; got {brief(value)}.")
 
     def __attrs_post_init__(self) -> None:
         check_compatible(repr(self.name), self.perturbations)
@@ -101,18 +106,19 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _as_overs(given: Any) -> tuple[Over, ...]:
-    is_one = isinstance(given, str) or (bool(given) and all(isinstance(dim, int) for dim in given))
-    return tuple(Std(over).over for over in ((given,) if is_one else given))
+    listed = given if isinstance(given, tuple | list) else (given,)
+    is_one = bool(listed) and all(isinstance(dim, int) for dim in listed)
+    return tuple(as_over(over) for over in ((listed,) if is_one else listed))
 
 
 def _as_statistics(given: Any) -> tuple[Statistic, ...]:
-    listed = (given,) if isinstance(given, Statistic) else tuple(given)
+    listed = (given,) if isinstance(given, Statistic) else given
+    if not isinstance(listed, tuple | list) or not all(isinstance(each, Statistic) for each in listed):
+        raise ConfigurationError(f"Needs: statistics are objects such as Std() or Norm(); got {brief(given)}.")
     for each in listed:
-        if not isinstance(each, Statistic) or each.takes != 1:
-            raise ConfigurationError(
-                f"Needs: statistics are statistics of one tensor, such as Std() or Quantile(q=0.99); got {each!r}."
-            )
-    return listed
+        if each.takes != 1:
+            raise ConfigurationError(f"Needs: {each} is formed from {each.takes} tensors, not from one prediction.")
+    return tuple(listed)
 
 
 NoiseLike: TypeAlias = Callable[[Tensor, str], Tensor]
@@ -148,18 +154,22 @@ class Amend:
     @edit.validator
     def _check_edit(self, _: Any, value: Any) -> None:
         if value is not None and not callable(value):
-            raise ConfigurationError(f"Amend: edit must be a function of inputs and noise, or None; got {value!r}.")
+            raise ConfigurationError(f"Amend: edit must be a function of inputs and noise; got {brief(value)}.")
 
     def __attrs_post_init__(self) -> None:
         check_compatible(f"of condition {self.condition!r}", self.perturbations)
+
+
+def _as_outputs(given: Any) -> tuple[str, ...] | None:
+    return None if given is None else as_names(given)
 
 
 @attrs.frozen
 class Needs:
     """What a plugin's `combine` and `postprocess` want to see in this step.
 
-    A plugin with either hook that returns none gets a plain `Needs()`. A wrapper that drops it
-    switches both hooks off for the step.
+    A plugin with either hook that asks for other things only, or has no `build_branches`, gets a plain `Needs()`;
+    one that returns `[]` is off. A wrapper that drops it switches both hooks off for the step.
     """
 
     space: str | None = attrs.field(default=None)
@@ -177,7 +187,7 @@ class Needs:
 
     Then `step.gradient(loss)` differentiates what is formed from `predictions["cond"]` by the sample.
     """
-    outputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = attrs.field(default=None, converter=_as_outputs)
     "The outputs the hooks are called for; `None` for all."
     fixed: bool = False
     "Whether the hooks act in this step whatever window another plugin (`interval`) sets to this one."
@@ -205,7 +215,7 @@ class Hold:
     there is nothing to hold, and the step is evaluated.
     """
 
-    outputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = attrs.field(default=None, converter=_as_outputs)
     "The outputs to hold; `None` for all."
     plugin: str = attrs.field(default="", kw_only=True)
     "Who asked for it; filled in by the core."

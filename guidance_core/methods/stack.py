@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from guidance_core.discovery import entry_name
-from guidance_core.errors import ConfigurationError
+from guidance_core.errors import ConfigurationError, GuidanceError, told
 from guidance_core.methods.hooks import Hook, collect
 from guidance_core.parameters.schedules import Table
 from guidance_core.parameters.settled import Settled, settle
@@ -38,8 +38,13 @@ class Stack:
         named: dict[str, Any] = {}
         seen: Counter[str] = Counter()
         for plugin in plugins:
-            _check_plugin(plugin)
-            name = plugin_name(type(plugin))
+            try:
+                _check_plugin(plugin)
+                name = plugin_name(type(plugin))
+            except GuidanceError:
+                raise
+            except Exception as error:
+                raise ConfigurationError(f"{_class_of(plugin)} cannot be used as a plugin: {told(error)}.") from error
             seen[name] += 1
             named[name if seen[name] == 1 else f"{name}#{seen[name]}"] = plugin
         _check_exclusions(named)
@@ -58,6 +63,10 @@ class Stack:
         """Return every parameter of every plugin with its effective value and origin."""
         pairs = zip(self.plugins.items(), self.given, strict=True)
         return {name: settle(plugin, given) for (name, plugin), given in pairs}
+
+
+def _class_of(plugin: Any) -> str:
+    return f"an instance of {type.__repr__(type(plugin))}"
 
 
 def plugin_name(cls: type) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import attrs
@@ -11,7 +12,7 @@ import torch
 
 from guidance_core.errors import ConfigurationError, brief, did_you_mean
 from guidance_core.parameters.schedules import Schedule, Table
-from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, Unset
+from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, Unset, by_name
 
 LARGEST = 2**31
 "Of whole numbers that count something."
@@ -23,15 +24,20 @@ Scale: TypeAlias = float | TensorValue | PerOutput | Schedule
 def as_value(given: Any) -> Any:
     """Convert tensors, dicts and whole numbers to the stored form; leave everything else for the check."""
     if isinstance(given, torch.Tensor):
-        return given.item() if given.ndim == 0 else TensorValue(given)
+        return _plain(given) if given.ndim == 0 else TensorValue(given)
     if isinstance(given, Mapping) and not isinstance(given, PerOutput):
-        return PerOutput({str(output): as_value(value) for output, value in given.items()})
-    if isinstance(given, int) and not isinstance(given, bool) and is_finite(given):
-        return float(given)
-    return given
+        return PerOutput({output: as_value(value) for output, value in by_name(given).items()})
+    if isinstance(given, bool | float):
+        return given
+    return float(given) if isinstance(given, Real) and is_finite(given) else given
 
 
-def is_finite(number: float) -> bool:
+def _plain(given: torch.Tensor) -> Any:
+    """Return the number in a tensor without dimensions."""
+    return given.item() if given.dtype == torch.bool or given.is_complex() else float(TensorValue(given).tensor)
+
+
+def is_finite(number: Any) -> bool:
     """Whether a number is finite, as a float too."""
     try:
         return math.isfinite(number)
@@ -88,7 +94,7 @@ def check_number(what: str, value: Any, bounds: Bounds = ANY) -> None:
         if isinstance(leaf, TensorValue):
             tensor = leaf.tensor
             if not bool(torch.isfinite(tensor).all()):
-                raise ConfigurationError(f"{what} has entries that are NaN or infinite: {leaf!r}.")
+                raise ConfigurationError(f"{what} has entries that are NaN or infinite: {brief(leaf)}.")
             low, high = (float(tensor.min()), float(tensor.max())) if tensor.numel() else (0.0, 0.0)
             if tensor.numel() == 0:
                 raise ConfigurationError(f"{what} is an empty tensor.")
@@ -107,7 +113,7 @@ def check_number(what: str, value: Any, bounds: Bounds = ANY) -> None:
         else:
             low = high = leaf
         if not bounds.hold(low, high):
-            raise ConfigurationError(f"{what} must lie in {bounds}; got {leaf!r}.")
+            raise ConfigurationError(f"{what} must lie in {bounds}; got {brief(leaf)}.")
 
 
 def number(
@@ -211,20 +217,21 @@ def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: 
     `optional`, so does the word `none` for None, which TOML cannot hold.
     """
 
-    def convert(given: Any) -> Any:
-        if optional and given == "none":
+    def convert(given: Any, owner: Any, field: attrs.Attribute[Any]) -> Any:
+        if optional and (given is None or (isinstance(given, str) and given == "none")):
             return None
-        return str(given) if isinstance(given, int | float) else given
-
-    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if not (value is None and optional) and value not in options:
+        value = brief(given) if isinstance(given, int | float) else given
+        if not isinstance(value, str) or value not in options:
             hint = did_you_mean(value, options) if isinstance(value, str) else ""
             raise ConfigurationError(
-                f"{type(owner).__name__}: {field.name} must be one of {', '.join(options)}; got {value!r}.{hint}"
+                f"{type(owner).__name__}: {field.name} must be one of {', '.join(options)}; got {brief(given)}.{hint}"
             )
+        return value
 
+    # Checked where it is converted: defaults of other parameters may be made from it.
+    converter = attrs.Converter(convert, takes_self=True, takes_field=True)
     metadata = {"help": help, "options": (*options, None) if optional else options}
-    return attrs.field(default=default, converter=convert, validator=check, metadata=metadata)
+    return attrs.field(default=default, converter=converter, metadata=metadata)
 
 
 def flag(default: bool, *, help: str = "") -> Any:
@@ -232,7 +239,7 @@ def flag(default: bool, *, help: str = "") -> Any:
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, bool):
-            raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be true or false; got {value!r}.")
+            raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be true or false; got {brief(value)}.")
 
     return attrs.field(default=default, validator=check, metadata={"help": help, "options": (True, False)})
 
@@ -242,7 +249,7 @@ def text(default: Any, *, help: str = "") -> Any:
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, str) or not value:
-            raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a name; got {value!r}.")
+            raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a name; got {brief(value)}.")
 
     return attrs.field(default=default, validator=check, metadata={"help": help})
 
@@ -257,8 +264,9 @@ def whole(default: Any = attrs.NOTHING, *, ge: int = 0, optional: bool = False, 
         if optional and given == "none":
             return None
         if isinstance(given, Mapping) and not isinstance(given, PerOutput):
-            return PerOutput({str(output): convert(value) for output, value in given.items()})
-        return int(given) if isinstance(given, float) and given.is_integer() else given
+            return PerOutput({output: convert(value) for output, value in by_name(given).items()})
+        is_whole = isinstance(given, Integral) or (isinstance(given, float) and given.is_integer())
+        return int(given) if is_whole and not isinstance(given, bool) else given
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         for leaf in () if isinstance(value, Unset) or (optional and value is None) else leaves(value):
@@ -271,4 +279,5 @@ def whole(default: Any = attrs.NOTHING, *, ge: int = 0, optional: bool = False, 
                     f"{type(owner).__name__}: {field.name} must be at most {LARGEST:,}; got {brief(leaf, 60)}."
                 )
 
-    return attrs.field(default=default, converter=convert, validator=check, metadata={"help": help})
+    metadata = {"help": help, "bounds": Bounds(ge=ge)}
+    return attrs.field(default=default, converter=convert, validator=check, metadata=metadata)

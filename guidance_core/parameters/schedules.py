@@ -54,8 +54,10 @@ def _finite(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 
 def _axis(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if value not in ("sigma", "fraction"):
-        raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be 'sigma' or 'fraction'; got {value!r}.")
+    if not isinstance(value, str) or value not in ("sigma", "fraction"):
+        raise ConfigurationError(
+            f"{type(owner).__name__}: {field.name} must be 'sigma' or 'fraction'; got {brief(value)}."
+        )
 
 
 class Schedule:
@@ -147,7 +149,7 @@ class Cosine(Schedule):
 def _as_rows(rows: Any) -> tuple[tuple[float, Any], ...]:
     pairs = rows.items() if isinstance(rows, Mapping) else rows
     if not isinstance(pairs, Iterable) or isinstance(pairs, str):
-        raise ConfigurationError(f"a table maps upper bounds of sigma to values; got {rows!r}.")
+        raise ConfigurationError(f"a table maps upper bounds of sigma to values; got {brief(rows)}.")
     try:
         table = sorted(((float(bound), value) for bound, value in pairs), key=lambda row: row[0])
     except (TypeError, ValueError, OverflowError):
@@ -155,7 +157,7 @@ def _as_rows(rows: Any) -> tuple[tuple[float, Any], ...]:
     bounds = [bound for bound, _ in table]
     if not bounds or any(math.isnan(bound) or bound < 0 for bound in bounds) or len(set(bounds)) < len(bounds):
         raise ConfigurationError(
-            f"a table needs at least one row and distinct bounds that are not negative; got bounds {bounds}."
+            f"a table needs at least one row and distinct bounds that are not negative; got bounds {brief(bounds)}."
         )
     return tuple((bound, tuple(value) if isinstance(value, list) else value) for bound, value in table)
 

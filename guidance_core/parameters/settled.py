@@ -38,11 +38,20 @@ def settle(plugin: Any, given: frozenset[str] | None = None) -> dict[str, Settle
         value = getattr(plugin, field.name)
         if value is UNSET:
             settled[field.name] = Settled(from_preset.get(field.name, UNSET), f"preset {preset}")
-        elif field.name in given if given is not None else value != _default(plugin, field):
+        elif field.name in given if given is not None else _differs(value, plugin, field):
             settled[field.name] = Settled(value, "given")
         else:
             settled[field.name] = Settled(value, "default")
     return settled
+
+
+def _differs(value: Any, plugin: Any, field: attrs.Attribute[Any]) -> bool:
+    """Whether a value is not the field's default, as far as the two can be compared."""
+    try:
+        default = _default(plugin, field)
+        return value is not default and bool(value != default)
+    except Exception:
+        return True
 
 
 def _default(plugin: Any, field: attrs.Attribute[Any]) -> Any:

@@ -10,7 +10,19 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.errors import ConfigurationError
+from guidance_core.errors import ConfigurationError, brief
+
+
+def by_name(given: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a table with its keys as text.
+
+    Raises:
+        ConfigurationError: two keys are the same text, such as 1 and "1".
+    """
+    named = {str(key): value for key, value in given.items()}
+    if len(named) < len(given):
+        raise ConfigurationError(f"a name is given twice; the names are {', '.join(sorted(map(str, given)))}.")
+    return named
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -80,7 +92,12 @@ class PerOutput(Mapping[str, Any]):
 
 
 def _as_constant(given: Tensor) -> Tensor:
-    return given.detach().to("cpu", torch.float32).clone()
+    try:
+        if given.is_complex():
+            raise TypeError("complex")
+        return given.detach().to("cpu", torch.float32).clone().contiguous()
+    except Exception as error:  # without values, sparse, of a dtype that cannot be converted
+        raise ConfigurationError(f"a tensor as a value is dense, real and has values; got {brief(given)}.") from error
 
 
 @attrs.frozen(eq=False, repr=False)

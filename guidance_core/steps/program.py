@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from guidance_core.algebra.outputs import SINGLE
 from guidance_core.algebra.spaces import Noise, affine, check_sigma
@@ -17,6 +16,7 @@ from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.build import build_layout
 from guidance_core.steps.known import KnownLayouts
 from guidance_core.steps.layout import Layout
+from guidance_core.steps.levels import check_belongs, checked_level
 from guidance_core.steps.scheduled import Scheduled
 from guidance_core.steps.settings import RunIdentity, RunSettings
 
@@ -174,14 +174,16 @@ class Program:
         levels = sigma if isinstance(sigma, Mapping) else dict.fromkeys(self.outputs, sigma)
         if set(levels) != set(self.outputs):
             raise ConfigurationError(
-                f"sigma is given for {', '.join(levels)}, but the outputs are {', '.join(self.outputs)}."
+                f"sigma is given for {', '.join(map(str, levels))}, but the outputs are {', '.join(self.outputs)}."
             )
         noise = {}
         for name, level in levels.items():
-            value = self._facts.sigmas[name][index] if level is None else _level("sigma", level)
+            value = self._facts.sigmas[name][index] if level is None else checked_level("sigma", level)
             check_sigma("sigma", value, self.settings.prediction_type)
+            check_belongs(self._facts.sigmas[name], index, value, name)
             own_alpha = self.alpha(index) if level is None else None
-            noise[name] = Noise(value, own_alpha if alpha is None else _level("alpha", alpha))
+            signal = own_alpha if alpha is None else checked_level("alpha", alpha)
+            noise[name] = Noise(value, signal, is_own=level is None)
         return {name: noise[name] for name in self.outputs}
 
     def _built(
@@ -196,13 +198,3 @@ def _of_plugins(names: Sequence[str]) -> str:
     if not names:
         return "every run needs"
     return f"plugin {names[0]!r} asks for" if len(names) == 1 else f"plugins {', '.join(map(repr, names))} ask for"
-
-
-def _level(what: str, given: Any) -> float:
-    try:
-        level = float(given)
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{what} must be a number; got {given!r}.") from None
-    if not math.isfinite(level) or level < 0:
-        raise ConfigurationError(f"{what} must be finite and not negative; got {level}.")
-    return level

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import torch
 
-from guidance_core import Needs, hookimpl, inner, norm, std
+from guidance_core import Needs, hookimpl, inner, norm, number, std
 from zoo.entry import broken
 from zoo.sound import Correcting, Linear, Looking
 
@@ -210,6 +211,32 @@ class DividesByZeroDifference(Looking):
     def direction(self, step, c, u):
         d = c - u
         return norm(c) * d / norm(d)
+
+
+@broken("finite-at-bounds", "'first': 0.0, 'second': 0.0")
+@attrs.frozen
+class WeighsByTwoThatMayBothBeZero(Looking):
+    """Shares out its strength by two parameters, of which either may be 0, and forgets that both may."""
+
+    first: Any = number(0.5, ge=0, help="weight of the difference; 0 is off")
+    second: Any = number(0.5, ge=0, help="weight of the rest; 0 is off")
+
+    def direction(self, step, c, u):
+        size = 1 + torch.tanh(norm(c))
+        first, second = step.value(self.first) * size, step.value(self.second) * size
+        return first / (first + second) * (c - u)
+
+
+@broken("finite-at-bounds", "'decay': 0.0")
+@attrs.frozen
+class DecaysByAnInfiniteRatio(Looking):
+    """Weakens its strength by exp(−α‖c − u‖/‖u‖), which is 0 where u is 0, unless α is 0 as well."""
+
+    decay: Any = number(8.0, ge=0, help="how fast it weakens, α; 0 is off")
+
+    def direction(self, step, c, u):
+        ratio = (norm(c - u) / norm(u)).nan_to_num(nan=0.0, posinf=math.inf)
+        return torch.exp(-step.value(self.decay) * ratio) * (c - u)
 
 
 @broken("same-bits-again", "another result")

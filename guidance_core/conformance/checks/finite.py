@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import torch
 
 from guidance_core.conformance.case import Case
 from guidance_core.conformance.case_runs import Results, played
 from guidance_core.conformance.registry import check
-from guidance_core.conformance.strategies import cases
+from guidance_core.conformance.strategies import at_edges, cases
 from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import Violation
 
@@ -73,3 +75,27 @@ def zero_norm(subject: Subject, case: Case) -> None:
 )
 def parallel_branches(subject: Subject, case: Case) -> None:
     _finite(subject, case, f"With every branch {'equal to' if case.fill == 'equal' else 'twice'} cond")
+
+
+EDGES: tuple[dict[str, Any], ...] = (
+    *({"fill": fill} for fill in ("zero", "zero others", "equal", "twice", "constant")),
+    *({"magnitude": magnitude} for magnitude in (1e30, 1e-30)),  # whose squares are not float32 numbers
+    *({"magnitude": 1e4, "dtype": "float16"}, {"magnitude": 1e30, "fill": "constant"}),
+)
+"Predictions that are tried with every set of parameters."
+
+
+@check(
+    "finite-at-bounds",
+    "Parameters at 0 and at their bounds, alone and together, give a finite result, whether predictions are 0, equal, "
+    "tiny or huge.",
+    draw=cases(
+        fills=("zero", "zero others", "equal", "twice", "constant", "normal"),
+        dtypes=("float32", "bfloat16"),
+        magnitudes=(1.0, 1e30, 1e-30),
+        edges=True,
+    ),
+    besides=lambda subject: at_edges(subject, EDGES),
+)
+def finite_at_bounds(subject: Subject, case: Case) -> None:
+    _finite(subject, case, f"With {dict(case.parameters) or 'its own parameters'} and finite predictions")

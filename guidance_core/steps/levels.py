@@ -1,0 +1,53 @@
+"""Noise levels that a host gives for one evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from guidance_core.errors import ConfigurationError, brief
+
+ROUNDING = 0.01
+"Relative: hosts compute levels in bfloat16 too."
+CHURN = math.sqrt(2)
+"How much churn may raise a noise level: Karras et al., arXiv:2206.00364, Alg. 2."
+
+
+def check_belongs(levels: Sequence[float], index: int, sigma: float, output: str) -> None:
+    """Raise `ConfigurationError` for a noise level at which no sampler evaluates a step.
+
+    Args:
+        levels: noise levels, one for each step and the final one.
+        index: the step.
+        sigma: the noise level.
+        output: whose levels they are, for the error.
+    """
+    low, high = sorted(levels[index : index + 2])
+    if low * (1 - ROUNDING) <= sigma <= high * CHURN * (1 + ROUNDING):
+        return
+    steps = range(len(levels) - 1)
+    fitting = [each for each in steps if min(levels[each : each + 2]) <= sigma <= max(levels[each : each + 2])]
+    hint = f" It belongs to step {fitting[0]}." if fitting else ""
+    raise ConfigurationError(
+        f"sigma {sigma:.6g} of output {output!r} does not belong to step {index}, which leads from {levels[index]:.6g} "
+        f"to {levels[index + 1]:.6g}.{hint} Pass the index of the step that is evaluated, and give start() the noise "
+        "levels of the sampler."
+    )
+
+
+def checked_level(what: str, given: Any) -> float:
+    """Return a noise or signal level as a float.
+
+    Raises:
+        ConfigurationError: it is not one finite number of at least 0.
+    """
+    try:
+        if isinstance(given, str | bytes | bool):
+            raise TypeError
+        level = float(given)
+    except Exception:
+        raise ConfigurationError(f"{what} must be a number; got {brief(given)}.") from None
+    if not math.isfinite(level) or level < 0:
+        raise ConfigurationError(f"{what} must be finite and not negative; got {level}.")
+    return level
