@@ -131,6 +131,7 @@ class Guidance:
         outputs: Sequence[str] | None = None,
         executor: str | Executor = "serial",
         check_finite: bool = False,
+        may_rise: bool = False,
         seeds: int | Sequence[int] | torch.Tensor | None = None,
         supports: Supports | None = None,
         given: Callable[[], Mapping[str, int]] | None = None,
@@ -148,6 +149,7 @@ class Guidance:
             outputs: names of the outputs, for a denoiser that returns a tuple.
             executor: what runs the branches: a name, or an executor.
             check_finite: raise where a prediction or a result holds NaN or infinity; costs a look at every one.
+            may_rise: whether sigmas may rise again, for samplers that go back in noise (Restart, RePaint, time travel).
             seeds: one for each sample, or one from which those of the samples follow, for methods that draw noise;
                 drawn if not given, and then `run.seeds` tells them. Torch's own generators are not used.
             supports: returns None, or the reason why the model cannot run a pass; called once for each distinct one.
@@ -165,7 +167,7 @@ class Guidance:
         chosen = self.checked_executor(executor)
 
         def make() -> Run:
-            levels_of_outputs = _checked_sigmas(sigmas)
+            levels_of_outputs = _checked_sigmas(sigmas, may_rise=_checked_flag("may_rise", may_rise))
             steps = len(next(iter(levels_of_outputs.values()))) - 1
             settings = RunSettings(
                 conditions=_checked_conditions(conditions),
@@ -173,7 +175,7 @@ class Guidance:
                 alphas=None if alphas is None else _checked_alphas(alphas, steps),
                 prediction_type=_checked_type(prediction_type),
                 outputs=_checked_outputs(outputs),
-                check_finite=_checked_flag(check_finite),
+                check_finite=_checked_flag("check_finite", check_finite),
                 seeds=Seeds.of(seeds),
                 supports=_checked_supports(supports),
                 given=_checked_call(given),
@@ -265,11 +267,11 @@ def _made(executor: str) -> Executor:
     return made
 
 
-def _checked_flag(given: Any) -> bool:
+def _checked_flag(what: str, given: Any) -> bool:
     try:
         return bool(given)
     except Exception:
-        raise ConfigurationError(f"check_finite must be true or false; got {brief(given)}.") from None
+        raise ConfigurationError(f"{what} must be true or false; got {brief(given)}.") from None
 
 
 def _checked_call(given: Any) -> Any:
@@ -301,13 +303,13 @@ def _checked_conditions(conditions: Any) -> Mapping[str, Mapping[str, Any] | Non
     }
 
 
-def _checked_sigmas(sigmas: Any) -> Mapping[str | None, tuple[float, ...]]:
+def _checked_sigmas(sigmas: Any, *, may_rise: bool = False) -> Mapping[str | None, tuple[float, ...]]:
     if not isinstance(sigmas, Mapping):
-        return {None: _sigma_list("sigmas", sigmas)}
+        return {None: _sigma_list("sigmas", sigmas, may_rise)}
     if not sigmas:
         raise ConfigurationError("sigmas must be a list of noise levels, or one for each output; got an empty dict.")
     lists: dict[str | None, tuple[float, ...]] = {
-        str(output): _sigma_list(f"sigmas of {output!r}", levels) for output, levels in sigmas.items()
+        str(output): _sigma_list(f"sigmas of {output!r}", levels, may_rise) for output, levels in sigmas.items()
     }
     if len({len(levels) for levels in lists.values()}) != 1:
         raise ConfigurationError(
@@ -324,7 +326,7 @@ def _checked_alphas(given: Any, steps: int) -> tuple[float, ...]:
     return _numbers("alphas", [given] * steps if is_one else given)
 
 
-def _sigma_list(what: str, given: Any) -> tuple[float, ...]:
+def _sigma_list(what: str, given: Any, may_rise: bool) -> tuple[float, ...]:
     levels = _numbers(what, given)
     if len(levels) < 2:
         raise ConfigurationError(
@@ -333,9 +335,11 @@ def _sigma_list(what: str, given: Any) -> tuple[float, ...]:
     if min(levels) < 0:
         raise ConfigurationError(f"{what} must not be negative; got {min(levels):g}.")
     pairs = list(pairwise(levels))
-    if any(one < other for one, other in pairs) and any(one > other for one, other in pairs):
+    is_sorted = all(one >= other for one, other in pairs) or all(one <= other for one, other in pairs)
+    if not is_sorted and not may_rise:
         raise ConfigurationError(
-            f"{what} must be sorted (falling for sampling, rising for inversion); got {brief(list(levels))}."
+            f"{what} must be sorted (falling for sampling, rising for inversion); got {brief(list(levels))}. A sampler "
+            "that goes back in noise says so with start(may_rise=True)."
         )
     return levels
 

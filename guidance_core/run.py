@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from guidance_core.algebra.outputs import Structure, Structured, read_sample
 from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor, check_differentiable
+from guidance_core.methods.noise import Seeds
 from guidance_core.methods.step import Moment, States, copied
 from guidance_core.steps.combination import Scene, Workspace, correct, guide
 from guidance_core.steps.held import HeldOutputs, Kept
@@ -19,6 +20,41 @@ from guidance_core.steps.layout import Layout
 from guidance_core.steps.order import check_may_turn, checked_index
 from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.program import Program, Sigma
+from guidance_core.steps.saved import Saved, from_dict, to_dict
+from guidance_core.steps.selection import Selection, checked_indices
+
+
+class Made:
+    """The evaluation that a run made last."""
+
+    __slots__ = ("_plan", "_predictions")
+
+    def __init__(self, plan: Plan, predictions: Predictions) -> None:
+        self._plan = plan
+        self._predictions = predictions
+
+    @property
+    def index(self) -> int:
+        """Which step it was."""
+        return self._plan.index
+
+    @property
+    def evaluation(self) -> int:
+        """How often the step had been evaluated before."""
+        return self._plan.moment.evaluation
+
+    @property
+    def rows(self) -> int:
+        """Batch size of its sample."""
+        return self._plan.rows
+
+    @property
+    def predictions(self) -> Mapping[str, Any]:
+        """The predictions that this process has, by branch, in the structure of the denoiser's.
+
+        On several ranks these are all (all_gather) or this rank's own (all_reduce). They are not copied.
+        """
+        return self._plan.by_branch(self._predictions)
 
 
 class Run:
@@ -48,6 +84,9 @@ class Run:
         self._workspace = Workspace()
         self._last: Moment | None = None
         self._structure: Structure | None = None
+        self._loaded_rows: int | None = None
+        self.last: Made | None = None
+        "The evaluation made last here, for a host that wants to look at single predictions."
 
     @property
     def layouts(self) -> list[Layout]:
@@ -95,6 +134,38 @@ class Run:
             raise
         return self.finish(plan, predictions)
 
+    def step_at(
+        self,
+        sigma: Sigma,
+        sample: Structured,
+        denoise: Denoiser,
+        *,
+        alpha: float | None = None,
+        model: str | None = None,
+    ) -> Any:
+        """Evaluate at a noise level, for a host that knows nothing else: find the step, then do as `step` does.
+
+        The step is the one whose noise level is nearest, not before the last one made; the earliest, where several are
+        equally near. The same step again is its next evaluation.
+
+        Args:
+            sigma: noise level of the evaluation, by output where they differ.
+            sample: as of `step`.
+            denoise: as of `step`.
+            alpha: as of `step`.
+            model: as of `step`.
+
+        Raises:
+            As `step`.
+        """
+        plan = self.plan_at(sigma, sample, alpha=alpha, model=model)
+        try:
+            predictions = self.executor.execute(plan, denoise)
+        except BaseException as error:
+            self._give_up(plan, error)
+            raise
+        return self.finish(plan, predictions)
+
     def plan(
         self,
         index: int,
@@ -120,6 +191,21 @@ class Run:
             raise
         return plan
 
+    def plan_at(
+        self, sigma: Sigma, sample: Structured, *, alpha: float | None = None, model: str | None = None
+    ) -> Plan:
+        """Return the plan of an evaluation at a noise level; see `step_at` and `plan`."""
+        plan = None
+        try:
+            index = self._program.find(sigma, 0 if self._last is None else self._last.index)
+            is_usual = alpha is None and self._program.is_usual(index, sigma)
+            plan = self._planned(index, sample, None if is_usual else sigma, alpha, model, found=True)
+            self.executor.place(plan)
+        except BaseException as error:
+            self._give_up(plan, error)
+            raise
+        return plan
+
     def finish(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
         """Combine the predictions of a plan's own branches, by name, into the guided prediction.
 
@@ -137,8 +223,14 @@ class Run:
                 raise ConfigurationError(
                     f"this plan of step {plan.index} was made before another was finished; call plan() anew."
                 )
+            made: Predictions = {}
             if not isinstance(predictions, Sums):
-                predictions = self.executor.collect(plan, plan.taken_apart(predictions))
+                made = plan.taken_apart(predictions)
+                predictions = self.executor.collect(plan, made)
+                if not isinstance(predictions, Sums):
+                    made = predictions
+            if plan.layout.differentiating:
+                made = {name: {each: given.detach() for each, given in by.items()} for name, by in made.items()}
             results, state = self._combined(plan, predictions)
             if self.settings.check_finite:
                 plan.check_results(results)
@@ -147,14 +239,116 @@ class Run:
         except BaseException as error:
             self._give_up(plan, error)
             raise
-        return self._committed(plan, results, state, kept)
+        return self._committed(plan, results, state, kept, made)
 
     def describe(self) -> Description:
         """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
         return describe_run(self._program.stack, self.executor.describe(), self.layouts, self.executor.placed)
 
+    def local_passes(self, index: int) -> int:
+        """Return how many forwards this process makes at a step, for caches that count them.
+
+        It is that of the step's first evaluation in its usual course, with those that `lockstep` adds.
+        """
+        branches = self._program.layouts[checked_index(index, self.count)].branches
+        return self.executor.local_passes(branches)
+
+    def select(self, indices: Sequence[int] | Tensor) -> None:
+        """Go on with some samples of the batch: dropped, duplicated, or in another order.
+
+        What plugins keep, values for each sample, the conditions' model inputs and the seeds follow: every tensor whose
+        first dimension is the batch. On several ranks all of them call it with the same indices.
+
+        Args:
+            indices: which samples of the last step's batch the next one consists of.
+
+        Raises:
+            ConfigurationError: there was no step yet, the indices are not those of its samples, or a plugin keeps an
+                object without `select(indices)`.
+        """
+        rows = self._rows
+        if rows is None:
+            raise ConfigurationError("select takes samples of the last step's batch, but no step was made yet.")
+        selection = Selection(checked_indices(indices, rows), rows)
+        state: States = {
+            name: {
+                output: {key: selection.of(value, f"plugin {name!r}: its state {key!r}") for key, value in kept.items()}
+                for output, kept in by_output.items()
+            }
+            for name, by_output in self._state.items()
+        }
+        self._use(self.executor.begin(lambda: self._program.selected(selection)))
+        self._state = state
+        self._held.select(selection)
+        self._loaded_rows, self.last = len(selection.indices), None
+        self._version += 1
+
+    @property
+    def _rows(self) -> int | None:
+        """The batch size so far."""
+        return self._loaded_rows if self.last is None else self.last.rows
+
+    def fork(self, *, seeds: int | Sequence[int] | Tensor | None = None) -> Run:
+        """Return a copy of the run, with an id of its own, that goes on independently.
+
+        On several ranks all of them call it.
+
+        Args:
+            seeds: of the copy; those of this run if not given.
+
+        Raises:
+            ConfigurationError: the seeds cannot be used.
+        """
+        drawn = None if seeds is None else Seeds.of(seeds)
+        other = Run(self.executor.begin(lambda: self._program.anew(drawn)), self.executor)
+        other._state = copied(self._state)
+        other._held = self._held.copied()
+        other._version, other.passes = self._version, self.passes
+        other._last, other._structure, other._loaded_rows = self._last, self._structure, self._rows
+        return other
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the run keeps as plain data, to go on with it later in another process.
+
+        `torch.save` writes it, unless a plugin keeps objects that cannot be written. Tensors are not copied.
+        """
+        saved = Saved(self._state, self._held, self._last, self._version, self.passes, self._seeds, self._rows)
+        return to_dict(self._program, saved)
+
+    def load_state_dict(self, data: Mapping[str, Any]) -> None:
+        """Go on where the run was whose `state_dict` this is; this one was started with the same arguments.
+
+        Tensors must lie on the device of the samples to come.
+
+        Raises:
+            ConfigurationError: it is no such data, or of a run with other methods, parameters or sigmas.
+        """
+        saved = from_dict(self._program, data)
+        self._use(self._program.with_seeds(saved.seeds))
+        self._state, self._held, self._last = saved.states, saved.held, saved.last
+        self._version, self.passes, self._loaded_rows, self.last = saved.version, saved.passes, saved.rows, None
+
+    def _use(self, program: Program) -> None:
+        """Go on with a program of the same run."""
+        self._program, self.identity, self.settings = program, program.identity, program.settings
+        self._seeds, self.seeds = program.settings.seeds, program.settings.seeds.given
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse to be copied or pickled: a copy would share the run's id and its place among the ranks' runs."""
+        raise ConfigurationError(
+            "a run cannot be copied or pickled: run.fork() returns an independent copy, and run.state_dict() what "
+            "another process needs to go on with it (load_state_dict)."
+        )
+
     def _planned(
-        self, index: int, sample: Structured, sigma: Sigma | None, alpha: float | None, model: str | None
+        self,
+        index: int,
+        sample: Structured,
+        sigma: Sigma | None,
+        alpha: float | None,
+        model: str | None,
+        *,
+        found: bool = False,
     ) -> Plan:
         if type(index) is not int or not 0 <= index < self.count:
             index = checked_index(index, self.count)
@@ -165,7 +359,7 @@ class Run:
         if last is not None and index != last.index + 1:
             if index == last.index:
                 evaluation = last.evaluation + 1
-            else:
+            elif not found:  # a step that was found may leave out others, at whose levels the sampler only adds noise
                 check_may_turn(self._program, last.index, index, self._state, self._held.names)
         scheduled = self._program.steps[index]
         state = copied(self._state) if self._state else {}
@@ -174,7 +368,7 @@ class Run:
         if not usual or layout.depends_on_state or (layout.holds and not layout.holds <= self._held.names):
             noise = scheduled.moment.noise
             if sigma is not None or alpha is not None:
-                noise = self._program.levels(index, sigma, alpha)
+                noise = self._program.levels(index, sigma, alpha, found=found)
             scheduled = self._program.scheduled(index, noise, evaluation, model, self._held.names, state)
             layout = scheduled.layout
         if self._seeds.each is not None:
@@ -239,17 +433,28 @@ class Run:
             state[name] = {output: self._workspace.safe(values) for output, values in states.items()}
         return results, state
 
-    def _committed(self, plan: Plan, results: dict[str, Tensor], state: States, kept: Kept) -> Any:
+    def _committed(self, plan: Plan, results: dict[str, Tensor], state: States, kept: Kept, made: Predictions) -> Any:
         """Make the step's state last and return the result in the host's structure. Nothing here can fail."""
         plan.is_finished = True
         self._version += 1
         self.passes += len(plan.branches)
         if state:
-            self._state = state
+            self._state = state if not plan.moment.evaluation else self._after_again(state)
         if kept:
             self._held.update(kept)
         self._last = plan.moment
+        self.last = Made(plan, made)
         return plan.restored(results)
+
+    def _after_again(self, state: States) -> States:
+        """Return the state after a step was evaluated again: what plugins keep is that of its first evaluation.
+
+        That is the one at the step's own sample; others are a sampler's trials. A plugin that must see all of them
+        declares `every_evaluation = True`.
+        """
+        plugins = self._program.stack.plugins
+        every = {name: kept for name, kept in state.items() if getattr(type(plugins[name]), "every_evaluation", False)}
+        return {**self._state, **every}
 
     def _give_up(self, plan: Plan | None, error: BaseException) -> None:
         """End a step that failed, in whichever part: raise what all ranks raise, if that is not `error` itself."""

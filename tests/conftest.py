@@ -13,8 +13,8 @@ torch.set_num_threads(1)
 
 # The same examples every time, so that the tests give the same verdict every time.
 # `pytest --hypothesis-profile random --hypothesis-seed N` draws others.
-settings.register_profile("seeded", derandomize=True, database=None)
-settings.register_profile("random", derandomize=False, database=None, print_blob=True)
+settings.register_profile("seeded", derandomize=True, database=None, deadline=None)
+settings.register_profile("random", derandomize=False, database=None, deadline=None, print_blob=True)
 settings.load_profile("seeded")
 
 

@@ -102,6 +102,10 @@ class Executor:
         """Return one line that says how branches are run."""
         return self.name
 
+    def local_passes(self, branches: Sequence[Branch]) -> int:
+        """Return how many of these branches' forwards this process makes."""
+        return len(branches)
+
     def placed(self, branches: Sequence[Branch]) -> Placement | None:
         """Return which rank runs which of these branches, or None where this process runs all."""
         return None

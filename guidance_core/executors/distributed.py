@@ -407,6 +407,13 @@ class DistributedExecutor(Executor):
 
     # Description.
 
+    def local_passes(self, branches: Sequence[Branch]) -> int:
+        """Return how many forwards this rank makes for these branches; in lockstep as many as every other."""
+        placement = self.placed(branches)
+        if placement is None:
+            return 0 if not branches else 1
+        return placement.most if self.lockstep else len(placement.units[self.rank])
+
     def placed(self, branches: Sequence[Branch]) -> Placement | None:
         """Return which rank runs which of these branches; with `split_rows`, as of the last step's batch."""
         if not self.split_rows:

@@ -27,6 +27,8 @@ class Seeds:
     one: int = attrs.field(factory=lambda: secrets.randbits(63))
     each: tuple[int, ...] | None = None
     "By sample, where they were given."
+    is_drawn: bool = attrs.field(default=False, eq=False)
+    "Whether nobody gave them."
 
     @classmethod
     def of(cls, given: Any) -> Seeds:
@@ -36,7 +38,7 @@ class Seeds:
             ConfigurationError: they are not whole numbers from 0 to 2⁶³ − 1.
         """
         if given is None:
-            return cls()
+            return cls(is_drawn=True)
         if isinstance(given, Tensor):
             given = given.tolist()
         if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
@@ -56,6 +58,11 @@ class Seeds:
         if self.each is not None:
             return self.each[number]
         return _mixed(self.one, number) if number else self.one
+
+    def selected(self, indices: Sequence[int]) -> Seeds:
+        """Return the seeds of some samples."""
+        each = tuple(self.of_sample(number) for number in indices)
+        return Seeds(each[0], each, self.is_drawn)
 
     def check_count(self, samples: int) -> None:
         """Raise `ConfigurationError` unless there is a seed for each sample."""

@@ -43,7 +43,7 @@ class Position:
     def progress(self, by: Axis) -> float:
         """How far the run is: 0 at the first step; 1 at the last step, or at sigma 0."""
         if by == "sigma":
-            return 1.0 - self.sigma / self.first_sigma if self.first_sigma else 1.0
+            return max(0.0, 1.0 - self.sigma / self.first_sigma) if self.first_sigma else 1.0
         return self.index / (self.count - 1) if self.count > 1 else 0.0
 
 

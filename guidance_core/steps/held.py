@@ -11,6 +11,7 @@ from torch import Tensor
 from guidance_core.algebra.arithmetic import evaluate
 from guidance_core.algebra.spaces import affine
 from guidance_core.steps.plan import Plan
+from guidance_core.steps.selection import Selection
 
 Kept: TypeAlias = dict[str, tuple[Tensor, torch.dtype]]
 "By output: x0 in the accumulation dtype, and the dtype of the predictions."
@@ -38,6 +39,24 @@ class HeldOutputs:
             x0 = evaluate([(result, 1.0)], plan.samples[name], affine(self._type, "x0", plan.noise[name]))
             kept[name] = (x0.clone() if x0 is result else x0, result.dtype)
         return kept
+
+    def select(self, selection: Selection) -> None:
+        """Keep some samples only."""
+        self._kept = {name: (selection.of(x0, ""), dtype) for name, (x0, dtype) in self._kept.items()}
+
+    def copied(self) -> HeldOutputs:
+        """Return another that keeps the same."""
+        other = HeldOutputs(self._type)
+        other._kept = dict(self._kept)
+        return other
+
+    def to_dict(self) -> dict[str, tuple[Tensor, str]]:
+        """Return what is kept as plain data."""
+        return {name: (x0, str(dtype).removeprefix("torch.")) for name, (x0, dtype) in self._kept.items()}
+
+    def load(self, data: Mapping[str, tuple[Tensor, str]]) -> None:
+        """Keep what `to_dict` returned."""
+        self._kept = {name: (x0, getattr(torch, dtype)) for name, (x0, dtype) in data.items()}
 
     def update(self, kept: Kept) -> None:
         """Take the x0 of a step that succeeded."""

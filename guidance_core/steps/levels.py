@@ -36,6 +36,17 @@ def check_belongs(levels: Sequence[float], index: int, sigma: float, output: str
     )
 
 
+def nearest_step(levels: Sequence[float], sigma: float, first: int) -> int:
+    """Return the step whose noise level is nearest to `sigma`, the earliest of those from `first` on.
+
+    Args:
+        levels: noise levels, one for each step and the final one.
+        sigma: the noise level that a sampler evaluates.
+        first: the step made last, before which a run does not go.
+    """
+    return min(range(first, len(levels) - 1), key=lambda index: abs(levels[index] - sigma))
+
+
 def checked_level(what: str, given: Any) -> float:
     """Return a noise or signal level as a float.
 

@@ -227,6 +227,15 @@ class Plan:
     def _misfit(self, prediction: Any, branch: str) -> GuidanceError:
         return self._structure.misfit(prediction, f"the prediction of branch {branch!r}", DenoiserError)
 
+    def by_branch(self, predictions: Predictions) -> Mapping[str, Any]:
+        """Return predictions by branch in the host's structure, of those branches that have every output."""
+        first = next(iter(predictions.values()), {})
+        return {
+            branch: self.restored({output: predictions[output][branch] for output in predictions})
+            for branch in first
+            if all(branch in given for given in predictions.values())
+        }
+
     def restored(self, named: Mapping[str, Tensor]) -> Any:
         """Return the tensor, tuple or dict that predictions by output stand for."""
         return self._structure.restore(named)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import TypeAlias
+
+import attrs
 
 from guidance_core.algebra.outputs import SINGLE
 from guidance_core.algebra.spaces import Noise, affine, check_sigma
 from guidance_core.errors import ConfigurationError
+from guidance_core.methods.noise import Seeds
 from guidance_core.methods.requests import Branch
 from guidance_core.methods.stack import Stack
 from guidance_core.methods.step import Moment, RunFacts, States
+from guidance_core.parameters.schedules import ROUNDING
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.build import build_layout
 from guidance_core.steps.known import KnownLayouts
 from guidance_core.steps.layout import Layout
-from guidance_core.steps.levels import check_belongs, checked_level
+from guidance_core.steps.levels import check_belongs, checked_level, nearest_step
 from guidance_core.steps.scheduled import Scheduled
+from guidance_core.steps.selection import Selection
 from guidance_core.steps.settings import RunIdentity, RunSettings
 
 Sigma: TypeAlias = float | Mapping[str, float]
@@ -112,6 +119,36 @@ class Program:
         """Return the program of the same run for a sample with other outputs."""
         return Program(self.stack, self.settings, outputs=outputs, identity=self.identity)
 
+    def anew(self, seeds: Seeds | None = None) -> Program:
+        """Return the program of another run with the same settings, perhaps with other seeds."""
+        settings = self.settings if seeds is None else attrs.evolve(self.settings, seeds=seeds)
+        return Program(self.stack, settings, outputs=self.outputs)
+
+    def with_seeds(self, seeds: Seeds) -> Program:
+        """Return the program of the same run with other seeds."""
+        if seeds == self.settings.seeds:
+            return self
+        settings = attrs.evolve(self.settings, seeds=seeds)
+        identity = attrs.evolve(self.identity, settings=settings)
+        return Program(self.stack, settings, outputs=self.outputs, identity=identity)
+
+    def selected(self, selection: Selection) -> Program:
+        """Return the program of the same run for some samples of its batch."""
+        given = self.settings.conditions
+        conditions = None
+        if given is not None:
+            conditions = {
+                name: inputs if inputs is None else MappingProxyType(selection.of_inputs(inputs))
+                for name, inputs in given.items()
+            }
+        settings = attrs.evolve(
+            self.settings, conditions=conditions, seeds=self.settings.seeds.selected(selection.indices)
+        )
+        stack = Stack.of([selection.of_plugin(plugin) for plugin in self.stack.plugins.values()], self.stack.given)
+        selections = (*self.identity.selections, selection.indices)
+        identity = RunIdentity(self.identity.id, stack.plugins, settings, selections)
+        return Program(stack, settings, outputs=self.outputs, identity=identity)
+
     def scheduled(
         self,
         index: int,
@@ -165,8 +202,27 @@ class Program:
         """Return the signal level of a step, where the host gave one."""
         return None if self.settings.alphas is None else self.settings.alphas[index]
 
-    def levels(self, index: int, sigma: Sigma | None, alpha: float | None) -> Levels:
-        """Return the levels of an evaluation at a noise level of its own.
+    def find(self, sigma: Sigma, first: int) -> int:
+        """Return the step that an evaluation at this noise level belongs to, among those from `first` on."""
+        levels = {self.outputs[0]: sigma} if not isinstance(sigma, Mapping) else sigma
+        output = str(next(iter(levels), None))
+        if output not in self._facts.sigmas:
+            raise ConfigurationError(
+                f"sigma is given for {', '.join(map(str, levels))}, but the outputs are {', '.join(self.outputs)}."
+            )
+        return nearest_step(self._facts.sigmas[output], checked_level("sigma", levels[output]), first)
+
+    def is_usual(self, index: int, sigma: Sigma) -> bool:
+        """Whether this is the noise level that the schedule has for the step."""
+        levels = sigma if isinstance(sigma, Mapping) else dict.fromkeys(self.outputs, sigma)
+        usual = self._facts.sigmas
+        return all(
+            name in usual and math.isclose(checked_level("sigma", level), usual[name][index], rel_tol=ROUNDING)
+            for name, level in levels.items()
+        )
+
+    def levels(self, index: int, sigma: Sigma | None, alpha: float | None, *, found: bool = False) -> Levels:
+        """Return the levels of an evaluation at a noise level of its own; `found` by it, not given beside an index.
 
         Raises:
             ConfigurationError: a level cannot be used, or is missing for an output.
@@ -180,7 +236,8 @@ class Program:
         for name, level in levels.items():
             value = self._facts.sigmas[name][index] if level is None else checked_level("sigma", level)
             check_sigma("sigma", value, self.settings.prediction_type)
-            check_belongs(self._facts.sigmas[name], index, value, name)
+            if not found:
+                check_belongs(self._facts.sigmas[name], index, value, name)
             own_alpha = self.alpha(index) if level is None else None
             signal = own_alpha if alpha is None else checked_level("alpha", alpha)
             noise[name] = Noise(value, signal, is_own=level is None)

@@ -52,6 +52,8 @@ class RunIdentity:
     plugins: Mapping[str, Any]
     "The stack's plugins by name."
     settings: RunSettings
+    selections: tuple[tuple[int, ...], ...] = ()
+    "Which samples of its batch the run went on with, each time some were selected."
 
     @functools.cached_property
     def given(self) -> Mapping[str, int]:
@@ -65,7 +67,8 @@ class RunIdentity:
         named = sorted(name for name, inputs in (settings.conditions or {}).items() if inputs is not None)
         methods = [*self.plugins, *self.plugins.values()]
         sigmas = [settings.sigmas, settings.alphas]
-        others = [settings.prediction_type, settings.check_finite, named]
+        seeds = None if settings.seeds.is_drawn else settings.seeds
+        others = [settings.prediction_type, settings.check_finite, named, self.selections, seeds]
         return digest(methods), digest(sigmas), digest(others), digest([self.given])
 
     @property

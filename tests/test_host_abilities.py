@@ -1,0 +1,397 @@
+"""What a host can do with a run beyond its steps: find them by sigma, look back, copy, save, and change the batch."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import math
+import pickle
+
+import attrs
+import pytest
+import torch
+from small_methods import NoisedCondition, text
+
+from guidance_core import ConfigurationError, Guidance, Needs, hookimpl
+from guidance_plugins import APG, CFG, LTX2, STG, Gate, Interval, Rescale
+
+CONDITIONS = {"positive": {"text": text(seed=1)}, "negative": {"text": text(seed=2)}}
+SIGMAS = [8.0, 5.0, 3.0, 1.5, 0.6, 0.0]
+X = 8 * torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(3))
+
+
+def start(plugins, **changed):
+    given = {"conditions": CONDITIONS, "sigmas": SIGMAS, "prediction_type": "x0", "alphas": 1.0} | changed
+    return Guidance(plugins).start(**given)
+
+
+def model(x, sigma, inputs):
+    """A denoiser in x0: nearer to the text the less noise there is."""
+    return (x + sigma**2 * torch.tanh(inputs["text"])) / (1 + sigma**2)
+
+
+def by_sigma(run, **more):
+    """Return the guided model of a host that knows only sigma."""
+    return lambda x, sigma: run.step_at(sigma, x, lambda branch: model(x, branch.sigma, branch.inputs), **more)
+
+
+def by_hand(scale):
+    """Return what the same host would write itself."""
+
+    def guided(x, sigma):
+        c, u = (model(x, sigma, CONDITIONS[name]) for name in ("positive", "negative"))
+        return u + scale * (c - u)
+
+    return guided
+
+
+def euler(denoised, x, sigmas):
+    for sigma, following in itertools.pairwise(sigmas):
+        x = x + (following - sigma) * (x - denoised(x, sigma)) / sigma
+    return x
+
+
+def heun(denoised, x, sigmas):
+    for sigma, following in itertools.pairwise(sigmas):
+        slope = (x - denoised(x, sigma)) / sigma
+        moved = x + (following - sigma) * slope
+        if following:
+            slope = (slope + (moved - denoised(moved, following)) / following) / 2
+            moved = x + (following - sigma) * slope
+        x = moved
+    return x
+
+
+def dpm_2(denoised, x, sigmas):
+    for sigma, following in itertools.pairwise(sigmas):
+        slope = (x - denoised(x, sigma)) / sigma
+        if following:
+            middle = math.exp((math.log(sigma) + math.log(following)) / 2)
+            between = x + (middle - sigma) * slope
+            slope = (between - denoised(between, middle)) / middle
+        x = x + (following - sigma) * slope
+    return x
+
+
+def churned(denoised, x, sigmas):
+    noise = torch.Generator().manual_seed(5)
+    for sigma, following in itertools.pairwise(sigmas):
+        raised = sigma * 1.2
+        x = x + (raised**2 - sigma**2) ** 0.5 * torch.randn(x.shape, generator=noise)
+        x = x + (following - raised) * (x - denoised(x, raised)) / raised
+    return x
+
+
+def res_2s(denoised, x, sigmas):
+    for sigma, following in itertools.pairwise(sigmas):
+        if not following:
+            return denoised(x, sigma)
+        h = math.log(sigma / following)
+        middle = sigma * math.exp(-h / 2)
+        first = denoised(x, sigma)
+        half = math.exp(-h / 2) * x + (1 - math.exp(-h / 2)) * first
+        second = denoised(half, middle)
+        b2 = (math.exp(-h) - 1 + h) / (h / 2)
+        b1 = 1 - math.exp(-h) - b2
+        x = math.exp(-h) * x + b1 * first + b2 * second
+    return x
+
+
+def restart(denoised, x, sigmas):
+    noise = torch.Generator().manual_seed(6)
+    for sigma, following in itertools.pairwise(sigmas):
+        if following > sigma:
+            x = x + (following**2 - sigma**2) ** 0.5 * torch.randn(x.shape, generator=noise)
+        else:
+            x = x + (following - sigma) * (x - denoised(x, sigma)) / sigma
+    return x
+
+
+RISING = [8.0, 5.0, 3.0, 1.5, 5.0, 3.0, 1.5, 5.0, 3.0, 1.5, 0.6, 0.0]
+SAMPLERS = [euler, heun, dpm_2, churned, res_2s, restart]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.__name__)
+def test_a_sampler_that_knows_only_sigma_gets_the_same_as_by_hand(sampler):
+    sigmas = RISING if sampler is restart else SIGMAS
+    run = start([CFG(3.0)], sigmas=sigmas, may_rise=True)
+    torch.testing.assert_close(sampler(by_sigma(run), X, sigmas), sampler(by_hand(3.0), X, sigmas))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.__name__)
+def test_windows_and_state_follow_the_steps_that_sigma_finds(sampler):
+    """The interval sees each evaluation's own sigma; momentum grows once a step."""
+    seen, sigmas = [], RISING if sampler is restart else SIGMAS
+
+    @attrs.frozen
+    class Counts:
+        @hookimpl
+        def build_branches(self, step):
+            return [Needs()]
+
+        @hookimpl
+        def postprocess(self, step, guided, reference):
+            step.state["count"] = step.state.get("count", 0) + 1
+            seen.append((step.index, step.evaluation, step.sigma, step.state["count"]))
+            return None
+
+    run = start([CFG(3.0), Interval(1.0, 4.0, methods=("cfg",)), Counts()], sigmas=sigmas, may_rise=True)
+    sampler(by_sigma(run), X, sigmas)
+    indices = [index for index, *_ in seen]
+    assert indices == sorted(indices), "a run does not go back"
+    for place, (index, evaluation, sigma, _) in enumerate(seen):
+        assert evaluation == indices[:place].count(index)
+        assert abs(sigmas[index] - sigma) == min(abs(each - sigma) for each in sigmas[index:-1])
+    firsts = [count for _, evaluation, _, count in seen if not evaluation]
+    assert firsts == list(range(1, len(firsts) + 1))
+    assert run.passes == len(seen) + sum(1.0 <= sigma <= 4.0 for _, _, sigma, _ in seen)
+
+
+def test_a_sampler_by_sigma_equals_the_same_by_index():
+    def by_index(run):
+        steps = iter(range(len(SIGMAS)))
+        return lambda x, sigma: run.step(next(steps), x, lambda branch: model(x, branch.sigma, branch.inputs))
+
+    plugins = [APG(3.0, momentum=-0.5), Rescale(0.7)]
+    assert torch.equal(
+        euler(by_sigma(start(plugins)), X, SIGMAS),
+        euler(by_index(start(plugins)), X, SIGMAS),
+    )
+
+
+def test_a_level_that_is_found_needs_its_alpha_where_the_schedule_has_alphas():
+    run = start([CFG(3.0), Rescale(space="epsilon")], alphas=[0.1, 0.2, 0.3, 0.5, 0.9])
+    run.step_at(5.0, X, lambda branch: X + 0)
+    with pytest.raises(ConfigurationError, match=r"needs alpha: give this step alpha=\.\.\. beside sigma="):
+        run.step_at(4.0, X, lambda branch: X + 0)
+    run.step_at(4.0, X, lambda branch: X + 0, alpha=0.25)
+
+
+@pytest.mark.parametrize("sigma", [-1.0, math.nan, "3", None, {"video": 1.0}, {}])
+def test_a_level_that_cannot_be_found(sigma):
+    with pytest.raises(ConfigurationError, match="sigma"):
+        start([CFG(3.0)]).step_at(sigma, X, lambda branch: X + 0)
+
+
+def test_levels_that_rise_again_are_refused_unless_the_host_says_so():
+    with pytest.raises(ConfigurationError, match=r"must be sorted .*start\(may_rise=True\)"):
+        start([CFG(3.0)], sigmas=RISING)
+    run = start([CFG(3.0), Gate(lo=0.5)], sigmas=RISING, may_rise=True)
+    for index in range(run.count):
+        assert run.step(index, X, lambda branch: X + len(branch.name)).isfinite().all()
+
+
+def test_a_method_may_see_every_evaluation():
+    @attrs.frozen
+    class Counts:
+        every_evaluation = True
+
+        @hookimpl
+        def postprocess(self, step, guided, reference):
+            step.state["count"] = step.state.get("count", 0) + 1
+            counts.append(step.state["count"])
+            return None
+
+    counts = []
+    run = start([Counts()])
+    for index in (0, 0, 0, 1):
+        run.step(index, X, lambda branch: X + 0)
+    assert counts == [1, 2, 3, 4]
+
+
+# Looking back.
+
+
+def test_a_run_tells_the_predictions_of_its_last_evaluation():
+    run = start([CFG(3.0), STG(1.0, blocks=(1,), start=0.5)])
+    assert run.last is None
+    for index, names in ((0, {"cond", "uncond"}), (0, {"cond", "uncond"}), (4, {"cond", "uncond", "perturbed"})):
+        made = {}
+
+        def denoise(branch, made=made):
+            return made.setdefault(branch.name, X * len(branch.name))
+
+        run.step(index, X, denoise)
+        assert run.last.index == index
+        assert set(run.last.predictions) == names
+        assert all(run.last.predictions[name] is made[name] for name in names)
+        assert run.last.predictions.get("nothing") is None
+    assert run.last.evaluation == 0
+
+
+def test_predictions_come_back_in_the_structure_of_the_host():
+    run = Guidance([LTX2()]).start(
+        conditions={"positive": {}, "negative": {}},
+        sigmas=[1.0, 0.0],
+        prediction_type="flow",
+        outputs=("video", "audio"),
+    )
+    run.step(0, (X, X[:, :2]), lambda branch: (X + 1, X[:, :2] + 2))
+    video, audio = run.last.predictions["neg"]
+    assert torch.equal(video, X + 1)
+    assert torch.equal(audio, X[:, :2] + 2)
+
+
+def test_what_failed_was_not_the_last_evaluation():
+    run = start([CFG(3.0)])
+    run.step(0, X, lambda branch: X * 1)
+    kept = run.last
+    with pytest.raises(ZeroDivisionError):
+        run.step(1, X, lambda branch: 1 / 0)
+    assert run.last is kept
+
+
+def test_a_run_tells_its_local_passes():
+    run = start([CFG(3.0), Interval(1.0, 4.0)])
+    assert [run.local_passes(index) for index in range(5)] == [1, 1, 2, 2, 1]
+    with pytest.raises(ConfigurationError, match="out of range"):
+        run.local_passes(5)
+
+
+# Copies, and other batches.
+
+STACKS = {
+    "cfg": [CFG(3.0)],
+    "momentum": [APG(3.0, momentum=-0.5)],
+    "gate": [CFG(3.0), Gate(lo=0.6)],
+    "per sample": [CFG(torch.tensor([2.0, 5.0])), Rescale({"output": torch.tensor([0.2, 0.9])})],
+    "noise": [NoisedCondition(low=0.0, high=20.0), CFG(3.0)],
+    "hold": [LTX2(cfg_scale=3.0, stg_scale=0.0, modality_scale=1.0, rescale_scale=0.7, skip_step=1)],
+}
+
+
+def made(run, indices, x=X, rows=slice(None)):
+    """Return the results of some steps, each from a sample of its own."""
+
+    def at(index):
+        noisy = x * (1 + index)
+        return run.step(index, noisy, lambda branch: model(noisy, branch.sigma, {"text": branch.inputs["text"]}))
+
+    return [at(index) for index in indices]
+
+
+@pytest.mark.parametrize("plugins", STACKS.values(), ids=STACKS)
+def test_a_fork_goes_on_independently(plugins):
+    alone, run = start(plugins, seeds=[1, 2]), start(plugins, seeds=[1, 2])
+    expected = made(alone, range(5))
+    made(run, range(2))
+    other = run.fork()
+    assert other.id != run.id
+    made(other, [2, 3], x=X * 3)
+    again = run.fork()
+    for each in (run, again):
+        assert all(torch.equal(a, b) for a, b in zip(made(each, range(2, 5)), expected[2:], strict=True))
+
+
+def test_a_fork_may_have_seeds_of_its_own():
+    run = start(STACKS["noise"], seeds=[1, 2])
+    same, other = run.fork(), run.fork(seeds=[1, 3])
+    first, second, third = (made(each, [0])[0] for each in (run, same, other))
+    assert torch.equal(first, second)
+    assert torch.equal(first[0], third[0])
+    assert not torch.equal(first[1], third[1])
+    assert (run.seeds, other.seeds) == ((1, 2), (1, 3))
+
+
+def test_a_run_is_not_copied_or_pickled():
+    run = start([CFG(3.0)])
+    for how in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(ConfigurationError, match=r"run\.fork\(\) returns .*run\.state_dict\(\)"):
+            how(run)
+
+
+@pytest.mark.parametrize("plugins", STACKS.values(), ids=STACKS)
+def test_a_saved_run_goes_on_in_another(plugins):
+    alone = start(plugins, seeds=[1, 2])
+    expected = made(alone, range(5))
+    run = start(plugins, seeds=[1, 2])
+    made(run, range(3))
+    file = io.BytesIO()
+    torch.save(run.state_dict(), file)
+    file.seek(0)
+    other = start(plugins, seeds=[7, 8])
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert (other.seeds, other.passes) == (run.seeds, run.passes)
+    assert all(torch.equal(a, b) for a, b in zip(made(other, range(3, 5)), expected[3:], strict=True))
+
+
+@pytest.mark.parametrize("data", [None, {}, 3, {"format": 2}, []])
+def test_what_is_no_saved_run_is_refused(data):
+    with pytest.raises(ConfigurationError, match=r"takes what run\.state_dict"):
+        start([CFG(3.0)]).load_state_dict(data)
+
+
+def test_a_saved_run_fits_its_methods_and_sigmas():
+    data = start([CFG(3.0)]).state_dict()
+    with pytest.raises(ConfigurationError, match="other methods or parameters"):
+        start([CFG(4.0)]).load_state_dict(data)
+    with pytest.raises(ConfigurationError, match="other sigmas"):
+        start([CFG(3.0)], sigmas=[1.0, 0.5, 0.0]).load_state_dict(data)
+
+
+@pytest.mark.parametrize("indices", [[1, 0], [1], [0, 0, 1], torch.tensor([1, 1])], ids=str)
+@pytest.mark.parametrize("plugins", STACKS.values(), ids=STACKS)
+def test_selected_samples_go_on_as_if_they_had_always_been_the_batch(plugins, indices):
+    run = start(plugins, seeds=[1, 2])
+    made(run, range(3))
+    run.select(indices)
+    rows = [int(index) for index in indices]
+    conditions = {name: {"text": inputs["text"][rows]} for name, inputs in CONDITIONS.items()}
+    if plugins is STACKS["per sample"]:
+        values = {"output": torch.tensor([0.2, 0.9])[rows]}
+        plugins = [CFG(torch.tensor([2.0, 5.0])[rows]), Rescale(values)]
+    alone = start(plugins, seeds=[[1, 2][row] for row in rows], conditions=conditions)
+    made(alone, range(3), x=X[rows])
+    for one, other in zip(made(run, [3, 4], x=X[rows]), made(alone, [3, 4], x=X[rows]), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("indices", [[], [2], [-3], ["a"], 3, None, torch.tensor([True, False]), [0.5]])
+def test_indices_of_other_samples_are_refused(indices):
+    run = start([CFG(3.0)])
+    with pytest.raises(ConfigurationError, match="no step was made yet"):
+        run.select([0])
+    made(run, [0])
+    with pytest.raises(ConfigurationError, match="indices are those of the samples to keep"):
+        run.select(indices)
+    made(run, [1])
+
+
+def test_a_plan_made_before_a_selection_is_old():
+    run = start([CFG(3.0)])
+    made(run, [0])
+    plan = run.plan(1, X)
+    run.select([0])
+    with pytest.raises(ConfigurationError, match="call plan"):
+        run.finish(plan, {"cond": X * 1, "uncond": X * 2})
+
+
+def test_an_object_in_the_state_selects_itself_or_is_refused():
+    class Kept:
+        def __init__(self, rows):
+            self.rows = rows
+
+        def select(self, indices):
+            return Kept([self.rows[index] for index in indices])
+
+    @attrs.frozen
+    class Keeps:
+        kept: object
+
+        @hookimpl
+        def postprocess(self, step, guided, reference):
+            step.state.setdefault("kept", self.kept)
+            seen.append(step.state["kept"])
+            return None
+
+    seen = []
+    run = start([Keeps(Kept([5, 6]))])
+    made(run, [0])
+    run.select([1])
+    made(run, [1], x=X[1:])
+    assert seen[-1].rows == [6]
+    run = start([Keeps(object())])
+    made(run, [0])
+    with pytest.raises(ConfigurationError, match="'keeps': its state 'kept' holds a object, whose samples cannot"):
+        run.select([1])
