@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from guidance_core.algebra.spaces import check_sigma, check_space
+from guidance_core.algebra.spaces import OTHER, SPACES, check_sigma, check_space
 from guidance_core.config import tables
 from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
@@ -142,7 +142,8 @@ class Guidance:
             conditions: model inputs by condition, at least `positive`; None stands for not given.
             sigmas: noise levels, one per step and the final one, in order; by output where they differ.
                 Of flow predictions they lie in [0, 1].
-            prediction_type: what the denoiser returns: `epsilon`, `v`, `x0` or `flow`.
+            prediction_type: what the denoiser returns: `epsilon`, `v`, `x0` or `flow`; `other` is what cannot be
+                converted, such as logits, whose shape may differ from the sample's in one process.
             alphas: signal levels, one per step (a final one is ignored), or one for all steps (1.0 where the sample is
                 x0 + sigma * noise), where a method works in a space other than the denoiser's and the prediction type
                 does not imply them.
@@ -363,7 +364,7 @@ def _numbers(what: str, given: Any) -> tuple[float, ...]:
 
 
 def _checked_type(given: Any) -> str:
-    check_space("prediction_type", given)
+    check_space("prediction_type", given, (*SPACES, OTHER))
     return str(given)
 
 

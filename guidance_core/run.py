@@ -9,6 +9,7 @@ from torch import Tensor
 
 from guidance_core.algebra.arithmetic import evaluate
 from guidance_core.algebra.outputs import Structure, Structured, read_sample
+from guidance_core.algebra.spaces import OTHER
 from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor, check_differentiable
@@ -17,6 +18,7 @@ from guidance_core.methods.step import Moment, States, copied
 from guidance_core.steps.combination import Scene, Workspace, correct, guide
 from guidance_core.steps.held import HeldOutputs, Kept
 from guidance_core.steps.layout import Layout
+from guidance_core.steps.levels import mapped
 from guidance_core.steps.order import check_may_turn, checked_index
 from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.program import Program, Sigma
@@ -78,6 +80,7 @@ class Run:
         self.executor = executor
         self._program = program
         self._seeds = program.settings.seeds
+        self._is_other = program.settings.prediction_type == OTHER
         self._state: States = {}
         self._version = 0
         self._held = HeldOutputs(program.settings.prediction_type)
@@ -102,6 +105,7 @@ class Run:
         sigma: Sigma | None = None,
         alpha: float | None = None,
         model: str | None = None,
+        sigma_map: Structured | None = None,
     ) -> Any:
         """Evaluate one step: run its branches and return the guided prediction.
 
@@ -114,6 +118,9 @@ class Run:
                 between the step's own and the next one, or above by as much as churn adds, a factor of √2.
             alpha: signal level to go with `sigma`, where the prediction type does not imply it.
             model: name of the model in use, where the host switches between several.
+            sigma_map: noise levels of single elements, where they differ: for each output a tensor that broadcasts to
+                the sample from the batch on (per frame, per token), in its structure. They count in conversions only;
+                windows, tables and schedules go by the step's own level. Equal on all ranks.
 
         Returns:
             The guided prediction in the prediction type, structure, shape and dtype of the denoiser's.
@@ -126,7 +133,7 @@ class Run:
             RankLostError: with several ranks, one does not answer.
             PlanMismatchError: with several ranks, they plan different things.
         """
-        plan = self.plan(index, sample, sigma=sigma, alpha=alpha, model=model)
+        plan = self.plan(index, sample, sigma=sigma, alpha=alpha, model=model, sigma_map=sigma_map)
         try:
             predictions = self.executor.execute(plan, denoise)
         except BaseException as error:
@@ -142,6 +149,7 @@ class Run:
         *,
         alpha: float | None = None,
         model: str | None = None,
+        sigma_map: Structured | None = None,
     ) -> Any:
         """Evaluate at a noise level, for a host that knows nothing else: find the step, then do as `step` does.
 
@@ -154,11 +162,12 @@ class Run:
             denoise: as of `step`.
             alpha: as of `step`.
             model: as of `step`.
+            sigma_map: as of `step`.
 
         Raises:
             As `step`.
         """
-        plan = self.plan_at(sigma, sample, alpha=alpha, model=model)
+        plan = self.plan_at(sigma, sample, alpha=alpha, model=model, sigma_map=sigma_map)
         try:
             predictions = self.executor.execute(plan, denoise)
         except BaseException as error:
@@ -174,6 +183,7 @@ class Run:
         sigma: Sigma | None = None,
         alpha: float | None = None,
         model: str | None = None,
+        sigma_map: Structured | None = None,
     ) -> Plan:
         """Return the plan of a step, for a host that runs the forwards itself.
 
@@ -184,7 +194,7 @@ class Run:
         """
         plan = None
         try:
-            plan = self._planned(index, sample, sigma, alpha, model)
+            plan = self._planned(index, sample, sigma, alpha, model, sigma_map)
             self.executor.place(plan)
         except BaseException as error:
             self._give_up(plan, error)
@@ -192,14 +202,20 @@ class Run:
         return plan
 
     def plan_at(
-        self, sigma: Sigma, sample: Structured, *, alpha: float | None = None, model: str | None = None
+        self,
+        sigma: Sigma,
+        sample: Structured,
+        *,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
     ) -> Plan:
         """Return the plan of an evaluation at a noise level; see `step_at` and `plan`."""
         plan = None
         try:
             index = self._program.find(sigma, 0 if self._last is None else self._last.index)
             is_usual = alpha is None and self._program.is_usual(index, sigma)
-            plan = self._planned(index, sample, None if is_usual else sigma, alpha, model, found=True)
+            plan = self._planned(index, sample, None if is_usual else sigma, alpha, model, sigma_map, found=True)
             self.executor.place(plan)
         except BaseException as error:
             self._give_up(plan, error)
@@ -347,12 +363,15 @@ class Run:
         sigma: Sigma | None,
         alpha: float | None,
         model: str | None,
+        sigma_map: Structured | None,
         *,
         found: bool = False,
     ) -> Plan:
         if type(index) is not int or not 0 <= index < self.count:
             index = checked_index(index, self.count)
-        structure, samples = self._structure, samples = read_sample(sample, self.settings.outputs, self._structure)
+        structure, samples = self._structure, samples = read_sample(
+            sample, self.settings.outputs, self._structure, any_dtype=self._is_other
+        )
         if structure.names != self._program.outputs:
             self._program = self._program.for_outputs(structure.names)
         last, evaluation = self._last, 0
@@ -373,13 +392,13 @@ class Run:
             layout = scheduled.layout
         if self._seeds.each is not None:
             self._seeds.check_count(next(iter(samples.values())).shape[0])
-        if layout.has_tensor_strengths:
+        if layout.has_tensor_strengths and not self._is_other:
             for name, each in samples.items():
                 layout.outputs[name].placed_strengths(each)  # raises where one does not broadcast
         if layout.edits or layout.differentiating:
             check_differentiable(layout, self.executor)
             scheduled = scheduled.for_samples(samples)
-        return Plan(
+        plan = Plan(
             self.identity,
             scheduled,
             structure,
@@ -390,6 +409,9 @@ class Run:
             self._give_up,
             self._following,
         )
+        if sigma_map is not None:
+            plan.noise = mapped(plan.noise, structure, sigma_map, samples)
+        return plan
 
     def _following(self, plan: Plan) -> Plan | None:
         """Return the next step's plan as it will be if the host goes on as usual; None if that cannot be said.
@@ -422,7 +444,9 @@ class Run:
                 results[name] = evaluate([(center, 1.0)], away=away, dtype=center.dtype)
             else:
                 tracked = plan.tracked.get(name) if plan.layout.differentiating else None
-                scene = Scene(layout, plan.samples[name], plan.moment, state, self._workspace, tracked)
+                scene = Scene(
+                    layout, plan.samples[name], plan.moment, state, self._workspace, plan.noise[name], tracked
+                )
                 if isinstance(predictions, Sums):
                     reference, known = predictions.references.get(name), predictions.statistics.get(name)
                     terms = [(predictions.sums[name], 1.0)]

@@ -395,3 +395,107 @@ def test_an_object_in_the_state_selects_itself_or_is_refused():
     made(run, [0])
     with pytest.raises(ConfigurationError, match="'keeps': its state 'kept' holds a object, whose samples cannot"):
         run.select([1])
+
+
+# Noise levels of single elements.
+
+
+def by_rows(x, sigmas):
+    """Return `sigma_map` of two frames: the first is clean."""
+    return torch.tensor(sigmas, dtype=x.dtype).view(1, -1, 1)
+
+
+@pytest.mark.parametrize("kind", ["flow", "v"])
+@pytest.mark.parametrize("shape", [(1, 3, 1), (2, 3, 1), (1, 3), (3,)])
+def test_conversions_follow_the_noise_level_of_each_element(kind, shape):
+    levels = torch.tensor([0.0, 0.3, 0.8])
+    given = levels.expand(2, 3) if shape[0] == 2 else levels
+    x, c, u = (torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(n)) for n in (1, 2, 3))
+    run = start([CFG(3.0), Rescale(0.6, space="x0")], sigmas=[0.8, 0.0], prediction_type=kind, alphas=None)
+    if shape == (3,):
+        with pytest.raises(ConfigurationError, match="sigma_map of 'output' has shape"):
+            run.step(0, x, lambda branch: c * 1 if branch.name == "cond" else u * 1, sigma_map=given)
+        return
+    guided = run.step(0, x, lambda b: c * 1 if b.name == "cond" else u * 1, sigma_map=given.reshape(shape))
+    s = levels.double().view(1, 3, 1)
+    a = 1 - s if kind == "flow" else (1 - s * s).sqrt()
+    xd, cd, ud = x.double(), c.double(), u.double()
+
+    def x0_of(p):
+        return xd - s * p if kind == "flow" else a * xd - s * p
+
+    x0 = x0_of(ud + 3 * (cd - ud))
+    std = [each.flatten(1).std(1, correction=0).view(2, 1, 1) for each in (x0_of(cd), x0)]
+    x0 = x0 * (0.6 * std[0] / std[1] + 0.4)
+    expected = ((xd - x0) / s if kind == "flow" else (a * xd - x0) / s).nan_to_num(0.0, 0.0, 0.0)
+    assert not guided[:, 0].any(), "what is clean does not move"
+    torch.testing.assert_close(guided[:, 1:].double(), expected[:, 1:], rtol=1e-5, atol=1e-5)
+
+
+def test_an_even_map_equals_the_level_itself():
+    x = torch.randn(2, 3, 4)
+    plugins = [APG(3.0, space="x0"), Rescale(0.6, space="x0")]
+    results = []
+    for more in ({}, {"sigma_map": torch.full((1, 3), 0.8)}):
+        run = start(plugins, sigmas=[0.8, 0.0], prediction_type="flow", alphas=None)
+        results.append(run.step(0, x, lambda branch: torch.tanh(x + len(branch.name)), **more))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+def test_windows_go_by_the_level_of_the_step():
+    run = start([CFG(3.0), Interval(0.5, 1.0)], sigmas=[0.8, 0.4, 0.0], prediction_type="flow", alphas=None)
+    for index in range(2):
+        run.step(index, X, lambda branch: X + len(branch.name), sigma_map=torch.tensor([[0.0, 0.1, 0.2]]))
+    assert run.passes == 3
+
+
+@pytest.mark.parametrize(
+    "given", [3, "x", [torch.ones(1)], torch.tensor([[-1.0, 0, 0]]), torch.tensor([[math.nan] * 3])]
+)
+def test_a_map_that_cannot_be_used(given):
+    run = start([CFG(3.0)], sigmas=[0.8, 0.0], prediction_type="flow", alphas=None)
+    with pytest.raises(ConfigurationError, match="sigma_map"):
+        run.step(0, X, lambda branch: X + 0, sigma_map=given)
+
+
+def test_a_map_needs_the_signal_level_of_each_element():
+    run = start([CFG(3.0), Rescale(space="x0")], prediction_type="epsilon", sigmas=[0.8, 0.0], alphas=[0.6])
+    with pytest.raises(ConfigurationError, match="only flow and v predictions imply it"):
+        run.step(0, X, lambda branch: X + 0, sigma_map=torch.tensor([[0.1, 0.2, 0.3]]))
+
+
+# Predictions that cannot be converted.
+
+
+def test_logits_of_tokens_are_guided():
+    tokens = torch.randint(0, 9, (2, 3))
+    c, u = torch.randn(2, 3, 9), torch.randn(2, 3, 9)
+    scales = torch.tensor([2.0, 4.0])
+    run = start([CFG(scales), Rescale(0.0)], prediction_type="other", sigmas=[1.0, 0.0], alphas=None)
+    guided = run.step(0, tokens, lambda branch: c * 1 if branch.name == "cond" else u * 1)
+    torch.testing.assert_close(guided, u + scales.view(2, 1, 1) * (c - u))
+    run = start([APG(scales, space=None), Rescale(0.5)], prediction_type="other", sigmas=[1.0, 0.0], alphas=None)
+    assert run.step(0, tokens, lambda branch: c * 1 if branch.name == "cond" else u * 1).shape == c.shape
+
+
+@pytest.mark.parametrize("plugins", [[APG(3.0)], [CFG(3.0), Rescale(space="x0")]], ids=["apg", "rescale"])
+def test_a_method_that_converts_is_refused_by_name(plugins):
+    with pytest.raises(
+        ConfigurationError, match=r"plugin '.*' works in x0: predictions of type 'other' cannot be conv"
+    ):
+        start(plugins, prediction_type="other", alphas=None)
+
+
+def test_whole_numbers_are_no_sample_of_another_type():
+    with pytest.raises(
+        ConfigurationError, match=r"must be floating point; got torch.int64\. .*prediction_type='other'"
+    ):
+        start([CFG(3.0)]).step(0, torch.ones(2, 3, dtype=torch.int64), lambda branch: X + 0)
+    run = start([CFG(3.0)], prediction_type="other", alphas=None)
+    for shapes in ((2, 3), (3, 3, 9)):
+        with pytest.raises(ConfigurationError.__mro__[1], match="but"):
+            run.step(
+                0,
+                torch.ones(2, 3, dtype=torch.int64),
+                lambda b, s=shapes: torch.ones(s if b.name == "cond" else (2, 4)),
+            )

@@ -113,7 +113,7 @@ class Structure:
 
 
 def read_sample(
-    sample: Any, declared: tuple[str, ...] | None, known: Structure | None
+    sample: Any, declared: tuple[str, ...] | None, known: Structure | None, *, any_dtype: bool = False
 ) -> tuple[Structure, dict[str, Tensor]]:
     """Return the structure of a noisy sample and its tensors by output.
 
@@ -121,6 +121,7 @@ def read_sample(
         sample: as `Structure.of` takes it.
         declared: the names given to `start(outputs=...)`, or `None`.
         known: the structure of the sample before it, which this one usually has too.
+        any_dtype: whether whole numbers are a sample too.
 
     Raises:
         ConfigurationError: it has another form than declared, or an entry is not `[B, ...]` floating point.
@@ -135,8 +136,11 @@ def read_sample(
     samples = {}
     for number, name in enumerate(structure.names):
         samples[name] = tensor = entries[number]
-        if not tensor.dtype.is_floating_point:
-            raise ConfigurationError(f"the sample ({name}) must be floating point; got {tensor.dtype}.")
+        if not tensor.dtype.is_floating_point and not any_dtype:
+            raise ConfigurationError(
+                f"the sample ({name}) must be floating point; got {tensor.dtype}. Whole numbers, such as tokens, are a "
+                "sample of prediction_type='other'."
+            )
         if tensor.ndim == 0 or tensor.numel() == 0:
             raise ConfigurationError(
                 f"the sample ({name}) must be [B, ...] with at least one element; got shape {tuple(tensor.shape)}."

@@ -14,9 +14,11 @@ sum of predictions whose weights add up to 1 may be taken in any of them.
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import attrs
+import torch
+from torch import Tensor
 
 from guidance_core.errors import ConfigurationError, brief, did_you_mean
 from guidance_core.parameters.schedules import ROUNDING
@@ -41,14 +43,18 @@ ELSEWHERE = {
 "Names that other libraries use for the prediction types."
 
 
-def check_space(what: str, given: object) -> None:
+OTHER = "other"
+"The prediction type of what cannot be converted: logits, actions."
+
+
+def check_space(what: str, given: object, allowed: tuple[str, ...] = SPACES) -> None:
     """Raise `ConfigurationError` unless `given` names a prediction type."""
-    if not isinstance(given, str) or given not in SPACES:
+    if not isinstance(given, str) or given not in allowed:
         hint = ""
         if isinstance(given, str):
             known = ELSEWHERE.get(given.lower().replace("-", "_"))
-            hint = f" That is {known!r} here." if known else did_you_mean(given, SPACES)
-        raise ConfigurationError(f"{what} must be one of {', '.join(SPACES)}; got {brief(given)}.{hint}")
+            hint = f" That is {known!r} here." if known else did_you_mean(given, allowed)
+        raise ConfigurationError(f"{what} must be one of {', '.join(allowed)}; got {brief(given)}.{hint}")
 
 
 def check_sigma(what: str, sigma: float, prediction_type: str) -> None:
@@ -67,6 +73,11 @@ class Noise:
     "`None` where the host did not say; flow implies `1 − sigma`, v implies `√(1 − sigma²)`."
     is_own: bool = attrs.field(default=True, eq=False, repr=False)
     "Whether sigma is the step's own, as the host gave it to `start`, not one given to `step`."
+    map: Tensor | None = attrs.field(default=None, eq=False)
+    """Noise levels of single elements, float32 or float64, broadcasting to the sample: per frame, per token.
+
+    They count in conversions only.
+    """
     conversions: dict[tuple[str, str], Affine] = attrs.field(factory=dict, init=False, eq=False, repr=False)
     "Those asked for so far, by source and target: the same ones are wanted at every evaluation."
 
@@ -111,8 +122,18 @@ class Noise:
 class Affine:
     """The conversion `target = a·sample + b·source` between two spaces at one noise level."""
 
-    a: float
-    b: float
+    a: Any
+    b: Any
+    "Numbers; tensors that broadcast to the sample where the noise levels of single elements count."
+
+    by_element: ClassVar[bool] = False
+
+
+@attrs.frozen
+class AffineByElement(Affine):
+    """A conversion whose factors are tensors."""
+
+    by_element: ClassVar[bool] = True
 
 
 IDENTITY = Affine(0.0, 1.0)
@@ -129,18 +150,71 @@ def affine(source: str, target: str, noise: Noise) -> Affine:
         return IDENTITY
     found = noise.conversions.get((source, target))
     if found is None:
-        found = noise.conversions[source, target] = _affine(source, target, noise)
+        make = _affine if noise.map is None else _affine_by_element
+        found = noise.conversions[source, target] = make(source, target, noise)
     return found
 
 
 def _affine(source: str, target: str, noise: Noise) -> Affine:
+    if OTHER in (source, target):
+        raise ConfigurationError(
+            f"predictions of type 'other' cannot be converted ({source} to {target}); leave the space to the model "
+            "(space=None)."
+        )
     alpha = noise.alpha_for((source, target))
     a1, b1 = _to_x0(source, alpha, noise.sigma)
     a2, b2 = _from_x0(target, alpha, noise.sigma)
     return Affine(a2 + b2 * a1, b2 * b1)
 
 
-def _to_x0(source: str, alpha: float, sigma: float) -> tuple[float, float]:
+def _affine_by_element(source: str, target: str, noise: Noise) -> Affine:
+    """Return the conversion at noise levels of single elements.
+
+    Where an element is clean (sigma 0), what is converted from x0 is 0: it is not to move.
+    """
+    assert noise.map is not None
+    _affine(source, target, noise)  # raises where there is none
+    sigma = noise.map
+    if "flow" in (source, target):
+        alpha: float | Tensor = 1.0 - sigma
+    elif noise.alpha == 1.0:
+        alpha = 1.0
+    elif "v" in (source, target):
+        alpha = (1.0 - sigma * sigma).clamp(min=0.0).sqrt()
+    else:
+        raise ConfigurationError(
+            f"sigma_map needs the signal level of each element to convert {source} to {target}: only flow and v "
+            "predictions imply it, and alphas of 1.0."
+        )
+    a1, b1 = _to_x0_by_element(source, alpha, sigma)
+    a2, b2 = _from_x0_by_element(target, alpha, sigma)
+    return AffineByElement(a2 + b2 * a1, b2 * b1)
+
+
+def _inverse(value: Tensor) -> Tensor:
+    """Return `1/value`, and 0 where it is 0."""
+    return torch.where(value > 0, 1.0 / value, 0.0)
+
+
+def _to_x0_by_element(source: str, alpha: Any, sigma: Tensor) -> tuple[Any, Any]:
+    if source == "epsilon":
+        inverse = _inverse(alpha) if isinstance(alpha, Tensor) else 1.0
+        return inverse, -sigma * inverse
+    return _to_x0(source, alpha, sigma)
+
+
+def _from_x0_by_element(target: str, alpha: Any, sigma: Tensor) -> tuple[Any, Any]:
+    if target == "x0":
+        return 0.0, 1.0
+    inverse = _inverse(sigma)
+    if target == "flow":
+        return inverse, -inverse
+    if target == "epsilon":
+        return inverse, -alpha * inverse
+    return alpha * inverse, -(alpha * alpha + sigma * sigma) * inverse
+
+
+def _to_x0(source: str, alpha: Any, sigma: Any) -> tuple[Any, Any]:
     if source == "x0":
         return 0.0, 1.0
     if source == "flow":

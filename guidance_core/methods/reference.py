@@ -83,6 +83,8 @@ class BasePrediction:
     def _by_leaves(self, space: str, statistic: Statistic) -> Tensor | None:
         """Return a statistic per sample of a large prediction, which is never held in that space; None of another."""
         prediction = self._prediction
+        if affine(self._own, space, self._noise).by_element:
+            return None
         if not is_blocked(prediction) or not is_by_leaves(prediction) or (n := prediction[0].numel()) <= LEAF:
             return None
         each = [statistic.of_long_row(self._reader(number, space), n) for number in range(prediction.shape[0])]

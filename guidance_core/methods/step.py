@@ -150,6 +150,8 @@ class Step:
     __slots__ = (
         "_answers",
         "_is_over",
+        "_level",
+        "_like",
         "_moment",
         "_name",
         "_plugin",
@@ -169,9 +171,13 @@ class Step:
         output: str | None = None,
         sample: Tensor | None = None,
         answers: Answers | None = None,
+        noise: Noise | None = None,
         tracked: Tracked | None = None,
+        like: Tensor | None = None,
     ) -> None:
         self._answers = answers
+        self._level = noise
+        self._like = like
         self._tracked = tracked
         self._is_over = False
         self._moment = moment
@@ -185,9 +191,16 @@ class Step:
 
     @property
     def sample(self) -> Tensor | None:
-        """The noisy sample of this output, `[B, ...]`, in the accumulation dtype; None in `build_branches`."""
+        """The noisy sample of this output, `[B, ...]`, in the accumulation dtype; None in `build_branches`.
+
+        Whole numbers, of predictions that cannot be converted, stay as they are.
+        """
         given = self._sample
-        if given is not None and given.dtype is not (working := accumulation_dtype(given)):
+        if (
+            given is not None
+            and given.is_floating_point()
+            and given.dtype is not (working := accumulation_dtype(given))
+        ):
             given = self._sample = given.to(working)
         return given
 
@@ -236,7 +249,7 @@ class Step:
 
     @property
     def _noise(self) -> Noise:
-        return self._moment.noise[self.output or self.outputs[0]]
+        return self._level or self._moment.noise[self.output or self.outputs[0]]
 
     @property
     def _next_noise(self) -> Noise:
@@ -493,9 +506,10 @@ class Step:
         return parameter
 
     def _placed(self, value: Any) -> Any:
-        if not isinstance(value, Tensor) or self._sample is None:
+        like = self._sample if self._like is None else self._like
+        if not isinstance(value, Tensor) or like is None:
             return value
-        return placed(value, self._sample, self._named(value))
+        return placed(value, like, self._named(value))
 
     def _field_of(self, value: Any) -> attrs.Attribute[Any] | None:
         """Return the parameter that holds `value`."""

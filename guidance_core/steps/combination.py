@@ -35,13 +35,12 @@ class Scene:
     moment: Moment
     state: States
     workspace: Workspace
+    noise: Noise
+    "The output's noise level."
     tracked: Tracked | None = None
     "The sample in the graph of the base prediction, where a method differentiates."
-
-    @property
-    def noise(self) -> Noise:
-        """The output's noise level."""
-        return self.moment.noise[self.layout.name]
+    like: Tensor | None = None
+    "A prediction, where its shape is not the sample's."
 
     def affine(self, source: str, target: str) -> Affine:
         """Return the conversion between two spaces at this noise level."""
@@ -51,7 +50,12 @@ class Scene:
         """Return the step that a hook gets."""
         name = acting.implementation.plugin
         tracked = self.tracked if acting.needs.gradient else None
-        return Step(self.moment, name, acting.plugin, self.state, self.layout.name, self.sample, tracked=tracked)
+        return Step(
+            *(self.moment, name, acting.plugin, self.state, self.layout.name, self.sample),
+            noise=self.noise,
+            tracked=tracked,
+            like=self.like,
+        )
 
 
 class Workspace:
@@ -131,6 +135,8 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
     if scene.tracked is not None:
         predictions = {branch: prediction.detach() for branch, prediction in predictions.items()}
     base = predictions[BASE]
+    if base.shape != scene.sample.shape:
+        scene.like = base
     terms: list[Term] = [(predictions[layout.center], 1.0)]
     away = [(predictions[branch], strength) for branch, strength in layout.placed_away(base)]
     if layout.combining or layout.combine_wrappers:
@@ -206,7 +212,7 @@ def _chained(scene: Scene, guided: _Guided, base: BasePrediction) -> _Guided:
         implementation, space = acting.implementation, acting.space
         if space != source or type(factor) is not float:
             tensor = _converted(scene, (tensor, factor, source), space)
-        step = Step(scene.moment, implementation.plugin, acting.plugin, scene.state, scene.layout.name, scene.sample)
+        step = scene.step(acting)
         try:
             result = implementation.function(step, tensor, Reference(base, acting.needs, space))
         except Exception as error:

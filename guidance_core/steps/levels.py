@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
+from torch import Tensor
+
+from guidance_core.algebra.outputs import Structure
+from guidance_core.algebra.spaces import Noise
 from guidance_core.errors import ConfigurationError, brief
+from guidance_core.methods.step import placed
 
 ROUNDING = 0.01
 "Relative: hosts compute levels in bfloat16 too."
@@ -62,3 +68,23 @@ def checked_level(what: str, given: Any) -> float:
     if not math.isfinite(level) or level < 0:
         raise ConfigurationError(f"{what} must be finite and not negative; got {level}.")
     return level
+
+
+def mapped(
+    noise: Mapping[str, Noise], structure: Structure, given: Any, samples: Mapping[str, Tensor]
+) -> Mapping[str, Noise]:
+    """Return noise levels with those of single elements, given in the structure of the sample.
+
+    Raises:
+        ConfigurationError: they have another structure, do not broadcast to the sample, or are negative on a CPU.
+    """
+    entries = structure.entries(given)
+    if entries is None:
+        raise structure.misfit(given, "sigma_map", ConfigurationError)
+    found = {}
+    for entry, (name, level) in zip(entries, noise.items(), strict=True):
+        if entry.device.type == "cpu" and not bool((entry >= 0).all()):
+            raise ConfigurationError(f"sigma_map of {name!r} must not be negative or NaN.")
+        map = placed(entry, samples[name], f"sigma_map of {name!r}")
+        found[name] = attrs.evolve(level, map=map)
+    return found

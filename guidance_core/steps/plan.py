@@ -16,7 +16,7 @@ from torch import Tensor
 from guidance_core.algebra.arithmetic import Weight, evaluate
 from guidance_core.algebra.digest import digest
 from guidance_core.algebra.outputs import Structure
-from guidance_core.algebra.spaces import Noise
+from guidance_core.algebra.spaces import OTHER, Noise
 from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError, NonFiniteError
 from guidance_core.methods.reference import BasePrediction, Measured
 from guidance_core.methods.requests import BASE
@@ -64,6 +64,7 @@ class Plan:
         "is_finished",
         "layout",
         "moment",
+        "noise",
         "own_branches",
         "padding",
         "placed",
@@ -94,6 +95,8 @@ class Plan:
         self.layout = scheduled.layout
         self.moment = scheduled.moment
         "Where the step stands."
+        self.noise: Mapping[str, Noise] = scheduled.moment.noise
+        "The noise level by output; with those of single elements, where the host gave them."
         self.branches = scheduled.branches
         "The passes to run, `cond` first; empty where every output keeps its last x0."
         self.own_branches = scheduled.branches
@@ -179,11 +182,6 @@ class Plan:
         return self.moment.index
 
     @property
-    def noise(self) -> Mapping[str, Noise]:
-        """The noise level by output."""
-        return self.moment.noise
-
-    @property
     def sigma(self) -> float:
         """Noise level of the step (of the first output)."""
         return self.noise[self._structure.names[0]].sigma
@@ -211,8 +209,8 @@ class Plan:
     def fingerprint(self) -> tuple[int, ...]:
         """What ranks compare before they exchange predictions; see `PARTS`."""
         moment = self.moment
-        levels = [(level.sigma, level.alpha) for level in self.noise.values()]
-        step = digest([repr((moment.index, moment.run.count, moment.evaluation, moment.model, levels))])
+        levels = [(level.sigma, level.alpha, level.map) for level in self.noise.values()]
+        step = digest([moment.index, moment.run.count, moment.evaluation, moment.model, levels])
         shapes = [(tuple(sample.shape), str(sample.dtype), sample.device.type) for sample in self.samples.values()]
         sample = digest([repr((self._structure.kind, list(self.samples), shapes))])
         return (*self.identity.fingerprint, step, *self.layout.fingerprint, sample)
@@ -274,9 +272,12 @@ class Plan:
         by_output: Predictions = {output: {} for output in self.samples}
         if not made:
             return by_output
+        is_other = self.identity.settings.prediction_type == OTHER and self.placed is None
         for number, (output, sample) in enumerate(self.samples.items()):
             given, first = by_output[output], made[0][3][number]
             whole, dtype, device, is_cpu = sample.shape, first.dtype, sample.device, sample.is_cpu
+            if is_other and first.shape[:1] == whole[:1]:
+                whole = first.shape  # such as logits, of which nobody but the host knows the shape
             for branch, name, rows, entries in made:
                 given[name] = tensor = entries[number]
                 shape = whole if rows is None else self.shape_of(output, rows)

@@ -209,7 +209,7 @@ class Seam:
             )
         step, sigma, alpha = self._levels.evaluations[self._made]
         is_own = self._made == 0 or self._levels.evaluations[self._made - 1][0] != step
-        levels = {} if is_own else {"sigma": sigma, "alpha": alpha}
+        levels: dict[str, Any] = {} if is_own else {"sigma": sigma, "alpha": alpha}
         denoise = Forwards(model, conditions, self.pattern, facts)
         given = sample if self.pattern.outputs else sample[0]
         try:

@@ -83,7 +83,8 @@ def space_invariance(subject: Subject, case: Case) -> None:
 
     def converted(source: str, target: str, step: int, sample: Tensor, tensor: Tensor) -> Tensor:
         conversion = affine(source, target, noises[step])
-        return conversion.a * sample + conversion.b * tensor
+        made: Tensor = conversion.a * sample + conversion.b * tensor
+        return made
 
     def change(step: int, output: str, tensor: Tensor) -> Tensor:
         return converted("flow", case.prediction_type, step, case.named(case.sample(step))[output], tensor)
