@@ -51,6 +51,7 @@ from guidance_core.executors import (
     Denoiser,
     Executor,
     SerialExecutor,
+    Shards,
     Sums,
     run_branch,
 )
@@ -124,6 +125,7 @@ __all__ = [
     "Scale",
     "Schedule",
     "SerialExecutor",
+    "Shards",
     "SkipBlocks",
     "SkipSelfAttention",
     "SpecError",

@@ -23,6 +23,7 @@ from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
 from guidance_core.methods.capabilities import Supports
 from guidance_core.methods.noise import Seeds
+from guidance_core.methods.split import Split
 from guidance_core.methods.stack import Stack
 from guidance_core.run import Run
 from guidance_core.steps.program import Program
@@ -134,6 +135,7 @@ class Guidance:
         may_rise: bool = False,
         seeds: int | Sequence[int] | torch.Tensor | None = None,
         supports: Supports | None = None,
+        shards: Split | None = None,
         given: Callable[[], Mapping[str, int]] | None = None,
     ) -> Run:
         """Start a run: one generation, which owns all state.
@@ -155,6 +157,7 @@ class Guidance:
                 drawn if not given, and then `run.seeds` tells them. Torch's own generators are not used.
             supports: returns None, or the reason why the model cannot run a pass; called once for each distinct one.
                 `Capabilities` is a ready one.
+            shards: which outputs are pieces of a sequence, held by the ranks of another group; see `Shards`.
             given: returns a number for each thing that must be equal on all ranks, such as a checksum of the prompt,
                 by its name; called once, and only with an executor of several ranks.
 
@@ -179,6 +182,7 @@ class Guidance:
                 check_finite=_checked_flag("check_finite", check_finite),
                 seeds=Seeds.of(seeds),
                 supports=_checked_supports(supports),
+                shards=_checked_shards(shards, self._stack),
                 given=_checked_call(given),
             )
             for output, levels in settings.sigmas.items():
@@ -366,6 +370,21 @@ def _numbers(what: str, given: Any) -> tuple[float, ...]:
 def _checked_type(given: Any) -> str:
     check_space("prediction_type", given, (*SPACES, OTHER))
     return str(given)
+
+
+def _checked_shards(shards: Any, stack: Stack) -> Split | None:
+    if shards is None:
+        return None
+    if not isinstance(shards, Split):
+        raise ConfigurationError(
+            f"shards says which outputs are split, as Shards(group, dims=...); got {brief(shards)}."
+        )
+    for name, plugin in stack.plugins.items():
+        if not getattr(type(plugin), "shardable", True):
+            raise ConfigurationError(
+                f"plugin {name!r} looks at whole tensors (shardable = False), but the run's are pieces: {shards}."
+            )
+    return shards
 
 
 def _checked_supports(supports: Any) -> Supports | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import attrs
 import torch
 import torch.distributed as dist
 from rank_jobs import EPS32, EXECUTORS, Case, Found, equivalence
@@ -14,7 +15,19 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from guidance_core import AllGatherExecutor, AutoExecutor, Guidance, GuidanceError
+from guidance_core import (
+    AllGatherExecutor,
+    AutoExecutor,
+    Guidance,
+    GuidanceError,
+    Multiply,
+    Needs,
+    Shards,
+    Std,
+    hookimpl,
+    ratio,
+    std,
+)
 
 SIGMAS = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
 STRENGTHS = {"uncond": 3.0, "weak": 1.5, "weaker": -0.5}
@@ -184,3 +197,98 @@ def mesh_on_one_rank_and_its_group_on_the_other(group: Any) -> tuple[str, str]:
     except GuidanceError as error:
         return type(error).__name__, str(error)
     return "", "nothing was raised"
+
+
+# Guidance beside sequence parallelism: pieces of the outputs on the ranks of the other dimension.
+
+SHARDED = {
+    "rescale": "cfg:scale=5,rescale:phi=0.7",
+    "rescale in x0": "cfg:scale=5,rescale:phi=0.7,space=x0",
+    "rescale by channel": "cfg:scale=5,rescale:phi=1,over=channel_last",
+    "rescale by token": "cfg:scale=5,rescale:phi=1,over=token",
+    "rescale over the batch": "cfg:scale=5,rescale:phi=0.5,over=tensor",
+    "rescale over dimensions": "cfg:scale=5,rescale:phi=0.5,over=[1, 2]",
+    "rescale over first tokens": "cfg:scale=5,rescale:phi=1,first=9",
+    "clamped norms": "cfg:scale=5,normalize:form=clamp",
+    "matched norms": "cfg:scale=5,normalize:form=match",
+    "projection": "apg:scale=4,eta=0.3,momentum=-0.5,threshold=2.0",
+    "projection over dimensions": "apg:scale=4,over=[1]",
+    "zero-star": "cfg-zero-star:scale=4,zero_steps=1",
+    "gate": "cfg:scale=5,rescale:phi=0.7,gate:lo=0.5",
+    "ltx2": "ltx2:cfg_scale={video: 3, audio: 7},stg_scale=1,modality_scale=3,rescale_scale=0.7,stg_blocks=1",
+}
+TOKENS, VALID = 12, 11
+"Tokens of the video, the last of which is padding where the pieces are padded."
+
+
+def sharded_run(mesh: DeviceMesh, spec: str | Guidance, executor: Any, padded: bool) -> list[tuple[float, float]]:
+    """Return, for each step and output, the error against the whole sequence, and the largest of its values."""
+    guidance = Guidance.from_spec(spec) if isinstance(spec, str) else spec
+    outputs = guidance.outputs or ("video",)
+    tokens = {"video": TOKENS, "audio": 5}
+    counted = VALID if padded else TOKENS
+    made = {
+        (name, output, step): torch.randn(2, tokens[output], 6, generator=torch.Generator().manual_seed(17 * step + n))
+        for step in range(4)
+        for output in outputs
+        for n, name in enumerate(("x", "cond", "uncond", "neg", "perturbed", "modality"), 7 * len(output))
+    }
+    half, rank = TOKENS // 2, mesh.get_local_rank("sequence")
+
+    def piece(tensor: torch.Tensor, output: str) -> torch.Tensor:
+        return tensor[:, rank * half : (rank + 1) * half].contiguous() if output == "video" else tensor
+
+    def whole(tensor: torch.Tensor, output: str) -> torch.Tensor:
+        return tensor[:, :counted].contiguous() if output == "video" else tensor
+
+    def results(cut: Callable[[torch.Tensor, str], torch.Tensor], **settings: Any) -> list[Any]:
+        conditions: dict[str, dict[str, Any]] = {"positive": {}, "negative": {}}
+        run = guidance.start(
+            conditions=conditions, sigmas=[0.9, 0.6, 0.4, 0.2, 0.0], prediction_type="flow", outputs=outputs, **settings
+        )
+
+        def at(step: int) -> Any:
+            def denoise(branch: Any) -> Any:
+                return tuple(cut(made[branch.name, output, step], output).clone() for output in outputs)
+
+            x = tuple(cut(made["x", output, step], output) for output in outputs)
+            return run.step(step, x, denoise)
+
+        return [at(step) for step in range(4)]
+
+    valid = {"video": VALID} if padded else None
+    shards = Shards(mesh, {"video": 1}, valid, mesh_dim="sequence")
+    found = []
+    for ours, alone in zip(results(piece, executor=executor, shards=shards), results(whole), strict=True):
+        for own, expected, output in zip(ours, alone, outputs, strict=True):
+            if output == "video":
+                expected = expected[:, rank * half : (rank + 1) * half]
+                own = own[:, : expected.shape[1]]
+            found.append((float((own - expected).abs().max()), float(expected.abs().max())))
+    return found
+
+
+def sharded_beside(group: Any, spec: str, name: str, padded: bool) -> list[tuple[float, float]]:
+    """Run guidance on one dimension of a mesh and a sequence on the other."""
+    mesh = DeviceMesh("cpu", torch.arange(4).view(2, 2), mesh_dim_names=("guidance", "sequence"))
+    return sharded_run(mesh, spec, EXECUTORS[name](mesh, mesh_dim="guidance"), padded)
+
+
+@attrs.frozen
+class OwnPiece:
+    """A rescale that forms its statistic from the piece at hand, which is wrong."""
+
+    @hookimpl
+    def build_branches(self, step: Any) -> list[Any]:
+        return [Needs(statistics=Std())]
+
+    @hookimpl
+    def postprocess(self, step: Any, guided: torch.Tensor, reference: Any) -> Any:
+        return Multiply(ratio(reference.measure(Std()), std(guided)))
+
+
+def own_statistics(group: Any, name: str) -> list[tuple[float, float]]:
+    """Run a method that does not know that it sees a piece."""
+    mesh = DeviceMesh("cpu", torch.arange(4).view(2, 2), mesh_dim_names=("guidance", "sequence"))
+    guidance = Guidance([*Guidance.from_spec("cfg:scale=5").plugins, OwnPiece()])
+    return sharded_run(mesh, guidance, EXECUTORS[name](mesh, mesh_dim="guidance"), False)

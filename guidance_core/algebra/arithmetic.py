@@ -63,8 +63,8 @@ def evaluate(
     dtype = dtype or working
     if space.by_element:  # rare, and not blocked
         total = evaluate(terms, away=away) * space.b
-        total = total if sample is None else total + space.a * sample.to(working)
-        return total.to(dtype)
+        moved: Tensor = total if sample is None else total + space.a * sample.to(working)
+        return moved.to(dtype)
     if first.numel() > BLOCK and first.is_cpu and not _is_tracked((*terms, *away), sample):
         is_one = len(terms) == 1 and not away and type(weight) is float and weight == 1.0
         if is_one and space is IDENTITY and given is dtype:

@@ -21,7 +21,7 @@ SHORT = 4096  # rows up to this length take a single call: quick to dispatch, sl
 def stds(rows: Tensor) -> Tensor:
     """Return the standard deviation (of the population) of each of the rows `[R, N]`."""
     if rows.shape[1] <= SHORT or not is_by_leaves(rows):
-        return _stds(rows, (1,))
+        return _stds(rows, (1,)).squeeze(1)
     return torch.stack([std_of(_reader(row), row.numel()) for row in rows])
 
 

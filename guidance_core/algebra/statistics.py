@@ -144,8 +144,8 @@ class Statistic:
             return x.reshape(-1, 1)
         if kept != list(range(len(kept))):
             x = x.permute(*kept, *covered)
-        rows: int = x.shape[: len(kept)].numel()
-        return x.reshape(rows, -1).contiguous()
+        rows, each = x.shape[: len(kept)].numel(), x.shape[len(kept) :].numel()
+        return x.reshape(rows, each).contiguous()
 
     def limited(self, x: Tensor) -> Tensor:
         """Return the first tokens of `x`, where it is limited to these."""
@@ -182,6 +182,8 @@ class Std(Statistic):
         """Return number, mean and sum of squared distances from it, counted from the first element."""
         rows = self.rows(tensors[0])
         n = rows.shape[1]
+        if n == 0:
+            return _wide(rows.new_zeros(rows.shape[0], 3))
         origin = rows[:, :1]
         mean = _wide(origin[:, 0]) + _wide(sums(rows - origin)) / n
         return torch.stack([torch.full_like(mean, n), mean, _wide(stds(rows)).square() * n], dim=1)
@@ -189,10 +191,8 @@ class Std(Statistic):
     def joined(self, parts: Tensor) -> Tensor:
         """Join them by Chan's formula `M₂ = Σ M₂ⱼ + Σ nⱼ(mⱼ − m)²` (Chan, Golub & LeVeque 1979)."""
         counts, means, squares = parts.unbind(dim=2)
-        first = means[0]
         n = counts.sum(dim=0)
-        apart = means - first
-        apart = apart - (apart * counts).sum(dim=0) / n
+        apart = means - (means * counts).sum(dim=0) / n
         return ((squares + counts * apart.square()).sum(dim=0) / n).sqrt()
 
     def of_long_row(self, read: Read, n: int) -> Tensor | None:

@@ -6,6 +6,7 @@ from guidance_core.executors.auto import AutoExecutor
 from guidance_core.executors.base import Denoiser, Executor, run_branch
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.serial import SerialExecutor
+from guidance_core.executors.shards import Shards
 from guidance_core.steps.plan import Sums
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Denoiser",
     "Executor",
     "SerialExecutor",
+    "Shards",
     "Sums",
     "run_branch",
 ]

@@ -15,6 +15,7 @@ from guidance_core.algebra.spaces import IDENTITY, Noise, affine
 from guidance_core.algebra.statistics import Norm, Over, Statistic, Std
 from guidance_core.errors import PluginError
 from guidance_core.methods.requests import Needs
+from guidance_core.methods.split import Piece
 
 Measured: TypeAlias = tuple[str, Statistic]
 "A statistic of the base prediction, in a space."
@@ -34,7 +35,7 @@ class Multiply:
 class BasePrediction:
     """The base prediction of one output; conversions and statistics are computed once, on demand."""
 
-    __slots__ = ("_given", "_known", "_noise", "_own", "_sample", "_tensors")
+    __slots__ = ("_given", "_known", "_noise", "_own", "_piece", "_sample", "_tensors")
 
     def __init__(
         self,
@@ -43,11 +44,13 @@ class BasePrediction:
         prediction_type: str,
         noise: Noise,
         known: Mapping[Measured, Tensor] | None = None,
+        piece: Piece | None = None,
     ) -> None:
         """Take the prediction in the host's space, or None where only statistics travelled here."""
         self._given = prediction
         self._sample = sample
         self._own = prediction_type
+        self._piece = piece
         self._noise = noise
         self._known = {**known} if known else {}
         is_ready = prediction is not None and prediction.dtype is torch.float32
@@ -73,10 +76,12 @@ class BasePrediction:
         found = self._known.get(wanted)
         if found is None:
             tensor = self._tensors.get(space)
-            if tensor is None and statistic.over == "sample" and statistic.first is None:
+            piece = self._piece
+            if tensor is None and piece is None and statistic.over == "sample" and statistic.first is None:
                 found = self._by_leaves(space, statistic)
             if found is None:
-                found = statistic(self.tensor(space) if tensor is None else tensor)
+                tensor = self.tensor(space) if tensor is None else tensor
+                found = statistic(tensor) if piece is None else piece.measure(statistic, [tensor], "a correction")
             self._known[wanted] = found
         return found
 

@@ -15,6 +15,7 @@ from guidance_core.algebra.spaces import Noise, affine, check_space
 from guidance_core.algebra.statistics import Statistic
 from guidance_core.errors import ConfigurationError, PluginError
 from guidance_core.methods.noise import Seeds, noise_like
+from guidance_core.methods.split import Piece, Split, measured
 from guidance_core.parameters.fields import ANY, as_value, check_number
 from guidance_core.parameters.schedules import SCHEDULES, Position, Schedule, Window
 from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, is_neutral
@@ -48,11 +49,17 @@ class RunFacts:
     seeds: Seeds
     blocks: Mapping[str, int] | None
     "How many blocks the host's model has, by list of blocks, where it says so."
+    shards: Split | None
+    "Which outputs are pieces of longer ones."
     outputs: tuple[str, ...] = attrs.field(init=False)
 
     @outputs.default
     def _default_outputs(self) -> tuple[str, ...]:
         return tuple(self.sigmas)
+
+    def piece(self, output: str) -> Piece | None:
+        """Return which piece of an output this rank holds; None if it is whole."""
+        return None if self.shards is None else self.shards.of(output)
 
 
 @attrs.frozen(eq=False)
@@ -324,7 +331,8 @@ class Step:
         Raises:
             ConfigurationError: it does not fit the tensors.
         """
-        return statistic(*tensors)
+        piece = None if self.output is None else self._moment.run.piece(self.output)
+        return measured(statistic, tensors, piece, f"plugin {self._name!r}")
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Return the gradient of a loss by this output's noisy sample; for `combine` with `Needs(gradient=True)`.
@@ -370,8 +378,18 @@ class Step:
             PluginError: `tensor` is something else.
         """
         index = self._told("index", self._moment.index)
-        samples = None if self._sample is None else self._sample.shape[0]
+        sample = self._sample
+        samples = None if sample is None else sample.shape[0]
         key = (index, self._name, self.output, purpose)
+        piece = None if self.output is None else self._moment.run.piece(self.output)
+        if (
+            piece is not None
+            and sample is not None
+            and tensor.ndim == sample.ndim
+            and tensor.shape[piece.dim] == sample.shape[piece.dim]
+        ):
+            whole = tensor.new_empty(piece.whole_shape(tensor.shape))
+            return piece.own(noise_like(whole, self._moment.run.seeds, samples, key, f"plugin {self._name!r}"))
         return noise_like(tensor, self._moment.run.seeds, samples, key, f"plugin {self._name!r}")
 
     @property

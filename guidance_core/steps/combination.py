@@ -168,7 +168,7 @@ def correct(
         return evaluate(terms, away=away, dtype=like.dtype)
     buffer = scene.workspace.buffer(layout.name, like) if is_blocked(like) else None
     total = evaluate(terms, sample, IDENTITY if space == own else affine(own, space, noise), away=away, out=buffer)
-    reference = BasePrediction(base, sample, own, noise, known)
+    reference = BasePrediction(base, sample, own, noise, known, scene.moment.run.piece(layout.name))
     if layout.correct_wrappers:
         tensor, factor, space = _wrapped(scene, layout.correct_wrappers, (total, 1.0, space), reference)
     else:

@@ -375,7 +375,8 @@ class Plan:
         own = self.identity.settings.prediction_type
         sample = self.samples[output]
         sample = sample if rows is None else sample[rows]
-        return BasePrediction(base, sample, own, self.noise[output]).measure(*key)
+        piece = self.moment.run.piece(output)
+        return BasePrediction(base, sample, own, self.noise[output], piece=piece).measure(*key)
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -70,6 +70,11 @@ class Program:
             raise ConfigurationError(
                 f"sigmas are given for {', '.join(map(str, sigmas))}, but the outputs are {', '.join(self.outputs)}."
             )
+        shards = settings.shards
+        if shards is not None and not set(shards.dims) <= set(self.outputs):
+            raise ConfigurationError(
+                f"shards are of {', '.join(shards.dims)}, but the outputs are {', '.join(self.outputs)}."
+            )
         self._facts = RunFacts(
             run_id=self.identity.id,
             count=settings.count,
@@ -81,6 +86,7 @@ class Program:
             inputs=settings.conditions or {},
             seeds=settings.seeds,
             blocks=settings.blocks,
+            shards=settings.shards,
         )
         moments = [Moment(self._facts, index, 0, self._usual(index), None) for index in range(settings.count)]
         self.layouts: list[Layout] = self._laid_out(moments)

@@ -11,6 +11,7 @@ import attrs
 from guidance_core.algebra.digest import digest
 from guidance_core.methods.capabilities import Supports
 from guidance_core.methods.noise import Seeds
+from guidance_core.methods.split import Split
 from guidance_core.parameters.settled import settle
 
 
@@ -28,6 +29,8 @@ class RunSettings:
     seeds: Seeds = attrs.field(factory=Seeds)
     supports: Supports | None = None
     "Returns why the host's model cannot run a pass, or None."
+    shards: Split | None = None
+    "Which outputs are pieces of longer ones."
     given: Callable[[], Mapping[str, int]] | None = None
     "Returns what a host wants equal on all ranks, as a number for each thing; called where there are several."
 
@@ -69,6 +72,7 @@ class RunIdentity:
         sigmas = [settings.sigmas, settings.alphas]
         seeds = None if settings.seeds.is_drawn else settings.seeds
         others = [settings.prediction_type, settings.check_finite, named, self.selections, seeds]
+        others += [] if settings.shards is None else [settings.shards.dims, settings.shards.valid]
         return digest(methods), digest(sigmas), digest(others), digest([self.given])
 
     @property
