@@ -14,7 +14,7 @@ sum of predictions whose weights add up to 1 may be taken in any of them.
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import attrs
 
@@ -65,10 +65,13 @@ class Noise:
     sigma: float
     alpha: float | None = None
     "`None` where the host did not say; flow implies `1 − sigma`, v implies `√(1 − sigma²)`."
-    is_own: bool = attrs.field(default=True, eq=False, repr=False)
-    "Whether sigma is the step's own, as the host gave it to `start`, not one given to `step`."
     conversions: dict[tuple[str, str], Affine] = attrs.field(factory=dict, init=False, eq=False, repr=False)
     "Those asked for so far, by source and target: the same ones are wanted at every evaluation."
+
+    remedy: ClassVar[str] = (
+        "start the run with alphas=[...], one per step, or alphas=1.0 where the sample is x0 + sigma * noise"
+    )
+    "What to do where alpha is missing."
 
     def alpha_for(self, spaces: tuple[str, str]) -> float:
         """Return alpha for a conversion between `spaces`, or raise `ConfigurationError`."""
@@ -84,14 +87,16 @@ class Noise:
             return self.alpha
         if "v" in spaces and self.sigma <= 1:
             return math.sqrt(1.0 - self.sigma**2)
-        missing = (
-            "start the run with alphas=[...], one per step, or alphas=1.0 where the sample is x0 + sigma * noise"
-            if self.is_own
-            else "give this step alpha=... beside sigma=..., or 1.0 where the sample is x0 + sigma * noise"
-        )
         raise ConfigurationError(
-            f"converting {spaces[0]} to {spaces[1]} at sigma {self.sigma:g} needs alpha: {missing}."
+            f"converting {spaces[0]} to {spaces[1]} at sigma {self.sigma:g} needs alpha: {self.remedy}."
         )
+
+
+@attrs.frozen
+class GivenNoise(Noise):
+    """The noise level of an evaluation at a level of its own, which the host gave to `step`."""
+
+    remedy: ClassVar[str] = "give this step alpha=... beside sigma=..., or 1.0 where the sample is x0 + sigma * noise"
 
 
 @attrs.frozen
