@@ -355,7 +355,8 @@ def _numbers(what: str, given: Any) -> tuple[float, ...]:
     try:
         given = given.tolist() if isinstance(given, torch.Tensor) else given
         items = [] if isinstance(given, str | bytes | Mapping) else list(itertools.islice(given, MOST_STEPS + 2))
-        if isinstance(given, str | bytes | Mapping) or any(isinstance(item, str | bytes | bool) for item in items):
+        kinds = {type(given), *map(type, items)}
+        if any(issubclass(kind, (str, bytes, bool, Mapping)) for kind in kinds):
             raise TypeError
         levels = tuple(map(float, items))
     except Exception:

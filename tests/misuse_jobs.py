@@ -104,7 +104,7 @@ def differs(group: Any, what: str, odd: int) -> tuple[Said, bool]:
             said = error_of(lambda: start(AllGatherExecutor(group, split_rows=here)))
         case "sigma of a step":
             run = start(executor)
-            said = error_of(lambda: step(run, sigma=0.5 if here else None))
+            said = error_of(lambda: step(run, sigma=0.95 if here else None))
         case "another evaluation":
             run = start(executor)
             step(run)

@@ -178,7 +178,7 @@ def test_start(changed, says):
 def test_a_message_says_each_thing_once():
     with pytest.raises(ConfigurationError) as caught:
         start([CFG()], prediction_type="logits")
-    assert str(caught.value) == "prediction_type must be one of epsilon, v, x0, flow; got 'logits'."
+    assert str(caught.value) == "prediction_type must be one of epsilon, v, x0, flow, other; got 'logits'."
     with pytest.raises(UnknownNameError) as caught:
         start([CFG()], conditions={"positive": {}})
     assert "Did you mean" not in str(caught.value), "negative is not positive misspelt"
@@ -486,3 +486,31 @@ def test_a_tuple_of_one_prediction_is_explained():
     x = torch.zeros(1, 4)
     with pytest.raises(DenoiserError, match=r"a tuple of 1\. A model called with return_dict=False"):
         start([CFG()]).step(0, x, lambda branch: (x,))
+
+
+class _AnswersAsItLikes(type):
+    def __getattr__(cls, name):
+        raise (AttributeError if name.startswith("__") else RuntimeError)(f"no {name}")
+
+
+@attrs.frozen
+class OfAHostileClass(metaclass=_AnswersAsItLikes):
+    @hookimpl
+    def build_branches(self, step):
+        return []
+
+
+@attrs.frozen
+class AnswersAsItLikes:
+    @hookimpl
+    def build_branches(self, step):
+        return []
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"no {name}")
+
+
+@pytest.mark.parametrize("cls", [OfAHostileClass, AnswersAsItLikes])
+def test_a_class_that_answers_as_it_likes_is_refused_by_name(cls):
+    with pytest.raises(ConfigurationError, match=f"{cls.__name__}.* cannot be used as a plugin: RuntimeError: no "):
+        Guidance([CFG(), cls()])

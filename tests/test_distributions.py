@@ -54,6 +54,7 @@ AT_IMPORT = {
         "RuntimeError: no ",
     ),
     "metaclass hash": (HOSTILE_CLASS.format(method="__hash__(cls)"), "RuntimeError: no"),
+    "metaclass getattr": (HOSTILE_CLASS.format(method="__getattr__(cls, name)"), "RuntimeError: no"),
     "metaclass eq": (HOSTILE_CLASS.format(method="__eq__(cls, other)"), "RuntimeError: no|TypeError"),
     "metaclass instancecheck": (HOSTILE_CLASS.format(method="__instancecheck__(cls, one)"), "RuntimeError: no"),
 }

@@ -69,7 +69,7 @@ def test_an_executor_does_not_outlive_its_default_group(tmp_path):
         ("prediction type", " for v predictions at "),
         ("executor", "they differ in executor. "),
         ("options", "they differ in executor. "),
-        ("sigma of a step", "step 0 of 8 at sigma 0.5"),
+        ("sigma of a step", "step 0 of 8 at sigma 0.95"),
         ("another evaluation", "step 0 of 8, evaluation 1 at sigma 1"),
         ("outputs", "sample"),
         ("model", "differ in step"),

@@ -79,11 +79,11 @@ def test_a_stack_gets_at_every_step_what_it_asks_for(learn, expected, calls):
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({}, 4.0), ({"model": "low"}, 5.0), ({"sigma": 0.5}, 6.0), ({"again": True}, 7.0)],
+    [({}, 4.0), ({"model": "low"}, 5.0), ({"sigma": 0.95}, 6.0), ({"again": True}, 7.0)],
 )
 def test_a_step_that_is_not_as_usual_is_told_so(options, expected):
     def learn(step):
-        return {(0, None, 1.0): 4.0, (0, "low", 1.0): 5.0, (0, None, 0.5): 6.0, (1, None, 1.0): 7.0}[
+        return {(0, None, 1.0): 4.0, (0, "low", 1.0): 5.0, (0, None, 0.95): 6.0, (1, None, 1.0): 7.0}[
             step.evaluation, step.model, step.sigma
         ]
 

@@ -71,8 +71,6 @@ class Noise:
     sigma: float
     alpha: float | None = None
     "`None` where the host did not say; flow implies `1 − sigma`, v implies `√(1 − sigma²)`."
-    is_own: bool = attrs.field(default=True, eq=False, repr=False)
-    "Whether sigma is the step's own, as the host gave it to `start`, not one given to `step`."
     map: Tensor | None = attrs.field(default=None, eq=False)
     """Noise levels of single elements, float32 or float64, broadcasting to the sample: per frame, per token.
 
@@ -80,6 +78,11 @@ class Noise:
     """
     conversions: dict[tuple[str, str], Affine] = attrs.field(factory=dict, init=False, eq=False, repr=False)
     "Those asked for so far, by source and target: the same ones are wanted at every evaluation."
+
+    remedy: ClassVar[str] = (
+        "start the run with alphas=[...], one per step, or alphas=1.0 where the sample is x0 + sigma * noise"
+    )
+    "What to do where alpha is missing."
 
     def alpha_for(self, spaces: tuple[str, str]) -> float:
         """Return alpha for a conversion between `spaces`, or raise `ConfigurationError`."""
@@ -95,13 +98,8 @@ class Noise:
             return self.alpha
         if "v" in spaces and self.sigma <= 1:
             return self.signal("v")
-        missing = (
-            "start the run with alphas=[...], one per step, or alphas=1.0 where the sample is x0 + sigma * noise"
-            if self.is_own
-            else "give this step alpha=... beside sigma=..., or 1.0 where the sample is x0 + sigma * noise"
-        )
         raise ConfigurationError(
-            f"converting {spaces[0]} to {spaces[1]} at sigma {self.sigma:g} needs alpha: {missing}."
+            f"converting {spaces[0]} to {spaces[1]} at sigma {self.sigma:g} needs alpha: {self.remedy}."
         )
 
     def signal(self, prediction_type: str) -> float:
@@ -116,6 +114,13 @@ class Noise:
             f"alpha at sigma {self.sigma:g} is not known: start the run with alphas=[...], one per step and the final "
             "one (1.0 where the sample is x0 + sigma * noise)."
         )
+
+
+@attrs.frozen
+class GivenNoise(Noise):
+    """The noise level of an evaluation at a level of its own, which the host gave to `step`."""
+
+    remedy: ClassVar[str] = "give this step alpha=... beside sigma=..., or 1.0 where the sample is x0 + sigma * noise"
 
 
 @attrs.frozen

@@ -104,7 +104,9 @@ class Case:
         made: list[tuple[int, dict[str, Any]]] = []
         for step in range(self.steps):
             made.append((step, {}))
-            sigma = 0.5 * (self.sigmas[step] + self.sigmas[step + 1])
+            sigma, following = self.sigmas[step : step + 2]
+            # Between the step's level and the next; in every second step above its own, as churn has it.
+            sigma = min(1.2 * sigma, self.first) if step % 2 else 0.6 * sigma + 0.4 * following
             alpha = (1 - sigma**2) ** 0.5 if self.prediction_type in ("epsilon", "v") else 1 - sigma
             levels = {"sigma": sigma} if self.prediction_type == "flow" else {"sigma": sigma, "alpha": alpha}
             made += [(step, levels)] * (self.evaluations - 1)

@@ -55,7 +55,8 @@ def _wrong(found: Any, entry: Entry) -> str | None:
     texts: tuple[Any, ...] = (found.__name__, found.__module__, found.__qualname__, found.__doc__ or "")
     if not all(isinstance(text, str) for text in texts):
         return f"{entry.target} is a class whose name or docstring is not text"
-    _ = hash(found), found == found, isinstance(None, found)  # a metaclass may raise in each of them
+    # A metaclass may raise in each of them.
+    _ = hash(found), found == found, isinstance(None, found), getattr(found, "no_class_has_this", None)
     if entry.group == PLUGINS and not (attrs.has(found) and attrs.inspect(found).is_frozen):
         return f"{entry.target} is not a frozen attrs class (@attrs.frozen)"
     if entry.group == EXECUTORS and _EXECUTOR not in (

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pluggy
 
-from guidance_core.errors import ConfigurationError, GuidanceError, PluginError, brief
+from guidance_core.errors import ConfigurationError, GuidanceError, PluginError, brief, told
 from guidance_core.methods import hookspecs
 
 HOOKS = ("build_branches", "combine", "postprocess")
@@ -128,7 +128,10 @@ def collect(plugins: Sequence[tuple[str, object]]) -> dict[str, Hook]:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     for name, plugin in plugins:
-        member = _Member(plugin)
+        try:
+            member = _Member(plugin)
+        except Exception as error:
+            raise ConfigurationError(f"the hooks of plugin {name!r} cannot be read: {told(error)}.") from error
         try:
             manager.register(member, name)
         except pluggy.PluginValidationError as error:

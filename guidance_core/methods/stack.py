@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -38,13 +39,12 @@ class Stack:
         named: dict[str, Any] = {}
         seen: Counter[str] = Counter()
         for plugin in plugins:
-            try:
+            with _told_of(plugin):
                 _check_plugin(plugin)
                 name = plugin_name(type(plugin))
-            except GuidanceError:
-                raise
-            except Exception as error:
-                raise ConfigurationError(f"{_class_of(plugin)} cannot be used as a plugin: {told(error)}.") from error
+                # A class may answer as it likes; what it raises is told here.
+                _ = [getattr(type(plugin), declared, None) for declared in ("excludes", "any_order")]
+                _ = [getattr(plugin, declared, None) for declared in ("preset", "presets")]
             seen[name] += 1
             named[name if seen[name] == 1 else f"{name}#{seen[name]}"] = plugin
         _check_exclusions(named)
@@ -65,8 +65,16 @@ class Stack:
         return {name: settle(plugin, given) for (name, plugin), given in pairs}
 
 
-def _class_of(plugin: Any) -> str:
-    return f"an instance of {type.__repr__(type(plugin))}"
+@contextlib.contextmanager
+def _told_of(plugin: Any) -> Iterator[None]:
+    """Have what a plugin's class raises inside the block told as a mistake of that class."""
+    try:
+        yield
+    except GuidanceError:
+        raise
+    except Exception as error:
+        what = f"an instance of {type.__repr__(type(plugin))} cannot be used as a plugin"
+        raise ConfigurationError(f"{what}: {told(error)}.") from error
 
 
 def plugin_name(cls: type) -> str:

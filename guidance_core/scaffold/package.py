@@ -45,7 +45,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "combine": Kind(
         "Guidance that turns a prediction more than it lengthens it, for guidance-core.",
-        "d = c − u,   d∥ = ⟨d, c⟩/⟨c, c⟩·c\nguided = c + (s − 1)·(d − d∥ + η·d∥)",
+        "d = c − u,   ĉ = c/‖c‖,   d∥ = ⟨d, ĉ⟩·ĉ\nguided = c + (s − 1)·(d − d∥ + η·d∥)",
         "$name:scale=3",
         "$name",
     ),

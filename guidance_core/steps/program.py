@@ -11,7 +11,7 @@ from typing import TypeAlias
 import attrs
 
 from guidance_core.algebra.outputs import SINGLE
-from guidance_core.algebra.spaces import Noise, affine, check_sigma
+from guidance_core.algebra.spaces import GivenNoise, Noise, affine, check_sigma
 from guidance_core.errors import ConfigurationError
 from guidance_core.methods.noise import Seeds
 from guidance_core.methods.requests import Branch
@@ -246,7 +246,7 @@ class Program:
                 check_belongs(self._facts.sigmas[name], index, value, name)
             own_alpha = self.alpha(index) if level is None else None
             signal = own_alpha if alpha is None else checked_level("alpha", alpha)
-            noise[name] = Noise(value, signal, is_own=level is None)
+            noise[name] = (Noise if level is None else GivenNoise)(value, signal)
         return {name: noise[name] for name in self.outputs}
 
     def _built(
