@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from guidance_core.algebra.arithmetic import accumulation_dtype, evaluate
 from guidance_core.algebra.spaces import Noise, affine, check_space
-from guidance_core.algebra.statistics import Statistic
+from guidance_core.algebra.statistics import Inner, Norm, Over, Statistic, Std
 from guidance_core.errors import ConfigurationError, PluginError
 from guidance_core.methods.noise import Seeds, noise_like
 from guidance_core.methods.split import Piece, Split, measured
@@ -21,6 +21,8 @@ from guidance_core.parameters.schedules import SCHEDULES, Position, Schedule, Wi
 from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, is_neutral
 
 T = TypeVar("T")
+
+_STD, _NORM, _INNER = Std(), Norm(), Inner()
 
 States: TypeAlias = dict[str, dict[str | None, dict[str, Any]]]
 "What plugins keep in a run: by plugin, then by output (None: of the whole step)."
@@ -333,6 +335,18 @@ class Step:
         """
         piece = None if self.output is None else self._moment.run.piece(self.output)
         return measured(statistic, tensors, piece, f"plugin {self._name!r}")
+
+    def std(self, x: Tensor, over: Over = "sample") -> Tensor:
+        """Return the standard deviation of `x`, as `measure(Std(over), x)`."""
+        return self.measure(_STD if over == "sample" else Std(over), x)
+
+    def norm(self, x: Tensor, over: Over = "sample") -> Tensor:
+        """Return the Euclidean norm of `x`, as `measure(Norm(over), x)`."""
+        return self.measure(_NORM if over == "sample" else Norm(over), x)
+
+    def inner(self, x: Tensor, y: Tensor, over: Over = "sample") -> Tensor:
+        """Return the inner product of two tensors, as `measure(Inner(over), x, y)`."""
+        return self.measure(_INNER if over == "sample" else Inner(over), x, y)
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Return the gradient of a loss by this output's noisy sample; for `combine` with `Needs(gradient=True)`.

@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Branch, Inner, Needs, Scale, Step, hookimpl, number, ratio, whole
+from guidance_core import Branch, Needs, Scale, Step, hookimpl, number, ratio, whole
 
 
 @attrs.frozen
@@ -47,7 +47,6 @@ class CFGZeroStar:
         if step.index < self.zero_steps:
             return -c
         u = predictions["uncond"]
-        squared = step.measure(Inner(), u, u) + 1e-8
-        alpha = ratio(step.measure(Inner(), c, u), squared)  # 1 where both overflow
+        alpha = ratio(step.inner(c, u), step.inner(u, u) + 1e-8)  # 1 where both overflow
         delta: torch.Tensor = (step.value(self.scale) - 1) * (c - alpha * u)
         return delta

@@ -189,7 +189,7 @@ class OverflowsForLargePredictions(Looking):
 class DividesByZeroSpread(Correcting):
     """Divides by the spread of the guided prediction, which may be 0."""
 
-    def factor(self, guided, reference):
+    def factor(self, step, guided, reference):
         return reference.std() / std(guided)
 
 

@@ -8,7 +8,7 @@ import attrs
 import numpy
 import torch
 
-from guidance_core import hookimpl
+from guidance_core import hookimpl, std
 from zoo.entry import broken
 from zoo.sound import Correcting, Looking
 
@@ -28,7 +28,7 @@ class FavoursTheFirst(Looking):
 class TakesTheSpreadOfTheBatch(Correcting):
     """Takes one standard deviation of the whole batch."""
 
-    def factor(self, guided, reference):
+    def factor(self, step, guided, reference):
         return reference.std() / (guided.std(correction=0) + 1e-3)
 
 
@@ -39,6 +39,15 @@ class CentresTheBatch(Looking):
 
     def direction(self, step, c, u):
         return c - u - (c - u).mean()
+
+
+@broken("pieces-equal-the-whole", "another result than in the whole")
+@attrs.frozen
+class TakesTheSpreadOfItsPiece(Correcting):
+    """Takes the standard deviation of what is at hand, which is one piece of a split sequence."""
+
+    def factor(self, step, guided, reference):
+        return reference.std() / (std(guided) + 1e-3)
 
 
 @broken("batch-mates", "mixes_samples")
@@ -105,7 +114,7 @@ class WritesOverItsResult(Correcting):
     def postprocess(self, step, guided, reference):
         buffer = step.state.setdefault("buffer", torch.empty_like(guided))
         share = step.value(self.share)
-        return torch.mul(guided, share * self.factor(guided, reference) + (1 - share), out=buffer)
+        return torch.mul(guided, share * self.factor(step, guided, reference) + (1 - share), out=buffer)
 
 
 @broken("no-waiting", "reads a value off a tensor")

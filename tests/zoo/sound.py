@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from guidance_core import Branch, Multiply, Needs, hookimpl, number, ratio, std
+from guidance_core import Branch, Multiply, Needs, hookimpl, number, ratio
 
 
 @attrs.frozen
@@ -76,10 +76,10 @@ class Correcting:
     @hookimpl
     def postprocess(self, step, guided, reference):
         share = step.value(self.share)
-        return Multiply(share * self.factor(guided, reference) + (1 - share))
+        return Multiply(share * self.factor(step, guided, reference) + (1 - share))
 
-    def factor(self, guided, reference):
-        return ratio(reference.std(), std(guided))
+    def factor(self, step, guided, reference):
+        return ratio(reference.std(), step.std(guided))
 
 
 METHODS = (Linear, Looking, Correcting)

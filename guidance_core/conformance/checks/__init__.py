@@ -8,6 +8,7 @@ from guidance_core.conformance.checks import (  # noqa: F401
     executors,
     finite,
     parameters,
+    pieces,
     processes,
     publication,
     runs,
@@ -19,6 +20,7 @@ from guidance_core.errors import UnknownNameError, suggest
 THEMES = (
     "runs",
     "samples",
+    "pieces",
     "algebra",
     "finite",
     "branches",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 import torch
-from guidance_core import Branch, Needs, Scale, Step, hookimpl, norm, number, ratio
+from guidance_core import Branch, Needs, Scale, Step, hookimpl, number, ratio
 
 
 @attrs.frozen
@@ -30,7 +30,7 @@ class TrustRegion:
         """Ask for the prediction of `uncond`, for the outputs whose scale is not 1."""
         active = step.active(self.scale, neutral=1.0)
         if not active:
-            return [Needs(outputs=())]
+            return []
         return [Branch("uncond", condition="negative", required=True), Needs(space="x0", outputs=active)]
 
     @hookimpl
@@ -38,4 +38,4 @@ class TrustRegion:
         """Return the bounded step."""
         c, u = predictions["cond"], predictions["uncond"]
         d = (step.value(self.scale) - 1) * (c - u)
-        return d * ratio(step.value(self.radius) * norm(c), norm(d)).clamp(max=1.0)
+        return d * ratio(step.value(self.radius) * step.norm(c), step.norm(d)).clamp(max=1.0)
