@@ -66,6 +66,7 @@ from guidance_core.methods.perturbations import (
     Perturbation,
     SkipBlocks,
     SkipSelfAttention,
+    UseCondition,
 )
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
@@ -136,6 +137,7 @@ __all__ = [
     "Sums",
     "Table",
     "UnknownNameError",
+    "UseCondition",
     "Window",
     "Within",
     "__version__",

@@ -127,3 +127,29 @@ def test_perturbations_become_flags(model):
 def test_what_the_model_cannot_do_is_an_error(model, perturbations, said):
     with pytest.raises(ConfigurationError, match=said):
         flags_of(perturbations, model.config)
+
+
+@pytest.mark.parametrize("negative", ["both", "guided"])
+def test_a_negative_for_one_modality_leaves_the_other_its_positive_text_where_asked(model, negative):
+    inputs = small_inputs(TINY)
+    denoise = LTX2Denoiser(model, inputs.sample, SIGMA, inputs.grid)
+    spec = f"ltx2:cfg_scale={{video: 3, audio: 1}},stg_scale=0,modality_scale=1,negative={negative}"
+    neg = next(branch for branch in branches_of(inputs, spec) if branch.name == "neg")
+    text = dict(inputs.conditions["negative"])
+    if negative == "guided":
+        text["audio_encoder_hidden_states"] = inputs.conditions["positive"]["audio_encoder_hidden_states"]
+    by_hand = Guidance([]).start(
+        conditions={"positive": text}, sigmas=[SIGMA, 0.0], prediction_type="flow", outputs=OUTPUTS
+    )
+    for ours, expected in zip(denoise(neg), by_hand.step(0, inputs.sample, denoise), strict=True):
+        assert torch.equal(ours, expected)
+    both = next(branch for branch in branches_of(inputs, "ltx2:stg_blocks=1,negative=guided") if branch.name == "neg")
+    assert both.perturbations == (), "both are guided"
+
+
+def test_no_blocks_is_no_pass_and_none_is_all_of_them(model):
+    inputs = small_inputs(TINY)
+    assert [branch.name for branch in branches_of(inputs, "ltx2:stg_blocks=[]")] == ["cond", "neg", "modality"]
+    perturbed = branches_of(inputs, "ltx2:stg_blocks=none")[2]
+    assert perturbed.name == "perturbed"
+    assert flags_of(perturbed.perturbations, model.config).blocks == (0, 1)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from guidance_core.errors import ConfigurationError
-from guidance_core.methods.perturbations import IsolateOutputs, Perturbation, SkipSelfAttention
+from guidance_core.methods.perturbations import IsolateOutputs, Perturbation, SkipSelfAttention, UseCondition
 from guidance_core.steps.bound_branch import BoundBranch
 
 OUTPUTS = ("video", "audio")
@@ -164,9 +164,9 @@ class LTX2Denoiser:
         whole = slice(None)
         parts = [branch.rows or whole for branch in branches]
         video, audio = (_joined([stream[rows] for rows in parts]) for stream in self._sample)
+        given = [inputs_of(branch) for branch in branches]
         inputs: dict[str, Any] = {
-            name: _joined([branch.inputs[name][rows] for branch, rows in zip(branches, parts, strict=True)])
-            for name in branches[0].inputs
+            name: _joined([each[name][rows] for each, rows in zip(given, parts, strict=True)]) for name in given[0]
         }
         counts = [len(range(*rows.indices(self._sample[0].shape[0]))) for rows in parts]
         # float32, whatever the model's dtype; timestep and sigma are both in the model's own unit, 0 to 1000
@@ -193,6 +193,21 @@ class LTX2Denoiser:
         return list(zip(*(stream.split(counts) for stream in made), strict=True))
 
 
+def inputs_of(branch: BoundBranch) -> dict[str, Any]:
+    """Return the model's arguments for a branch: a stream whose text is another condition's has that one's."""
+    inputs = dict(branch.inputs)
+    for each in branch.perturbations:
+        if isinstance(each, UseCondition):
+            theirs = branch.also[each.condition]
+            inputs |= {name: value for name, value in theirs.items() if _stream_of(name) == each.output}
+    return inputs
+
+
+def _stream_of(name: str) -> str:
+    """Return the output whose stream gets the model's argument of this name."""
+    return "audio" if name.startswith("audio_") else "video"
+
+
 @attrs.frozen
 class Flags:
     """What the model is told of a branch's perturbations."""
@@ -212,8 +227,10 @@ def flags_of(perturbations: Iterable[Perturbation], config: Any) -> Flags:
     isolated = False
     skipped: dict[str, set[int]] = {output: set() for output in OUTPUTS}
     for each in perturbations:
-        if isinstance(each, IsolateOutputs):
+        if isinstance(each, IsolateOutputs) and each.blocks is None and each.output is None:
             isolated = True
+        elif isinstance(each, UseCondition):
+            continue  # one of the inputs
         elif isinstance(each, SkipSelfAttention) and (each.output is None or each.output in skipped):
             blocks = range(config.num_layers) if each.blocks is None else each.blocks
             for output in OUTPUTS if each.output is None else (each.output,):

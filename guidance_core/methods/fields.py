@@ -33,7 +33,7 @@ def blocks(default: Any = attrs.NOTHING, *, help: str = "") -> Any:
             raise ConfigurationError(f"{type(owner).__name__}: {field.name}: {error}") from None
 
     converter: Any = attrs.Converter(convert, takes_self=True, takes_field=True)
-    return attrs.field(default=default, converter=converter, metadata={"help": help})
+    return attrs.field(default=default, converter=converter, metadata={"help": help, "optional": True})
 
 
 def extent(default: Any = "sample", *, optional: bool = False, batch: bool = True, help: str = "") -> Any:

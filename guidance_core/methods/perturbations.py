@@ -128,6 +128,19 @@ class IsolateOutputs(Perturbation):
     acts_on: ClassVar[str] = "attention between outputs"
 
 
+@attrs.frozen(repr=False)
+class UseCondition(Perturbation):
+    """A stream is given the text of another condition, which the pass gets beside its own (`BoundBranch.also`).
+
+    LTX-2 with a negative prompt for one modality only: the other keeps its positive text.
+    """
+
+    condition: str = attrs.field(default="positive", kw_only=True)
+    "The name of the condition."
+
+    acts_on: ClassVar[str] = "text"
+
+
 def as_perturbations(given: Any) -> tuple[Perturbation, ...]:
     """Return perturbations as a tuple, or raise `ConfigurationError` if one is something else."""
     if isinstance(given, Perturbation):

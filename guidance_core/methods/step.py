@@ -532,7 +532,7 @@ class Step:
             return parameter.tensor
         if isinstance(parameter, Tensor):
             return TensorValue(parameter).tensor
-        if isinstance(parameter, tuple):
+        if isinstance(parameter, tuple) or (parameter is None and self._may_be_none(original)):
             return parameter
         check_number(self._named(original), parameter)
         return parameter
@@ -542,6 +542,11 @@ class Step:
         if not isinstance(value, Tensor) or like is None:
             return value
         return placed(value, like, self._named(value))
+
+    def _may_be_none(self, value: Any) -> bool:
+        """Whether the parameter that holds `value` means something by None, as blocks do."""
+        field = self._field_of(value)
+        return field is not None and bool(field.metadata.get("optional"))
 
     def _field_of(self, value: Any) -> attrs.Attribute[Any] | None:
         """Return the parameter that holds `value`."""

@@ -22,6 +22,7 @@ from guidance_core import (
     Std,
     Step,
     Table,
+    UseCondition,
     blocks,
     choice,
     hookimpl,
@@ -67,7 +68,9 @@ class LTX2:
     turns the cross-attention between video and audio off. Every scale may be a number, a value per
     output, or a table by sigma; what is not given comes from the preset. A pass runs if either output
     needs it. With `skip_step` k an output is evaluated at steps divisible by k + 1 and keeps its
-    last x0 in between. The std is per sample, as in diffusers; ltx-core takes it over the batch.
+    last x0 in between. With `stg_blocks` of None the STG pass weakens all blocks, and with `[]` it is not run. With
+    `negative=guided` an output whose cfg is 1 keeps its positive text in the neg pass, as in vLLM-Omni; ltx-core gives
+    both the negative one. The std is per sample, as in diffusers; ltx-core takes it over the batch.
 
     Source: ltx-core, `MultiModalGuider`; rescale: arXiv:2305.08891 §3.4; STG: arXiv:2411.18664.
     """
@@ -87,6 +90,11 @@ class LTX2:
     rescale_scale: Any = number(UNSET, ge=0, le=1, help="rescale; 0 is off")
     stg_blocks: Any = blocks(UNSET, help="indices of the blocks that the STG pass weakens; none is all of them")
     skip_step: Any = whole(UNSET, help="evaluate an output only where step % (skip_step + 1) is 0; 0 never skips")
+    negative: str = choice(
+        "both",
+        ("both", "guided"),
+        help="whose text is negative in the neg pass: both outputs' (ltx-core), or that of outputs whose cfg is not 1",
+    )
     values: Mapping[str, Any] = attrs.field(init=False, repr=False, eq=False)
 
     @values.default
@@ -108,7 +116,9 @@ class LTX2:
                 "LTX2.by_sigma: every row must give the same parameters; got "
                 f"{'; '.join(', '.join(sorted(row)) for row in table.values()) or 'no rows'}."
             )
-        columns = {name: Table({bound: row[name] for bound, row in table.items()}) for name in names.pop()}
+        columns: dict[str, Any] = {
+            name: Table({bound: row[name] for bound, row in table.items()}) for name in names.pop()
+        }
         return cls(preset=preset, **columns)
 
     @hookimpl
@@ -135,12 +145,22 @@ class LTX2:
         )
         rescaled = tuple(output for output in step.outputs if not _is_zero(_of(rescale, output)))
         return [
-            Branch("neg", condition="negative", strength=cfg - 1),
+            self._negative(step, cfg),
             Branch("perturbed", perturbations=weakened, strength=stg if weakened else 0.0),
             Branch("modality", perturbations=(IsolateOutputs(),), strength=modality - 1),
             Hold(held),
             Needs(space="x0" if rescaled else None, statistics=_STD, outputs=rescaled),
         ]
+
+    def _negative(self, step: Step, cfg: Any) -> Branch:
+        """Return the pass with the negative text, of all outputs or of those it guides."""
+        kept = tuple(
+            UseCondition(output=output, condition="positive")
+            for output in step.outputs
+            if self.negative == "guided" and len(step.outputs) > 1 and _is_zero(_of(cfg, output) - 1)
+        )
+        also = ("positive",) if kept else ()
+        return Branch("neg", condition="negative", strength=cfg - 1, perturbations=kept, also=also)
 
     @hookimpl
     def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> Multiply:
