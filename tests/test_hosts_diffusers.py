@@ -15,7 +15,7 @@ import attrs
 import pytest
 import torch
 
-from guidance_core import ConfigurationError, DenoiserError, Guidance, GuidanceError, Needs, hookimpl
+from guidance_core import Amend, ConfigurationError, DenoiserError, Guidance, GuidanceError, Needs, hookimpl
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -342,10 +342,10 @@ def test_a_guided_pipeline_cannot_be_guided_again():
 @pytest.mark.parametrize(
     ("name", "spec", "says"),
     [
-        (SD, "cfg:scale=3,stg:scale=1,blocks=1", "which UNet2DConditionModel cannot do"),
+        (SD, "cfg:scale=3,stg:scale=1,blocks=1", "which UNet2DConditionModel does not offer"),
         ("Stable Diffusion 3", "cfg:scale=3,stg:scale=1,blocks=1", "it cannot do SkipSelfAttention"),
         ("Stable Diffusion 3", "stg:scale=1,blocks=7,skip=blocks", "block 7 does not exist"),
-        (WAN, "stg:scale=1,blocks=1", "which WanTransformer3DModel cannot do"),
+        (WAN, "stg:scale=1,blocks=1", "which WanTransformer3DModel does not offer"),
     ],
 )  # fmt: skip
 def test_a_stack_that_perturbs_more_than_the_model_can_is_refused_before_any_forward(name, spec, says):
@@ -712,3 +712,34 @@ def test_the_example_script_runs_without_a_checkpoint(tmp_path, launcher):
     made = torch.load(tmp_path / "guided.pt")
     assert made.shape == (1, 4, 8, 8)
     assert done.stdout.split()[-1] == str(tmp_path / "guided.pt")
+
+
+@attrs.frozen
+class Blanked:
+    """Takes a part of the positive text away inside the positive pass."""
+
+    share: float = 0.5
+
+    @hookimpl
+    def build_branches(self, step):
+        return [Amend(edit=Scaled(self.share))]
+
+
+@attrs.frozen
+class Scaled:
+    share: float
+
+    def __call__(self, inputs, noise):
+        return {"encoder_hidden_states": self.share * inputs["encoder_hidden_states"]}
+
+
+@pytest.mark.parametrize("name", [SD, FLUX, WAN])
+def test_an_edit_of_a_condition_reaches_the_model(name):
+    case = case_named(name)
+    edited = guide(case.pipeline(), Guidance([CFG(3.0), Blanked(0.5)]))(**called(case))[0]
+    half = called(case)
+    half["prompt_embeds"] = 0.5 * half["prompt_embeds"]
+    expected = guide(case.pipeline(), "cfg:scale=3")(**half)[0]
+    torch.testing.assert_close(torch.as_tensor(edited), torch.as_tensor(expected), rtol=1e-4, atol=1e-4)
+    plain = guide(case.pipeline(), "cfg:scale=3")(**called(case))[0]
+    assert (torch.as_tensor(plain) - torch.as_tensor(edited)).abs().max() > 1e-3

@@ -23,6 +23,7 @@ from guidance_core.hosts.diffusers.levels import Levels, levels_of
 from guidance_core.hosts.diffusers.patterns import Pattern
 from guidance_core.hosts.diffusers.placeholder import Placeholder
 from guidance_core.hosts.diffusers.stand_in import StandIn, context_of, retire
+from guidance_core.methods.requests import Branch
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
 
@@ -239,9 +240,10 @@ class Seam:
                 prediction_type=levels.prediction_type,
                 outputs=self.pattern.outputs or None,
                 executor=self.executor,
+                supports=lambda branch: self._unsupported(branch, model),
                 given=lambda: checksums(self.pipe, self._models, sample, conditions, self._generator),
             )
-            if all(len(layout.branches) == 1 for layout in self.run.layouts):
+            if all(len(layout.branches) == 1 and not any(layout.amended.values()) for layout in self.run.layouts):
                 warnings.warn(
                     f"no step of this {self._named} call is guided: the stack runs no branch besides 'cond'.",
                     UnguidedWarning,
@@ -250,7 +252,6 @@ class Seam:
         except BaseException as error:
             self._told = error
             raise
-        self._check_perturbations(self.run, model)
         return self.run
 
     def _begin(self, scheduler: Any) -> int:
@@ -269,19 +270,22 @@ class Seam:
             )
         return int(begin)
 
-    def _check_perturbations(self, run: Run, model: Any) -> None:
-        for branch in {branch.name: branch for layout in run.layouts for branch in layout.branches}.values():
-            if branch.model is not None:
-                raise ConfigurationError(
-                    f"branch {branch.name!r} runs another model, {branch.model!r}; {self._named} has none of that name."
-                )
-            if branch.perturbations and self.pattern.flags is None:
-                asked = ", ".join(map(str, branch.perturbations))
-                raise ConfigurationError(
-                    f"branch {branch.name!r} perturbs the model ({asked}), which {type(model).__name__} cannot do."
-                )
-            if self.pattern.flags is not None:
+    def _unsupported(self, branch: Branch, model: Any) -> str | None:
+        """Return why the pipeline's model cannot run a pass; None if it can."""
+        if branch.model is not None:
+            return f"it runs another model, {branch.model!r}, and {self._named} has none of that name"
+        if branch.also:
+            kind = type(model).__name__
+            return f"it is given the condition {branch.also[0]!r} beside its own, which {kind} does not take"
+        if branch.perturbations and self.pattern.flags is None:
+            asked = ", ".join(map(str, branch.perturbations))
+            return f"it changes the model ({asked}), which {type(model).__name__} does not offer"
+        if self.pattern.flags is not None:
+            try:
                 self.pattern.flags(branch.perturbations, model)
+            except ConfigurationError as error:
+                return str(error).rstrip(".")
+        return None
 
 
 class Forwards:
@@ -297,7 +301,7 @@ class Forwards:
 
     def __call__(self, branch: BoundBranch) -> Any:
         """Run one branch, with a cache of its own where the model has one."""
-        given = {**self._conditions[branch.condition], **branch.inputs}
+        given = {**branch.amend(self._conditions[branch.condition])}
         if self._pattern.flags is not None:
             given |= self._pattern.flags(branch.perturbations, self._model)
         has_cache = hasattr(self._model, "cache_context")
