@@ -33,10 +33,12 @@ from guidance_core.executors import (
     AllReduceExecutor,
     AutoExecutor,
     BatchedExecutor,
+    ComparedWeights,
     Denoiser,
     Executor,
     SerialExecutor,
     Sums,
+    compare_weights,
     run_branch,
 )
 from guidance_core.guidance import Guidance
@@ -71,6 +73,7 @@ __all__ = [
     "BoundBranch",
     "Branch",
     "BranchConflictError",
+    "ComparedWeights",
     "ConfigurationError",
     "Cosine",
     "Denoiser",
@@ -111,6 +114,7 @@ __all__ = [
     "Within",
     "__version__",
     "choice",
+    "compare_weights",
     "flag",
     "hookimpl",
     "inner",

@@ -10,14 +10,14 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points, packages_distributions, version
 from typing import Any
 
 import attrs
 
-from guidance_core.errors import ConfigurationError, UnknownNameError, suggest
+from guidance_core.errors import ConfigurationError, UnknownNameError, suggest, text_of
 
 PLUGINS = "guidance_core.plugins"
 EXECUTORS = "guidance_core.executors"
@@ -82,6 +82,43 @@ def entry_name(cls: type) -> str | None:
 def publishers(name: str) -> list[str]:
     """Return the distributions that publish a plugin of that name, whatever may be loaded; loads nothing."""
     return sorted(point.dist.name if point.dist else point.value for point in _points(PLUGINS).get(name, ()))
+
+
+def versions_of(classes: Iterable[type]) -> dict[str, str]:
+    """Return the version of this library, and of each distribution that classes come from, by its name.
+
+    Classes of no installed distribution are left out. Where a package's own `__version__` is another than that of its
+    distribution, as in a changed checkout, both are named.
+    """
+    packages = {"guidance_core": None, **dict.fromkeys(kind.__module__.partition(".")[0] for kind in classes)}
+    versions = {}
+    for package in packages:
+        distribution, installed = _distribution_of(package)
+        own = getattr(sys.modules.get(package), "__version__", None)
+        own = own if isinstance(own, str) else None
+        differs = None not in (own, installed) and own != installed
+        shown = f"{installed} (its module says {own})" if differs else installed or own
+        if (
+            shown is not None
+            and (installed or package == "guidance_core")
+            and (differs or distribution not in versions)
+        ):
+            versions[distribution] = shown
+    return versions
+
+
+@functools.cache
+def _distribution_of(package: str) -> tuple[str, str | None]:
+    """Return name and version of the distribution that a top-level package, already imported, comes from."""
+    with contextlib.suppress(Exception):  # metadata of a broken distribution
+        for group in (PLUGINS, EXECUTORS):
+            for points in _points(group).values():
+                for point in points:
+                    if point.dist is not None and point.module.partition(".")[0] == package:
+                        return _origin(point, _stamp())
+        for name in packages_distributions().get(package, ()) if package not in ("__main__", "__mp_main__") else ():
+            return name, version(name)
+    return package.replace("_", "-"), None
 
 
 def _stands_for(point: EntryPoint, cls: type) -> bool:
@@ -149,7 +186,7 @@ def _load(name: str, points: list[EntryPoint]) -> Found:
         beside = _also.get().get(name) if point.group == PLUGINS else None
         loaded = point.load() if beside is None else beside[1]
     except (Exception, SystemExit) as error:
-        return Found(name, point.value, distribution, version, failure=f"{type(error).__name__}: {error}")
+        return Found(name, point.value, distribution, version, failure=f"{type(error).__name__}: {text_of(error)}")
     if not isinstance(loaded, type):
         return Found(name, point.value, distribution, version, failure=f"{point.value} is no class")
     return Found(name, point.value, distribution, version, loaded)

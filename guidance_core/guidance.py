@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,7 +16,7 @@ from guidance_core.config import tables
 from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, brief
+from guidance_core.errors import ConfigurationError, brief, did_you_mean
 from guidance_core.executors.base import Executor
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
@@ -124,7 +124,8 @@ class Guidance:
         outputs: Sequence[str] | None = None,
         executor: str | Executor = "serial",
         check_finite: bool = False,
-        given: Callable[[], Mapping[str, int]] | None = None,
+        check_inputs: Literal["first", "always", "never"] = "first",
+        given: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Run:
         """Start a run: one generation, which owns all state.
 
@@ -139,8 +140,10 @@ class Guidance:
             outputs: names of the outputs, for a denoiser that returns a tuple.
             executor: what runs the branches: a name, or an executor.
             check_finite: raise where a prediction or a result holds NaN or infinity; costs a look at every one.
-            given: returns a number for each thing that must be equal on all ranks, such as a checksum of the prompt,
-                by its name; called once, and only with an executor of several ranks.
+            check_inputs: with an executor of several ranks, in which steps they compare checksums of the sample, and of
+                every condition that more than one of them gives inputs for: `first` is the run's first step.
+            given: returns what else must be equal on all ranks, by its name: numbers, text, tensors, lists and dicts of
+                such. Called and compared in the run's first step, and only with an executor of several ranks.
 
         Raises:
             ConfigurationError: an argument or a parameter cannot be used, a condition is missing, or the
@@ -161,6 +164,7 @@ class Guidance:
                 prediction_type=_checked_type(prediction_type),
                 outputs=_checked_outputs(outputs),
                 check_finite=bool(check_finite),
+                check_inputs=_checked_word("check_inputs", check_inputs, ("first", "always", "never")),
                 given=given,
             )
             for output, levels in settings.sigmas.items():
@@ -309,6 +313,13 @@ def _numbers(what: str, given: Any) -> tuple[float, ...]:
 def _checked_type(given: Any) -> str:
     check_space("prediction_type", given)
     return str(given)
+
+
+def _checked_word(what: str, given: Any, allowed: Sequence[str]) -> str:
+    if not isinstance(given, str) or given not in allowed:
+        hint = did_you_mean(given, allowed) if isinstance(given, str) else ""
+        raise ConfigurationError(f"{what} must be one of {', '.join(allowed)}; got {brief(given)}.{hint}")
+    return given
 
 
 def _checked_outputs(outputs: Any) -> tuple[str, ...] | None:

@@ -6,6 +6,7 @@ from guidance_core.executors.auto import AutoExecutor
 from guidance_core.executors.base import Denoiser, Executor, run_branch
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.serial import SerialExecutor
+from guidance_core.executors.weights import ComparedWeights, compare_weights
 from guidance_core.steps.plan import Sums
 
 __all__ = [
@@ -13,9 +14,11 @@ __all__ = [
     "AllReduceExecutor",
     "AutoExecutor",
     "BatchedExecutor",
+    "ComparedWeights",
     "Denoiser",
     "Executor",
     "SerialExecutor",
     "Sums",
+    "compare_weights",
     "run_branch",
 ]

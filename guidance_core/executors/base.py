@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from guidance_core.errors import DenoiserError, ExecutorError
+from guidance_core.errors import DenoiserError, ExecutorError, add_note
 from guidance_core.executors.placement import Placement
 from guidance_core.methods.requests import Branch
 from guidance_core.steps.bound_branch import BoundBranch
@@ -106,13 +106,8 @@ def run_branch(branch: BoundBranch, denoise: Denoiser) -> Any:
     try:
         return denoise(branch)
     except Exception as error:
-        add_note(error, branch)
+        add_note(error, f"raised by the denoiser for branch {branch.name!r} of step {branch.step}")
         raise
-
-
-def add_note(error: Exception, branch: BoundBranch) -> None:
-    """Have an error of the denoiser name branch and step."""
-    error.add_note(f"raised by the denoiser for branch {branch.name!r} of step {branch.step}")
 
 
 def run_batch(branches: Sequence[BoundBranch], denoise: Denoiser, whose: str) -> list[Any]:
@@ -132,7 +127,7 @@ def run_batch(branches: Sequence[BoundBranch], denoise: Denoiser, whose: str) ->
     try:
         results = batch(list(branches))
     except Exception as error:
-        error.add_note(f"raised by denoise.batch for branches {names} of step {branches[0].step}")
+        add_note(error, f"raised by denoise.batch for branches {names} of step {branches[0].step}")
         raise
     if not isinstance(results, Sequence) or len(results) != len(branches):
         got = f"{len(results)} predictions" if isinstance(results, Sequence) else f"a {type(results).__name__}"

@@ -11,7 +11,7 @@ import torch
 
 from guidance_core.errors import ConfigurationError, brief, did_you_mean
 from guidance_core.parameters.schedules import Schedule, Table
-from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, Unset
+from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, Unset, plain_number
 
 LARGEST = 2**31
 "Of whole numbers that count something."
@@ -22,6 +22,7 @@ Scale: TypeAlias = float | TensorValue | PerOutput | Schedule
 
 def as_value(given: Any) -> Any:
     """Convert tensors, dicts and whole numbers to the stored form; leave everything else for the check."""
+    given = plain_number(given)
     if isinstance(given, torch.Tensor):
         return given.item() if given.ndim == 0 else TensorValue(given)
     if isinstance(given, Mapping) and not isinstance(given, PerOutput):
@@ -113,6 +114,7 @@ def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: 
     """
 
     def convert(given: Any) -> Any:
+        given = plain_number(given)
         if optional and given == "none":
             return None
         return str(given) if isinstance(given, int | float) else given
@@ -152,6 +154,7 @@ def whole(default: Any = attrs.NOTHING, *, ge: int = 0, help: str = "") -> Any:
     """An attrs field for a whole number of at least `ge`; per output and by sigma where wanted."""
 
     def convert(given: Any) -> Any:
+        given = plain_number(given)
         if isinstance(given, Mapping) and not isinstance(given, PerOutput):
             return PerOutput({str(output): convert(value) for output, value in given.items()})
         return int(given) if isinstance(given, float) and given.is_integer() else given

@@ -38,11 +38,18 @@ def settle(plugin: Any, given: frozenset[str] | None = None) -> dict[str, Settle
         value = getattr(plugin, field.name)
         if value is UNSET:
             settled[field.name] = Settled(from_preset.get(field.name, UNSET), f"preset {preset}")
-        elif field.name in given if given is not None else value != _default(plugin, field):
+        elif field.name in given if given is not None else _differs(value, _default(plugin, field)):
             settled[field.name] = Settled(value, "given")
         else:
             settled[field.name] = Settled(value, "default")
     return settled
+
+
+def _differs(value: Any, default: Any) -> bool:
+    try:
+        return bool(value != default)
+    except Exception:  # arrays compare element by element
+        return value is not default
 
 
 def _default(plugin: Any, field: attrs.Attribute[Any]) -> Any:

@@ -18,10 +18,10 @@ from torch import Tensor
 from guidance_core.errors import ConfigurationError, DenoiserError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.hosts.diffusers.checksums import checksums
 from guidance_core.hosts.diffusers.levels import Levels, levels_of
 from guidance_core.hosts.diffusers.patterns import Pattern
 from guidance_core.hosts.diffusers.placeholder import Placeholder
+from guidance_core.hosts.diffusers.shared import shared
 from guidance_core.hosts.diffusers.stand_in import StandIn, context_of, retire
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
@@ -239,7 +239,7 @@ class Seam:
                 prediction_type=levels.prediction_type,
                 outputs=self.pattern.outputs or None,
                 executor=self.executor,
-                given=lambda: checksums(self.pipe, self._models, sample, conditions, self._generator),
+                given=lambda: shared(self.pipe, self._models, sample[0].device, conditions, self._generator),
             )
             if all(len(layout.branches) == 1 for layout in self.run.layouts):
                 warnings.warn(
