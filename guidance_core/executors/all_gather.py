@@ -78,7 +78,7 @@ class AllGatherExecutor(DistributedExecutor):
         if plan.placed.agrees:
             by_rank = self._moved(plan, payload)
         else:
-            header = self._header(plan, dtypes)
+            header = self._header(plan)
             self._write_header(payload, header)
             by_rank = self._moved(plan, payload)
             if payload.received is None:

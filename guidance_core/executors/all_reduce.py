@@ -33,10 +33,12 @@ class _Reduced(Payload):
     """The sums and statistics of all outputs, to be added up over the ranks."""
 
     def __init__(
-        self, placement: Placement, sent: Tensor, slots: dict[Key, Slot], working: torch.dtype, headers: Tensor
+        self, placement: Placement, sent: Tensor, slots: dict[Key, Slot], working: torch.dtype, start: int
     ) -> None:
         super().__init__(placement, sent)
-        self.headers = headers
+        self.start = start
+        "Bytes of the headers."
+        self.headers = sent[:start].view(working).view(-1, LENGTH)
         "One of each rank, zeros in what the others send; none where ranks agree on every step."
         self.slots = slots
         self.working = working
@@ -44,7 +46,7 @@ class _Reduced(Payload):
 
     def again(self) -> _Reduced:
         with torch.inference_mode(False):
-            return _Reduced(self.placement, torch.zeros_like(self.sent), self.slots, self.working, self.headers)
+            return _Reduced(self.placement, torch.zeros_like(self.sent), self.slots, self.working, self.start)
 
 
 class AllReduceExecutor(DistributedExecutor):
@@ -105,8 +107,7 @@ class AllReduceExecutor(DistributedExecutor):
         slots, length = slots_of(shapes, start)
         with torch.inference_mode(False):  # the step that uses it may run in another mode
             sent = torch.zeros(length, dtype=torch.uint8, device=plan.samples[active[0]].device)
-        headers = sent[:start].view(working).view(-1, LENGTH)
-        return _Reduced(placement, sent, dict(zip(keys, slots, strict=True)), working, headers)
+        return _Reduced(placement, sent, dict(zip(keys, slots, strict=True)), working, start)
 
     def _collected(self, plan: Plan, share: list[Part], dtypes: Sequence[torch.dtype]) -> Sums:
         payload = plan.placed.payload
@@ -119,11 +120,14 @@ class AllReduceExecutor(DistributedExecutor):
         if plan.placed.agrees or self.size == 1:
             self._moved(plan, payload)
         else:
-            header = self._header(plan, dtypes)
+            header = self._header(plan)
             self._write_header(payload, header)
             self._moved(plan, payload)
-            senders = payload.placement.busy if len(payload.placement.busy) == 1 else range(self.size)
-            self._look_at(header, payload.headers[list(senders)], senders, payload.sent)
+            busy, rows = payload.placement.busy, payload.headers
+            if len(busy) == 1:
+                self._look_at(header, rows[busy[0] : busy[0] + 1], busy, payload.sent)
+            else:
+                self._look_at(header, rows, range(self.size), payload.sent)
         return Sums(
             sums={output: views[output, None].to(_accumulation(kinds[output])) for output in active},
             like={
