@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -41,6 +42,28 @@ def told(error: BaseException) -> str:
         return shortened(f"{type(error).__name__}: {error}".removesuffix(": "), 1000)
     except Exception:
         return f"{type.__repr__(type(error))}, whose text cannot be read"
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's text, whatever its class makes of it."""
+    try:
+        return str(error)
+    except Exception as unreadable:
+        return f"(its text cannot be read: {type(unreadable).__name__})"
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """Return the notes of an error, whatever its class makes of them."""
+    try:
+        return [str(note) for note in getattr(error, "__notes__", None) or ()]
+    except Exception:
+        return []
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an error, unless its class forbids that."""
+    with contextlib.suppress(Exception):
+        error.add_note(note)
 
 
 class ConfigurationError(GuidanceError, ValueError):
@@ -95,6 +118,9 @@ class RankLostError(RankError):
 
     The group cannot be used any more.
     """
+
+    _group: object = None
+    "The control group whose rank it is."
 
 
 def did_you_mean(name: str, known: Iterable[str], *, nearness: float = 0.5) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, KeysView, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,7 +17,7 @@ from guidance_core.config import tables
 from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, GuidanceError, brief, told
+from guidance_core.errors import ConfigurationError, GuidanceError, brief, did_you_mean, told
 from guidance_core.executors.base import Executor, check_differentiable
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
@@ -136,7 +136,8 @@ class Guidance:
         seeds: int | Sequence[int] | torch.Tensor | None = None,
         supports: Supports | None = None,
         shards: Split | None = None,
-        given: Callable[[], Mapping[str, int]] | None = None,
+        check_inputs: Literal["first", "always", "never"] = "first",
+        given: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Run:
         """Start a run: one generation, which owns all state.
 
@@ -158,8 +159,10 @@ class Guidance:
             supports: returns None, or the reason why the model cannot run a pass; called once for each distinct one.
                 `Capabilities` is a ready one.
             shards: which outputs are pieces of a sequence, held by the ranks of another group; see `Shards`.
-            given: returns a number for each thing that must be equal on all ranks, such as a checksum of the prompt,
-                by its name; called once, and only with an executor of several ranks.
+            check_inputs: with an executor of several ranks, in which steps they compare checksums of the sample, and of
+                every condition that more than one of them gives inputs for: `first` is the run's first step.
+            given: returns what else must be equal on all ranks, by its name: numbers, text, tensors, lists and dicts of
+                such. Called and compared in the run's first step, and only with an executor of several ranks.
 
         Raises:
             ConfigurationError: an argument or a parameter cannot be used, a condition is missing, or the
@@ -180,6 +183,7 @@ class Guidance:
                 prediction_type=_checked_type(prediction_type),
                 outputs=_checked_outputs(outputs),
                 check_finite=_checked_flag("check_finite", check_finite),
+                check_inputs=_checked_word("check_inputs", check_inputs, ("first", "always", "never")),
                 seeds=Seeds.of(seeds),
                 supports=_checked_supports(supports),
                 shards=_checked_shards(shards, self._stack),
@@ -396,6 +400,13 @@ def _checked_supports(supports: Any) -> Supports | None:
         "supports is a function of a pass that returns None or the reason why the model cannot run it, such as "
         f"Capabilities(perturbations=(SkipBlocks,), blocks=28); got {brief(supports)}."
     )
+
+
+def _checked_word(what: str, given: Any, allowed: Sequence[str]) -> str:
+    if not isinstance(given, str) or given not in allowed:
+        hint = did_you_mean(given, allowed) if isinstance(given, str) else ""
+        raise ConfigurationError(f"{what} must be one of {', '.join(allowed)}; got {brief(given)}.{hint}")
+    return given
 
 
 def _checked_outputs(outputs: Any) -> tuple[str, ...] | None:

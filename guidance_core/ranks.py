@@ -4,7 +4,7 @@
         results = ranks.run(function, *arguments)   # function(group, *arguments) on every rank
 
 Each has one thread, and keeps the memory it frees as device allocators do. They go away with the block,
-whether it ends, fails or is interrupted.
+whether it ends, fails or is interrupted, and with the process that started them, however it ends.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import datetime
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,7 +63,6 @@ class Ranks:
         self._patience = patience
         self._outlives_failures = outlives_failures
         self._folder = tempfile.TemporaryDirectory(prefix="guidance-core-ranks-")
-        store = Path(self._folder.name, "store").as_uri()
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         self._busy = 0
@@ -70,7 +71,9 @@ class Ranks:
             context = _context(imports)
             for rank in range(size):
                 here, there = context.Pipe()
-                process = context.Process(target=_serve, args=(there, rank, size, store, timeout), daemon=True)
+                process = context.Process(
+                    target=_serve, args=(there, rank, size, Path(self._folder.name), timeout), daemon=True
+                )
                 process.start()
                 there.close()
                 self._pipes.append(here)
@@ -219,15 +222,29 @@ def torchrun_size() -> int | None:
     return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else None
 
 
-def _serve(pipe: Connection, rank: int, size: int, store: str, timeout: float) -> None:
+def _end_with_parent(folder: Path) -> None:
+    """End this process as soon as the one that started it is gone, whatever it does by then.
+
+    A pipe tells: its other end is closed with the process that holds it, also by SIGKILL.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+def _serve(pipe: Connection, rank: int, size: int, folder: Path, timeout: float) -> None:
     """Take jobs until there are no more, or nobody is left to give any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     os.dup2(2, 1)  # what is printed here is not the answer of the process that started this one
     torch.set_num_threads(1)
     _keep_freed_memory()
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
     os.environ["GLOO_SOCKET_IFNAME"] = loopback
     patience = datetime.timedelta(seconds=timeout)
+    store = (folder / "store").as_uri()
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=patience)
     groups = {count: dist.new_group(range(count), timeout=patience) for count in range(1, size)} | {
         size: dist.group.WORLD

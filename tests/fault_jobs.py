@@ -42,7 +42,7 @@ class Breaks:
 
     @hookimpl
     def build_branches(self, step):
-        if self.hook in ("build_branches", "another branch", "other overrides"):
+        if self.hook in ("build_branches", "another branch", "other overrides", "other strength"):
             _ = step.state  # so that it is called at every step
         self._act("build_branches")
         if self.hook == "another branch" and self.armed.get("here"):
@@ -50,6 +50,8 @@ class Breaks:
         if self.hook == "other overrides":
             text = "odd" if self.armed.get("here") else "even"
             return [Branch("extra", overrides={"text": text}, strength=1.0), Needs()]
+        if self.hook == "other strength":
+            return [Branch("extra", strength=0.5 if self.armed.get("here") else 1.0), Needs()]
         return [Needs()]
 
     @hookimpl

@@ -33,7 +33,8 @@ RAISED = {
     "other scale adds a branch": ("PlanMismatchError", "), away#3(name="),
     "hook another branch": ("PlanMismatchError", "differ in branches, "),
     "hook other overrides": ("PlanMismatchError", "differ in branches. "),
-    "other strength": ("PlanMismatchError", "strengths"),
+    "hook other strength": ("PlanMismatchError", "differ in strengths or corrections. "),
+    "other strength": ("PlanMismatchError", "differ in methods or their parameters. Rank 0: a run of 3 steps with"),
     "other sample shape": ("PlanMismatchError", "sample"),
 }
 BRANCHES = {0: "cond", 1: "b0", 2: "b1"}

@@ -391,12 +391,14 @@ def test_a_scheduler_may_change_between_calls():
 @pytest.mark.parametrize(
     "what", ["pipeline", "weights", "expert", "adapters", "noise", "randomness", "positive", "negative"]
 )
-def test_ranks_that_were_given_other_things_are_told_before_the_first_step(two_ranks, what):
+def test_ranks_that_were_given_other_things_are_told_in_the_first_step(two_ranks, what):
     found = two_ranks.run(diffusers_jobs.differing, what)
     assert found[0][0] == found[1][0]
     assert found[0][0].startswith("PlanMismatchError")
-    assert "what they were given" in found[0][0]
-    assert f"{'weights' if what == 'expert' else what} #" in found[0][0]
+    assert "the ranks were given different inputs for step 0" in found[0][0]
+    said = {"expert": "'weights'", "noise": "the sample", "pipeline": "PlanMismatchError"}.get(what, f"'{what}'")
+    assert said in found[0][0]
+    assert "on rank 1 is not the one on rank 0" in found[0][0]
     assert max(seconds for _, seconds in found) < 5
 
 

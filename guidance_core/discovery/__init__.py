@@ -21,6 +21,7 @@ from guidance_core.discovery.registry import (
     unregister_plugin,
 )
 from guidance_core.discovery.shipped import EXECUTORS, PLUGINS
+from guidance_core.discovery.versions import versions_of
 
 __all__ = [
     "DISABLE",
@@ -43,4 +44,5 @@ __all__ = [
     "register_plugin",
     "unregister_executor",
     "unregister_plugin",
+    "versions_of",
 ]

@@ -7,6 +7,7 @@ from guidance_core.executors.base import Denoiser, Executor, run_branch
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.serial import SerialExecutor
 from guidance_core.executors.shards import Shards
+from guidance_core.executors.weights import ComparedWeights, compare_weights
 from guidance_core.steps.plan import Sums
 
 __all__ = [
@@ -14,10 +15,12 @@ __all__ = [
     "AllReduceExecutor",
     "AutoExecutor",
     "BatchedExecutor",
+    "ComparedWeights",
     "Denoiser",
     "Executor",
     "SerialExecutor",
     "Shards",
     "Sums",
+    "compare_weights",
     "run_branch",
 ]

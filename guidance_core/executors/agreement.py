@@ -8,6 +8,8 @@ does not answer is known by name. Nothing is pickled and no device is waited for
 from __future__ import annotations
 
 import datetime
+import json
+import struct
 import time
 from collections.abc import Callable, Hashable
 from typing import Any, TypeAlias
@@ -16,22 +18,31 @@ from weakref import ReferenceType, WeakKeyDictionary, WeakSet
 import attrs
 import torch
 
+from guidance_core.algebra.digest import PARTS, digest
+from guidance_core.discovery import versions_of
 from guidance_core.errors import PlanMismatchError, RankLostError
 from guidance_core.executors.base import StartedT
 from guidance_core.executors.groups import control_group, is_alive, timeout_of
 from guidance_core.executors.records import (
+    BEFORE,
     BLANK,
+    DETAIL,
     LOST,
     OTHER,
     PHASES,
+    PLANNED,
     START,
+    TEXT,
     Record,
     check_all_well,
     check_same_plan,
+    check_same_versions,
     failure,
 )
+from guidance_core.executors.turns import Turns
 from guidance_core.steps.settings import RunIdentity
 
+_VERSIONS = PARTS.index("versions")
 TAG = 29063
 "Of the control messages; a model's own point-to-point messages use others."
 _Listening: TypeAlias = tuple[list[bytearray], list[tuple[int, Any]], dict[int, str]]
@@ -61,15 +72,17 @@ class Agreement:
             RankLostError: a rank did not answer within the group's timeout.
             PlanMismatchError: a rank is in another part of its step.
         """
+        self._check_group()
         start = time.perf_counter()
         self.exchanges += 1
         decoded, silent = self._swapped(mine, phase, self.timeout)
         self.seconds += time.perf_counter() - start
         if silent:
-            raise lost_ranks(silent, self.size)
+            raise self._own(lost_ranks(silent, self.size))
         broken = [rank for rank, (other, _) in enumerate(decoded) if other == LOST]
         if broken:
-            raise payload_lost(f"rank {broken[0]} says that {decoded[broken[0]][1].text}", self.size)
+            why = f"rank {broken[0]} says that {decoded[broken[0]][1].text}"
+            raise self._own(payload_lost(why, self.size))
         if any(record.error >= 0 and not record.is_late for _, record in decoded):
             return [record for _, record in decoded]  # wherever it happened; a late one may follow from it
         if any(other != phase for other, _ in decoded):
@@ -79,6 +92,20 @@ class Agreement:
                 + ". Every rank must make the same steps."
             )
         return [record for _, record in decoded]
+
+    def told_in_full(self, text: str) -> list[str]:
+        """Return every rank's text, of any length; all ranks must call it."""
+        sent = text.encode("ascii", errors="backslashreplace").decode()
+        told, number, count = [""] * self.size, 0, 1
+        parts = (-(-len(sent) // TEXT),)
+        while number < count:
+            piece = sent[number * TEXT : (number + 1) * TEXT]
+            records = self.exchange(Record(parts + Record().fingerprint[1:], text=piece), DETAIL)
+            check_all_well(records)
+            told = [before + record.text for before, record in zip(told, records, strict=True)]
+            count = max(record.fingerprint[0] for record in records)
+            number += 1
+        return told
 
     def take_interrupt(self) -> BaseException | None:
         """Return what interrupted an exchange, once."""
@@ -91,14 +118,54 @@ class Agreement:
         if interrupt is not None:
             raise interrupt
 
+    def wait_for_payload(self, work: Any) -> None:
+        """Wait for a payload on the CPU, until it is there or a rank has given it up.
+
+        That is a little less than the group's own timeout, which would close all connections and leave nobody to ask
+        who is missing. A rank that began to wait later hears of those that gave up, and answers them in time.
+
+        Raises:
+            RuntimeError: it did not come.
+        """
+        until = time.monotonic() + 0.8 * self.timeout
+        while True:
+            left = until - time.monotonic()
+            try:
+                work.wait(datetime.timedelta(seconds=max(min(left, self.patience / 4), 0.001)))
+                return
+            except RuntimeError:
+                if work.is_completed() or left <= 0:
+                    raise
+            for rank, record in enumerate(self.listen()[0]):
+                phase = struct.unpack_from("=q", record)[0]
+                if phase == LOST:
+                    raise RuntimeError(f"rank {rank} waited for it in vain")
+                if phase in (START, PLANNED, BEFORE):  # it is elsewhere, or had its part of the payload
+                    until = min(until, time.monotonic() + self.patience)
+
     def roll_call(self, why: str) -> RankLostError:
         """Return the error for a payload that did not arrive, having asked which ranks still answer.
 
         Where one answers that it failed before it sent anything, that is raised.
         """
+        self._check_group()
         records, silent = self._swapped(Record(text=why), LOST, self.patience)
         check_all_well([record for _, record in records])
-        return lost_ranks(silent, self.size) if silent else payload_lost(why, self.size)
+        return self._own(lost_ranks(silent, self.size) if silent else payload_lost(why, self.size))
+
+    def _own(self, error: RankLostError) -> RankLostError:
+        """Mark the loss of this group's rank, after which there is nobody to tell; a denoiser may raise another's."""
+        error._group = self.group
+        self.shared.lost = self.shared.lost or error
+        return error
+
+    def _check_group(self) -> None:
+        """Raise again what was raised when the group broke: its connections are closed since, to healthy ranks too."""
+        lost = self.shared.lost
+        if lost is not None:
+            again = RankLostError(str(lost))
+            again.ranks, again._group = lost.ranks, lost._group
+            raise again
 
     @property
     def patience(self) -> float:
@@ -184,6 +251,12 @@ class Shared:
     announced: Announced | None = None
     surprising: WeakSet[RunIdentity] = attrs.field(factory=WeakSet)
     "Runs that did not make the step they announced, and announce none any more."
+    turns: Turns = attrs.field(factory=Turns)
+    "Which thread uses the group."
+    lost: RankLostError | None = None
+    "Why the group cannot be used any more."
+    form: Hashable = None
+    "Of the last payload, where it moved without an agreement."
     begun: int = 0
     "How many runs were started."
     numbers: WeakKeyDictionary[RunIdentity, int] = attrs.field(factory=WeakKeyDictionary)
@@ -217,30 +290,45 @@ def set_aside(agreement: Agreement, instead: str) -> None:
         check_all_well(agreement.exchange(Record(text=instead), OTHER))
 
 
-def begin_together(agreement: Agreement, own_part: int, make: Callable[[], StartedT]) -> StartedT:
+def begin_together(
+    agreement: Agreement, kind: type, own_part: Callable[[], int], make: Callable[[], StartedT]
+) -> StartedT:
     """Start a run on every rank, or on none: an error on one is raised on all.
 
+    Args:
+        agreement: of the group.
+        kind: class of the executor.
+        own_part: returns what stands for the executor's settings.
+        make: starts the run.
+
     Raises:
-        PlanMismatchError: methods, parameters or settings differ.
+        PlanMismatchError: versions, methods, parameters or settings differ.
+        ExecutorError: another thread uses the group.
     """
-    set_aside(agreement, "a new run")
-    try:
-        run = make()
-        identity = run.identity
-        fingerprint = identity.fingerprint
-    except BaseException as error:
-        shared = shared_error(agreement, error, "starting a run", START)
-        if shared is error:
-            raise
-        raise shared from error
-    number = agreement.shared.begun
-    records = agreement.exchange(Record((*fingerprint, 0, 0, 0, 0, number, own_part), (), identity.summary), START)
-    check_all_well(records)
-    check_same_plan(records)
-    agreement.shared.begun += 1
-    agreement.shared.numbers[identity] = number
-    agreement.raise_interrupt()
-    return run
+    with agreement.shared.turns.taken():
+        set_aside(agreement, "a new run")
+        try:
+            agreement.shared.turns.check()
+            run = make()
+            identity = run.identity
+            methods, sigmas, others, _ = identity.fingerprint
+            versions = identity.versions | versions_of([kind])
+            number = agreement.shared.begun
+            parts = (methods, sigmas, others, digest([versions]), 0, 0, 0, 0, number, own_part())
+        except BaseException as error:
+            shared = shared_error(agreement, error, "starting a run", START)
+            if shared is error:
+                raise
+            raise shared from error
+        records = agreement.exchange(Record(parts, (), identity.summary), START)
+        check_all_well(records)
+        if len({record.fingerprint[_VERSIONS] for record in records}) > 1:
+            check_same_versions([json.loads(told) for told in agreement.told_in_full(json.dumps(versions))])
+        check_same_plan(records)
+        agreement.shared.begun += 1
+        agreement.shared.numbers[identity] = number
+        agreement.raise_interrupt()
+        return run
 
 
 def shared_error(

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from guidance_core.executors.distributed import DistributedExecutor
+from guidance_core.executors.header import LENGTH, Header
 from guidance_core.executors.packing import Slot, slots_of
 from guidance_core.executors.payload import Payload, Unheld
 from guidance_core.executors.placement import Placement, Unit
@@ -17,6 +18,10 @@ from guidance_core.steps.plan import Plan, Predictions
 
 # Renamed in torch 2.13; the old name warns there.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+HEADER = LENGTH * 4
+"Bytes of a header, where ranks do not agree on every step."
 
 
 class _Gathered(Payload):
@@ -50,7 +55,7 @@ class AllGatherExecutor(DistributedExecutor):
     def _prepared(self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]) -> _Gathered | None:
         if not placement.busy or self.size == 1:
             return None
-        slots, length = self._slots(plan, placement, dtypes)
+        slots, length = self._slots(plan, placement, dtypes, 0 if self.control else HEADER)
         device = next(iter(plan.samples.values())).device
         with torch.inference_mode(False):  # the step that uses it may run in another mode
             sent = torch.empty(length, dtype=torch.uint8, device=device)
@@ -70,14 +75,24 @@ class AllGatherExecutor(DistributedExecutor):
         for unit, branch in zip(plan.placed.units, plan.own_branches, strict=True):
             for slot, given in zip(slots[unit][1], share.values(), strict=True):
                 slot.view(payload.sent).copy_(given[branch.name])
-        by_rank = self._moved(plan, payload)
+        if plan.placed.agrees:
+            by_rank = self._moved(plan, payload)
+        else:
+            header = self._header(plan)
+            self._write_header(payload, header)
+            by_rank = self._moved(plan, payload)
+            if payload.received is None:
+                sender = payload.placement.busy[0]
+                self._look_at(header, _numbers(by_rank[sender].view(1, -1)), (sender,), by_rank[sender])
+            else:
+                self._look_at(header, _numbers(payload.received), range(self.size), payload.received)
         views = {unit: [slot.view(by_rank[rank]) for slot in places] for unit, (rank, places) in slots.items()}
         return self._whole(plan, views)
 
     def _slots(
-        self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]
+        self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype], start: int
     ) -> tuple[dict[Unit, tuple[int, list[Slot]]], int]:
-        """Return rank and places of every unit's outputs, and the bytes that each rank sends."""
+        """Return rank and places of every unit's outputs from byte `start` on, and the bytes that each rank sends."""
         places: dict[Unit, tuple[int, list[Slot]]] = {}
         longest = 0
         for rank, units in enumerate(placement.units):
@@ -86,12 +101,16 @@ class AllGatherExecutor(DistributedExecutor):
                 for unit in units
                 for output, dtype in zip(plan.samples, dtypes, strict=True)
             ]
-            slots, length = slots_of(wanted)
+            slots, length = slots_of(wanted, start)
             count = len(plan.samples)
             for number, unit in enumerate(units):
                 places[unit] = rank, slots[number * count : (number + 1) * count]
             longest = max(longest, length)
         return places, longest
+
+    def _write_header(self, payload: _Gathered, header: Header) -> None:
+        numbers = _numbers(payload.sent.view(1, -1))[0]
+        numbers.copy_(torch.tensor(header.numbers, dtype=numbers.dtype, device="cpu"))
 
     def _moved(self, plan: Plan | Unheld, payload: Any) -> Sequence[Tensor]:
         return self._gathered(plan, payload.sent, payload.placement)
@@ -126,3 +145,8 @@ class AllGatherExecutor(DistributedExecutor):
         """Return one line that says how branches are run."""
         exact = "" if self.split_rows or self.batched else ", bit-identical to serial"
         return f"all_gather: {self.size} ranks, predictions gathered on all of them{exact}{self._options()}"
+
+
+def _numbers(sent: Tensor) -> Tensor:
+    """Return the header of what each rank sends."""
+    return sent[:, :HEADER].view(torch.int32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import reduce
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from guidance_core.algebra.arithmetic import accumulation_dtype
 from guidance_core.algebra.statistics import Statistic
 from guidance_core.executors.distributed import DistributedExecutor
+from guidance_core.executors.header import LENGTH, Header
 from guidance_core.executors.packing import Slot, slots_of
 from guidance_core.executors.payload import Payload, Unheld
 from guidance_core.executors.placement import Placement
@@ -31,15 +32,21 @@ Part: TypeAlias = tuple[str, Measured | None, slice | None, Tensor]
 class _Reduced(Payload):
     """The sums and statistics of all outputs, to be added up over the ranks."""
 
-    def __init__(self, placement: Placement, sent: Tensor, slots: dict[Key, Slot], working: torch.dtype) -> None:
+    def __init__(
+        self, placement: Placement, sent: Tensor, slots: dict[Key, Slot], working: torch.dtype, start: int
+    ) -> None:
         super().__init__(placement, sent)
+        self.start = start
+        "Bytes of the headers."
+        self.headers = sent[:start].view(working).view(-1, LENGTH)
+        "One of each rank, zeros in what the others send; none where ranks agree on every step."
         self.slots = slots
         self.working = working
         "Dtype of everything in it."
 
     def again(self) -> _Reduced:
         with torch.inference_mode(False):
-            return _Reduced(self.placement, torch.zeros_like(self.sent), self.slots, self.working)
+            return _Reduced(self.placement, torch.zeros_like(self.sent), self.slots, self.working, self.start)
 
 
 class AllReduceExecutor(DistributedExecutor):
@@ -75,6 +82,11 @@ class AllReduceExecutor(DistributedExecutor):
                         parts.append((output, _REFERENCE, rows, base))
         return parts
 
+    def _form(self, plan: Plan, placement: Placement) -> Hashable:
+        parts = [(name, plan.wanted_statistics(name), plan.wants_reference(name)) for name in _active(plan)]
+        form = super()._form(plan, placement)
+        return None if form is None else (form, *parts)
+
     def _prepared(self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]) -> _Reduced | None:
         if not placement.busy:
             return None
@@ -91,10 +103,11 @@ class AllReduceExecutor(DistributedExecutor):
                 entries.append((_REFERENCE, shape))
             keys += [(output, key) for key, _ in entries]
             shapes += [(entry, working) for _, entry in entries]
-        slots, length = slots_of(shapes)
+        start = 0 if self.control else self.size * LENGTH * working.itemsize
+        slots, length = slots_of(shapes, start)
         with torch.inference_mode(False):  # the step that uses it may run in another mode
             sent = torch.zeros(length, dtype=torch.uint8, device=plan.samples[active[0]].device)
-        return _Reduced(placement, sent, dict(zip(keys, slots, strict=True)), working)
+        return _Reduced(placement, sent, dict(zip(keys, slots, strict=True)), working, start)
 
     def _collected(self, plan: Plan, share: list[Part], dtypes: Sequence[torch.dtype]) -> Sums:
         payload = plan.placed.payload
@@ -104,7 +117,17 @@ class AllReduceExecutor(DistributedExecutor):
         kinds = dict(zip(samples, dtypes, strict=True))
         views = {key: slot.view(payload.sent) for key, slot in payload.slots.items()}
         self._fill(views, share)
-        self._moved(plan, payload)
+        if plan.placed.agrees or self.size == 1:
+            self._moved(plan, payload)
+        else:
+            header = self._header(plan)
+            self._write_header(payload, header)
+            self._moved(plan, payload)
+            busy, rows = payload.placement.busy, payload.headers
+            if len(busy) == 1:
+                self._look_at(header, rows[busy[0] : busy[0] + 1], busy, payload.sent)
+            else:
+                self._look_at(header, rows, range(self.size), payload.sent)
         return Sums(
             sums={output: views[output, None].to(_accumulation(kinds[output])) for output in active},
             like={
@@ -121,6 +144,9 @@ class AllReduceExecutor(DistributedExecutor):
                 output: views[output, _REFERENCE].to(kinds[output]) for output in active if plan.wants_reference(output)
             },
         )
+
+    def _write_header(self, payload: _Reduced, header: Header) -> None:
+        payload.headers[self.rank].copy_(torch.tensor(header.numbers, dtype=payload.working, device="cpu"))
 
     def _moved(self, plan: Plan | Unheld, payload: Any) -> None:
         self._reduced(plan, payload.sent.view(payload.working), payload.placement)

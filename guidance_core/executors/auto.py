@@ -55,7 +55,7 @@ class AutoExecutor(Executor):
         if self._group is None or self._group.size() == 1:
             return make()
         check_alive(self._group)
-        return begin_together(agreement_of(self._group), digest([self.name]), make)
+        return begin_together(agreement_of(self._group), type(self), lambda: digest([self.name]), make)
 
     def for_run(self, program: Program) -> Executor:
         """Return the executor to use for a run of this program."""

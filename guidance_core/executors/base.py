@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 
-from guidance_core.errors import ConfigurationError, DenoiserError, ExecutorError
+from guidance_core.errors import ConfigurationError, DenoiserError, ExecutorError, add_note
 from guidance_core.executors.placement import Placement
 from guidance_core.methods.requests import Branch
 from guidance_core.steps.bound_branch import BoundBranch
@@ -122,7 +122,7 @@ def run_branch(branch: BoundBranch, denoise: Denoiser) -> Any:
                 return denoise(branch)
         return denoise(branch)
     except Exception as error:
-        add_note(error, branch)
+        add_note(error, f"raised by the denoiser for branch {branch.name!r} of step {branch.step}")
         raise
 
 
@@ -143,11 +143,6 @@ def check_differentiable(layout: Layout, executor: Executor) -> None:
         )
 
 
-def add_note(error: Exception, branch: BoundBranch) -> None:
-    """Have an error of the denoiser name branch and step."""
-    error.add_note(f"raised by the denoiser for branch {branch.name!r} of step {branch.step}")
-
-
 def run_batch(branches: Sequence[BoundBranch], denoise: Denoiser, whose: str) -> list[Any]:
     """Call `denoise.batch` for several branches.
 
@@ -165,7 +160,7 @@ def run_batch(branches: Sequence[BoundBranch], denoise: Denoiser, whose: str) ->
     try:
         results = batch(list(branches))
     except Exception as error:
-        error.add_note(f"raised by denoise.batch for branches {names} of step {branches[0].step}")
+        add_note(error, f"raised by denoise.batch for branches {names} of step {branches[0].step}")
         raise
     if not isinstance(results, Sequence) or len(results) != len(branches):
         got = f"{len(results)} predictions" if isinstance(results, Sequence) else f"a {type(results).__name__}"

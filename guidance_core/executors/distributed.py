@@ -15,8 +15,7 @@ Each rank notes where the others wait for it: there `report` tells them of a fai
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
@@ -25,18 +24,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.algebra.digest import PARTS, digest
-from guidance_core.errors import ConfigurationError, DenoiserError, ExecutorError, RankLostError
+from guidance_core.algebra.comparable import fingerprint_of
+from guidance_core.algebra.digest import PARTS, digest, name_of
+from guidance_core.errors import (
+    ConfigurationError,
+    DenoiserError,
+    ExecutorError,
+    RankLostError,
+    add_note,
+    text_of,
+)
 from guidance_core.executors.agreement import Announced, agreement_of, begin_together, set_aside, shared_error
 from guidance_core.executors.base import Denoiser, Executor, StartedT, run_batch, run_branch
+from guidance_core.executors.comparing import compare_inputs, note_inputs, number_of
 from guidance_core.executors.groups import (
     check_alive,
     is_alive,
     positions_in,
     resolve_group,
     stages_through_cpu,
-    timeout_of,
 )
+from guidance_core.executors.header import Header, Unread, read
 from guidance_core.executors.payload import MOVE, Payload, Placed, Unheld
 from guidance_core.executors.placement import Placement, place_branches, place_rows
 from guidance_core.executors.records import (
@@ -50,6 +58,7 @@ from guidance_core.executors.records import (
     check_same_plan,
     shown_dtypes,
 )
+from guidance_core.executors.turns import CrowdedError
 from guidance_core.methods.requests import Branch
 from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.settings import RunIdentity
@@ -71,6 +80,10 @@ class Counts:
     control_exchanges: int = 0
     control_seconds: float = 0.0
     "Time in control exchanges, waiting for slower ranks included."
+
+
+_NO_SETTINGS = ("group", "rank", "size", "chosen_because")
+"Attributes of an executor that ranks need not share, or whose equality is known."
 
 
 class DistributedExecutor(Executor):
@@ -128,7 +141,11 @@ class DistributedExecutor(Executor):
         self._counts = Counts()
         self._last_rows: int | None = None
         "The batch size of the last step whose rows were shared out."
-        self._own_part = digest([type(self).__name__, self._positions, lockstep, split_rows, batched])
+        self._own_part = digest([name_of(type(self)), self._positions, control, lockstep, split_rows, batched])
+        self._last: tuple[Hashable, Payload | None] = None, None
+        "Form and payload of the last step without control: laying out another takes longer than making it again."
+        self._unread: list[Unread] = []
+        "Headers of payloads that were not looked at yet."
 
     @property
     def counts(self) -> Counts:
@@ -145,7 +162,20 @@ class DistributedExecutor(Executor):
             GuidanceError: it could not be started on one rank; the same error on all.
         """
         check_alive(self.group)
-        return begin_together(self._agreement, self._own_part, make)
+        return begin_together(self._agreement, type(self), self._compared, make)
+
+    def _compared(self) -> int:
+        """Return what stands for the executor's class and for all settings that are attributes with a public name."""
+        settings = (
+            (f"attribute {name!r}", value)
+            for name, value in vars(self).items()
+            if name[0] != "_" and name not in _NO_SETTINGS and not callable(getattr(type(self), name, None))
+        )
+        own = [name_of(type(self)), self._positions]
+        advice = "the name of an attribute that ranks need not share begins with an underscore"
+        parts = fingerprint_of(f"executor {self.name!r}", settings, advice)
+        self._own_part = digest([*own, parts])
+        return self._own_part
 
     # A step.
 
@@ -158,14 +188,21 @@ class DistributedExecutor(Executor):
         check_alive(self.group)
         placement = self._placement(plan)
         units = placement.units[self.rank]
-        first = self._first_exchange(plan.identity)
-        plan.placed = Placed(placement, units, first is not None, first)
+        form = None if self.control else self._form(plan, placement)
+        first = self._first_exchange(plan.identity, form)
+        placed = Placed(placement, units, first is not None, first, form=form)
+        self._shared.turns.take(placed)
+        plan.placed = placed
+        self._unread = [each for each in self._unread if not each.check()]
+        if self.size > 1:
+            note_inputs(plan, is_first=plan.identity not in self._agreed)
         branches = [(plan.branches[unit.branch], unit.part) for unit in units]
         plan.own_branches = tuple(branch if rows is None else branch.for_rows(rows) for branch, rows in branches)
         plan.samples = {name: sample.detach() for name, sample in plan.samples.items()}  # no gradient travels
         if self.lockstep:
             plan.padding = placement.most - len(units)
             if plan.placed.agrees:  # ranks that call together must not begin with different plans
+                self._shared.turns.check()
                 awaited, plan.placed.awaited = plan.placed.awaited, None
                 set_aside(self._agreement, plan.summary)
                 plan.placed.awaited = awaited
@@ -202,9 +239,17 @@ class DistributedExecutor(Executor):
             PlanMismatchError: the ranks plan different things.
         """
         placed = plan.placed
+        self._shared.turns.take(placed)
+        self._shared.turns.check()
         with torch.no_grad():
             dtypes = self._dtypes(plan, predictions)
             announced, usual = self._shared.announced, self._agreed.get(plan.identity, ())
+            if not placed.agrees and dtypes and dtypes != usual:
+                raise DenoiserError(
+                    f"the predictions of step {plan.index} are {shown_dtypes(dtypes)}, those of the run's first step "
+                    f"were {shown_dtypes(usual)}. With control=False ranks cannot tell each other of the change; "
+                    "return one dtype, or use control=True."
+                )
             if (
                 announced is not None
                 and announced.identity() is plan.identity
@@ -218,6 +263,8 @@ class DistributedExecutor(Executor):
                 share = self._share(plan, predictions)
                 dtypes = self._agree(plan, dtypes)
             self._agreed[plan.identity] = dtypes
+            if placed.agrees and not self.control:
+                placed.form = self._form(plan, placed.placement)
             collected = self._collected(plan, share, dtypes)
         if placed.agrees:
             placed.awaited = AFTER
@@ -234,7 +281,11 @@ class DistributedExecutor(Executor):
             placed.awaited = awaited
         usual = self._agreed.get(plan.identity) or tuple(sample.dtype for sample in plan.samples.values())
         agreed = assumed = dtypes or usual
-        placed.payload = self._prepared(plan, placed.placement, assumed)
+        form, last = self._last
+        if placed.agrees or last is None or form != placed.form:
+            placed.payload = self._prepared(plan, placed.placement, assumed)
+        else:
+            placed.payload = last.again()
         if placed.agrees:
             agreed = agreed_dtypes(self._compare(plan, dtypes, BEFORE, then=None)) or assumed
         if agreed != assumed:  # this rank made no prediction, and those of others are not like the sample
@@ -242,6 +293,9 @@ class DistributedExecutor(Executor):
         if placed.agrees:
             placed.awaited = MOVE
             self._agreement.raise_interrupt()
+        if not self.control:
+            is_over = plan.index + 1 == plan.moment.run.count
+            self._last = (None, None) if is_over else (placed.form, placed.payload)
         return agreed
 
     def confirm(self, plan: Plan) -> None:
@@ -254,11 +308,13 @@ class DistributedExecutor(Executor):
             following = self._announcement(plan)
             parts, announced = following or ((0,) * len(PARTS), None)
             plan.placed.awaited = None
-            records = self._agreement.exchange(Record(parts, text=plan.place), AFTER)
+            records = self._agreement.exchange(Record(parts, text=plan.place, inputs=number_of(plan.placed)), AFTER)
             check_all_well(records)
+            compare_inputs(plan, self._agreement, records)
             if announced is not None and all(record.fingerprint == parts for record in records):
                 self._shared.announced = announced
             self._agreement.raise_interrupt()
+        self._shared.turns.leave(plan.placed)
 
     def _announcement(self, plan: Plan) -> tuple[tuple[int, ...], Announced] | None:
         """Return the next step's fingerprint, and the step with memory for its payload; None if it cannot be said."""
@@ -285,18 +341,32 @@ class DistributedExecutor(Executor):
         announced = Announced(ref(plan.identity), following.form, payload, move)
         return self._fingerprint(following), announced
 
+    def _number(self, plan: Plan) -> int:
+        """Return which of the group's runs a plan belongs to."""
+        return self._shared.numbers.get(plan.identity, 0)
+
     def _fingerprint(self, plan: Plan) -> tuple[int, ...]:
         """Return what ranks compare of a step."""
-        return (*plan.fingerprint, self._shared.numbers.get(plan.identity, 0), self._own_part)
+        return (*plan.fingerprint, self._number(plan), self._own_part)
 
     def report(self, error: BaseException, identity: RunIdentity, plan: Plan | None) -> BaseException:
         """Tell the other ranks of a failure where they wait for this one; return what all of them raise."""
+        if isinstance(error, CrowdedError):
+            return error  # where the others wait, they wait for another thread
+        try:
+            return self._reported(error, identity, plan)
+        finally:
+            if plan is not None and plan.placed is not None:
+                self._shared.turns.leave(plan.placed)
+
+    def _reported(self, error: BaseException, identity: RunIdentity, plan: Plan | None) -> BaseException:
         placed = None if plan is None else plan.placed
-        awaited = self._first_exchange(identity) if placed is None else placed.awaited
+        awaited = self._first_exchange(identity, self._shared.form) if placed is None else placed.awaited
         is_late = awaited == AFTER
         if placed is not None and placed.agrees:
             placed.awaited = BEFORE  # where all ranks begin if they finish the plan again
-        if isinstance(error, RankLostError) or not is_alive(self.group):
+        is_over = isinstance(error, RankLostError) and error._group is self._agreement.group
+        if is_over or not is_alive(self.group):
             return error
         where = "planning a step" if plan is None else f"step {plan.index}"
         announced, self._shared.announced = self._shared.announced, None
@@ -306,17 +376,22 @@ class DistributedExecutor(Executor):
                 announced.move()
             elif awaited == MOVE and plan is not None and plan.placed.payload is not None:
                 self._moved(plan, plan.placed.payload)
+            elif placed is not None and not placed.agrees and plan is not None:
+                self._move_failure(plan)
         except RankLostError as lost:
             return lost
         except Exception as failed:  # a collective that does not exist, which the others find out as well
-            error.add_note(f"and its payload could not be moved: {failed}")
+            add_note(error, f"and its payload could not be moved: {text_of(failed)}")
         if awaited is None:
             return error
         return shared_error(self._agreement, error, where, AFTER if awaited == MOVE else awaited, is_late=is_late)
 
-    def _first_exchange(self, identity: RunIdentity) -> int | None:
-        """Return the first exchange of a step; None where this step of the run has none."""
-        if not self.control and identity in self._agreed:
+    def _first_exchange(self, identity: RunIdentity, form: Hashable) -> int | None:
+        """Return the first exchange of a step; None where it has none: without control, if the payload is as the last.
+
+        Payloads of different sizes must not meet: Gloo ends the process that gets more than it expects.
+        """
+        if not self.control and identity in self._agreed and form is not None and form == self._shared.form:
             return None
         return PLANNED if self.lockstep else BEFORE
 
@@ -325,11 +400,12 @@ class DistributedExecutor(Executor):
 
         The others wait for this rank in the exchange `then` next, if there is one.
         """
-        record = Record(self._fingerprint(plan), dtypes, plan.summary)
+        record = Record(self._fingerprint(plan), dtypes, plan.summary, inputs=number_of(plan.placed))
         plan.placed.awaited = None
         records = self._agreement.exchange(record, phase)
         check_all_well(records)
         check_same_plan(records)
+        compare_inputs(plan, self._agreement, records)
         plan.placed.awaited = then
         return records
 
@@ -360,9 +436,45 @@ class DistributedExecutor(Executor):
 
     # The payload.
 
+    def _header(self, plan: Plan, *, is_well: bool = True) -> Header:
+        """Return what goes in front of this rank's payload, where ranks do not agree on every step."""
+        others = (self._own_part, number_of(plan.placed))
+        return Header.of(plan, self._number(plan), others, is_well=is_well)
+
+    def _look_at(self, header: Header, rows: Tensor, senders: Sequence[int], payload: Tensor) -> None:
+        """Compare the headers that came with a payload with this rank's."""
+        unread = read(header, rows, senders, payload)
+        if unread is not None:
+            self._unread.append(unread)
+
+    def _move_failure(self, plan: Plan) -> None:
+        """Take part in the payload of a step that failed here before it moved, so that the others hear of it."""
+        placed, usual = plan.placed, self._agreed.get(plan.identity)
+        has_moved, placed.has_moved = placed.has_moved, False
+        if has_moved or usual is None:
+            return
+        payload = self._prepared(plan, placed.placement, usual)
+        if payload is not None:
+            placed.payload = payload
+            self._write_header(payload, self._header(plan, is_well=False))
+            self._moved(plan, payload)
+            placed.has_moved = False
+
+    def _write_header(self, payload: Any, header: Header) -> None:
+        """Write a header in front of a payload."""
+        raise NotImplementedError
+
     def _share(self, plan: Plan, predictions: Predictions) -> Any:
         """Return what this rank sends, computed while the others can still be told of an error."""
         return predictions
+
+    def _form(self, plan: Plan, placement: Placement) -> Hashable:
+        """Return what is equal for payloads of one size that one collective moves; None before the first step."""
+        usual = self._agreed.get(plan.identity)
+        if usual is None:
+            return None
+        shapes = tuple(sample.shape for sample in plan.samples.values())
+        return type(self).__name__, placement, shapes, usual, next(iter(plan.samples.values())).device
 
     def _prepared(self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]) -> Payload | None:
         """Return the memory for a step's payload, zeros; None where nothing moves."""
@@ -380,16 +492,16 @@ class DistributedExecutor(Executor):
         """Make one payload collective of `buffer`; a group that breaks in it is a lost rank."""
         self._counts.payload_collectives += 1
         self._counts.payload_bytes += buffer.numel() * buffer.element_size()
+        plan.placed.has_moved = True
+        self._shared.form = plan.placed.form
         if plan.placed.agrees:
             plan.placed.awaited = AFTER
         try:
             work = collective(*arguments, group=self.group, async_op=True)
             if buffer.device.type == "cpu":
-                # A little less than the group's own timeout, which would close all connections and leave
-                # nobody to ask who is missing. On a GPU to wait is to enqueue.
-                work.wait(datetime.timedelta(seconds=0.8 * timeout_of(self.group)))
+                self._agreement.wait_for_payload(work)
             else:
-                work.wait()
+                work.wait()  # on a GPU that is to enqueue
         except (RuntimeError, NotImplementedError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             lacks = ("not support", "not implemented", "No backend type associated")

@@ -31,9 +31,12 @@ class Slot:
         return buffer[self.start : self.stop].view(self.dtype).view(self.shape)
 
 
-def slots_of(tensors: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> tuple[list[Slot], int]:
-    """Return a place for every (shape, dtype), one behind the other, and the bytes they take."""
-    slots, start = [], 0
+def slots_of(tensors: Sequence[tuple[tuple[int, ...], torch.dtype]], start: int = 0) -> tuple[list[Slot], int]:
+    """Return a place for every (shape, dtype), one behind the other, and the byte after the last.
+
+    The first begins at byte `start`, a multiple of `ALIGNMENT`.
+    """
+    slots = []
     for shape, dtype in tensors:
         slot = Slot(start, tuple(shape), dtype)
         slots.append(slot)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import attrs
 from torch import Tensor
 
 from guidance_core.executors.placement import Placement, Unit
+from guidance_core.steps.inputs import Inputs
 
 MOVE = -1
 "Where other ranks wait: in the payload, and then in the agreement after it."
@@ -24,6 +27,12 @@ class Placed:
     "Where the other ranks wait for this one: an exchange, or `MOVE`; None where they do not."
     payload: Payload | None = None
     "What moves, once there is memory for it."
+    inputs: Inputs | None = None
+    "What this rank was given, in a step that compares it and has not yet."
+    form: Hashable = None
+    "What is equal for payloads that can be moved together, where ranks do not agree on every step."
+    has_moved: bool = False
+    "Whether this rank has taken part in the payload collective."
 
 
 @attrs.frozen(eq=False)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
 
 from guidance_core import errors
 from guidance_core.algebra.digest import PARTS
-from guidance_core.errors import ExecutorError, GuidanceError, PlanMismatchError, RankFailedError
+from guidance_core.errors import (
+    ExecutorError,
+    GuidanceError,
+    PlanMismatchError,
+    RankFailedError,
+    RankLostError,
+    notes_of,
+    text_of,
+)
 
 TEXT = 960
 "Bytes of text in a record."
@@ -27,14 +35,15 @@ ERRORS = tuple(
         key=lambda each: each.__name__,
     )
 )
-START, PLANNED, BEFORE, AFTER, LOST, OTHER = range(6)
-PHASES = ("starts", "plans", "runs", "finishes", "lost a payload in", "turns to")
+START, PLANNED, BEFORE, AFTER, LOST, OTHER, DETAIL = range(7)
+PHASES = ("starts", "plans", "runs", "finishes", "lost a payload in", "turns to", "compares")
 """What ends with an exchange: a run's start, a plan (in lockstep), the forwards, what is made of the payload.
 
-`OTHER` stands in the place of `AFTER`, on a rank that does not make the step which was announced.
+`OTHER` stands in the place of `AFTER`, on a rank that does not make the step which was announced. In `DETAIL`, ranks
+that have seen a difference say what exactly they have.
 """
-LAYOUT = struct.Struct(f"={5 + len(PARTS)}q{OUTPUTS}s{TEXT}s")
-"Phase, error, whether it is late, lengths of text and dtypes; fingerprint; dtypes; text."
+LAYOUT = struct.Struct(f"={6 + len(PARTS)}q{OUTPUTS}s{TEXT}s")
+"Phase, error, whether it is late, lengths of text and dtypes, inputs; fingerprint; dtypes; text."
 BLANK = b"\xff" * LAYOUT.size
 "No record looks like this."
 
@@ -52,28 +61,31 @@ class Record:
     "Index of the error's class in `ERRORS`; -1 where nothing failed."
     is_late: bool = False
     "Whether it failed on what others had sent, so that an earlier failure elsewhere may be the cause."
+    inputs: int = 0
+    "What stands for the sample and the conditions it was given, in steps that compare them."
 
     def encode(self, phase: int) -> bytearray:
         """Return the record as bytes, marked with the part of a step it belongs to."""
         text = self.text.encode(errors="backslashreplace")[:TEXT]
         codes = bytes(DTYPES.index(dtype) + 1 for dtype in self.dtypes)
-        head = (phase, self.error, self.is_late, len(text), len(codes), *self.fingerprint)
+        head = (phase, self.error, self.is_late, len(text), len(codes), self.inputs, *self.fingerprint)
         return bytearray(LAYOUT.pack(*head, codes, text))
 
     @classmethod
     def decode(cls, record: bytearray) -> tuple[int, Record]:
         """Return the part of a step it belongs to, and the record."""
-        phase, error, is_late, length, count, *fingerprint, codes, text = LAYOUT.unpack(record)
+        phase, error, is_late, length, count, inputs, *fingerprint, codes, text = LAYOUT.unpack(record)
         dtypes = tuple(DTYPES[code - 1] for code in codes[:count])
-        return phase, cls(tuple(fingerprint), dtypes, text[:length].decode(errors="replace"), error, bool(is_late))
+        said = text[:length].decode(errors="replace")
+        return phase, cls(tuple(fingerprint), dtypes, said, error, bool(is_late), inputs)
 
 
 def failure(error: BaseException, rank: int, where: str, *, is_late: bool = False) -> Record:
     """Return the record that tells the others how this rank failed."""
     cls = next((each for each in type(error).__mro__ if each in ERRORS), GuidanceError)
-    known = cls is not GuidanceError
-    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    what = str(error) if known else f"{type(error).__name__}: {error}"
+    known = cls not in (GuidanceError, RankLostError)  # the ranks of this group are there; the denoiser lost another's
+    notes = "".join(f" ({note})" for note in notes_of(error))
+    what = text_of(error) if known else f"{type(error).__name__}: {text_of(error)}"
     place = "" if re.search(rf"\b{where}\b", notes + what) else f", {where}"  # most errors of a step say which
     # what says where comes first: a long message is cut at its end
     number = ERRORS.index(cls if known else RankFailedError)
@@ -108,6 +120,22 @@ def check_same_plan(records: Sequence[Record]) -> None:
         f"Rank {rank}: {other.text}. Every rank must be given the same methods, parameters, sigmas and sample shape, "
         "and the same executor with the same options."
     )
+
+
+def check_same_versions(told: Sequence[Mapping[str, str]]) -> None:
+    """Raise `PlanMismatchError` where ranks have different versions of a distribution, which it names."""
+    said = []
+    for name in sorted({name for each in told for name in each}):
+        found: dict[str, list[int]] = {}
+        for rank, versions in enumerate(told):
+            found.setdefault(versions.get(name, "not installed as a distribution"), []).append(rank)
+        if len(found) > 1:
+            shown = "; ".join(f"rank {', '.join(map(str, ranks))}: {version}" for version, ranks in found.items())
+            said.append(f"{name} ({shown})")
+    if said:
+        raise PlanMismatchError(
+            f"the ranks have different versions of {', '.join(said)}. Install the same version on every rank."
+        )
 
 
 def agreed_dtypes(records: Sequence[Record]) -> tuple[torch.dtype, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pluggy
 
-from guidance_core.errors import ConfigurationError, GuidanceError, PluginError, brief, told
+from guidance_core.errors import ConfigurationError, GuidanceError, PluginError, brief, text_of, told
 from guidance_core.methods import hookspecs
 
 HOOKS = ("build_branches", "combine", "postprocess")
@@ -43,9 +43,9 @@ class Implementation:
         An error about a parameter stays one; any other becomes a `PluginError`.
         """
         if isinstance(error, ConfigurationError | PluginError):
-            prefix = "" if str(error).startswith(f"plugin {self.plugin!r}") else f"plugin {self.plugin!r}: "
-            return type(error)(f"{prefix}{error}")
-        return PluginError(f"plugin {self.plugin!r} failed in {self.hook}: {type(error).__name__}: {error}")
+            prefix = "" if text_of(error).startswith(f"plugin {self.plugin!r}") else f"plugin {self.plugin!r}: "
+            return type(error)(f"{prefix}{text_of(error)}")
+        return PluginError(f"plugin {self.plugin!r} failed in {self.hook}: {type(error).__name__}: {text_of(error)}")
 
     def wrong(self, expected: str, got: Any) -> PluginError:
         """Return the error to raise when this implementation returned something it may not."""

@@ -12,7 +12,7 @@ import torch
 
 from guidance_core.errors import ConfigurationError, brief, did_you_mean
 from guidance_core.parameters.schedules import Schedule, Table
-from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, Unset, by_name
+from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, Unset, by_name, plain_number
 
 LARGEST = 2**31
 "Of whole numbers that count something."
@@ -23,6 +23,7 @@ Scale: TypeAlias = float | TensorValue | PerOutput | Schedule
 
 def as_value(given: Any) -> Any:
     """Convert tensors, dicts and whole numbers to the stored form; leave everything else for the check."""
+    given = plain_number(given)
     if isinstance(given, torch.Tensor):
         return _plain(given) if given.ndim == 0 else TensorValue(given)
     if isinstance(given, Mapping) and not isinstance(given, PerOutput):
@@ -218,6 +219,7 @@ def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: 
     """
 
     def convert(given: Any, owner: Any, field: attrs.Attribute[Any]) -> Any:
+        given = plain_number(given)
         if optional and (given is None or (isinstance(given, str) and given == "none")):
             return None
         value = brief(given) if isinstance(given, int | float) else given
@@ -261,7 +263,8 @@ def whole(default: Any = attrs.NOTHING, *, ge: int = 0, optional: bool = False, 
     """
 
     def convert(given: Any) -> Any:
-        if optional and given == "none":
+        given = plain_number(given)
+        if optional and isinstance(given, str) and given == "none":
             return None
         if isinstance(given, Mapping) and not isinstance(given, PerOutput):
             return PerOutput({output: convert(value) for output, value in by_name(given).items()})

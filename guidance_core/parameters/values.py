@@ -25,6 +25,11 @@ def by_name(given: Mapping[Any, Any]) -> dict[str, Any]:
     return named
 
 
+def plain_number(given: Any) -> Any:
+    """Return the Python number, text or truth value that a NumPy scalar is; anything else as it is given."""
+    return given.item() if type(given).__module__ == "numpy" and getattr(given, "ndim", None) == 0 else given
+
+
 @attrs.frozen(eq=False, repr=False)
 class PerOutput(Mapping[str, Any]):
     """A value for each named output, with element-wise arithmetic: `PerOutput(video=3) - 1`.

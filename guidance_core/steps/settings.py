@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
+from guidance_core.algebra.comparable import fingerprint_of
 from guidance_core.algebra.digest import digest
+from guidance_core.discovery import versions_of
+from guidance_core.errors import brief
 from guidance_core.methods.capabilities import Supports
 from guidance_core.methods.noise import Seeds
 from guidance_core.methods.split import Split
@@ -31,8 +34,10 @@ class RunSettings:
     "Returns why the host's model cannot run a pass, or None."
     shards: Split | None = None
     "Which outputs are pieces of longer ones."
-    given: Callable[[], Mapping[str, int]] | None = None
-    "Returns what a host wants equal on all ranks, as a number for each thing; called where there are several."
+    check_inputs: str = "first"
+    "In which steps several ranks compare what they were given: `first`, `always` or `never`."
+    given: Callable[[], Mapping[str, Any]] | None = None
+    "Returns what else a host wants equal on all ranks, by name; called in the first step where there are several."
 
     @property
     def blocks(self) -> Mapping[str, int] | None:
@@ -59,21 +64,29 @@ class RunIdentity:
     "Which samples of its batch the run went on with, each time some were selected."
 
     @functools.cached_property
-    def given(self) -> Mapping[str, int]:
-        """What the host wants equal on all ranks, as a number for each thing."""
-        return {} if self.settings.given is None else self.settings.given()
-
-    @functools.cached_property
     def fingerprint(self) -> tuple[int, int, int, int]:
-        """What stands for the methods, the sigmas, the run's other settings, and what the host was given."""
+        """What stands for the methods, the sigmas, the run's other settings, and the versions of what it is made by.
+
+        Raises:
+            ConfigurationError: a parameter cannot be compared between processes.
+        """
         settings = self.settings
         named = sorted(name for name, inputs in (settings.conditions or {}).items() if inputs is not None)
-        methods = [*self.plugins, *self.plugins.values()]
+        advice = "a field that is no parameter has init=False and eq=False"
+        methods = [
+            fingerprint_of(f"plugin {name!r}", _parameters(plugin), advice) for name, plugin in self.plugins.items()
+        ]
         sigmas = [settings.sigmas, settings.alphas]
         seeds = None if settings.seeds.is_drawn else settings.seeds
-        others = [settings.prediction_type, settings.check_finite, named, self.selections, seeds]
+        others = [settings.prediction_type, settings.check_finite, settings.check_inputs, settings.given is None, named]
+        others += [self.selections, seeds]
         others += [] if settings.shards is None else [settings.shards.dims, settings.shards.valid]
-        return digest(methods), digest(sigmas), digest(others), digest([self.given])
+        return digest([*self.plugins, *methods]), digest(sigmas), digest(others), digest([self.versions])
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of this library and of each plugin's distribution, by its name."""
+        return versions_of(map(type, self.plugins.values()))
 
     @property
     def summary(self) -> str:
@@ -81,17 +94,23 @@ class RunIdentity:
         settings = self.settings
         methods = ", ".join(_method(name, plugin) for name, plugin in self.plugins.items())
         sigmas = "; ".join(", ".join(f"{level:.6g}" for level in levels) for levels in settings.sigmas.values())
-        given = ", ".join(f"{name} #{number & 0xFFFFFFFF:08x}" for name, number in self.given.items())
         return (
             f"a run of {settings.count} steps with {_cut(methods, 550) or 'no methods'} "
             f"for {settings.prediction_type} predictions at sigmas {_cut(sigmas, 150)}"
-            f"{f', given {given}' if given else ''}"
         )
+
+
+def _parameters(plugin: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a plugin's class and its parameters: what it is made with, and what equality looks at."""
+    yield "its class", type(plugin)
+    for field in attrs.fields(type(plugin)):
+        if field.init or field.eq:
+            yield f"parameter {field.name!r}", getattr(plugin, field.name)
 
 
 def _method(name: str, plugin: object) -> str:
     given = [
-        f"{parameter}={_cut(repr(settled.value), 150)}"
+        f"{parameter}={_cut(brief(settled.value, 2000), 150)}"
         for parameter, settled in settle(plugin).items()
         if settled.origin == "given"
     ]

@@ -18,10 +18,10 @@ from torch import Tensor
 from guidance_core.errors import ConfigurationError, DenoiserError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.hosts.diffusers.checksums import checksums
 from guidance_core.hosts.diffusers.levels import Levels, levels_of
 from guidance_core.hosts.diffusers.patterns import Pattern
 from guidance_core.hosts.diffusers.placeholder import Placeholder
+from guidance_core.hosts.diffusers.shared import shared
 from guidance_core.hosts.diffusers.stand_in import StandIn, context_of, retire
 from guidance_core.methods.requests import Branch
 from guidance_core.run import Run
@@ -241,7 +241,7 @@ class Seam:
                 outputs=self.pattern.outputs or None,
                 executor=self.executor,
                 supports=lambda branch: self._unsupported(branch, model),
-                given=lambda: checksums(self.pipe, self._models, sample, conditions, self._generator),
+                given=lambda: shared(self.pipe, self._models, sample[0].device, conditions, self._generator),
             )
             if all(len(layout.branches) == 1 and not any(layout.amended.values()) for layout in self.run.layouts):
                 warnings.warn(

@@ -1,4 +1,4 @@
-"""What ranks must share for a guided call, in a few numbers: pipeline, weights, noise and prompts."""
+"""What ranks must share for a guided call besides the sample: pipeline, weights, prompts, random states."""
 
 from __future__ import annotations
 
@@ -8,33 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidance_core.algebra.digest import digest
-
 SAMPLES = 8
 "Elements of each weight that are compared: a model has thousands of weights."
 
 
-def checksums(
-    pipe: Any,
-    models: Sequence[Any],
-    sample: Sequence[Tensor],
-    conditions: Mapping[str, Mapping[str, Any]],
-    generator: Any,
-) -> dict[str, int]:
-    """Return a number for each thing that every rank must be given equally, by its name.
-
-    Waits for the device once, so it is for the first step of a run.
-    """
+def shared(
+    pipe: Any, models: Sequence[Any], device: torch.device, conditions: Mapping[str, Mapping[str, Any]], generator: Any
+) -> dict[str, Any]:
+    """Return what every rank must be given equally besides the sample, by its name; nothing is waited for."""
     scheduler = pipe.scheduler
     kinds = [type(pipe).__name__, *(type(model).__name__ for model in models), type(scheduler).__name__]
     settings = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
     return {
-        "pipeline": digest([*kinds, _plain(settings)]),
-        "weights": digest([_sampled(model) for model in models]),
-        "adapters": digest([_plain(dict(_adapters(model))) for model in models]),
-        "noise": digest([each.detach().cpu() for each in sample]),
-        **{name: digest(list(_tensors(inputs))) for name, inputs in conditions.items()},
-        **({"randomness": digest(_states(generator, sample[0].device))} if draws_noise(scheduler) else {}),
+        "pipeline": [*kinds, settings],
+        "weights": [_sampled(model) for model in models],
+        "adapters": [list(_adapters(model)) for model in models],
+        **conditions,
+        **({"randomness": _states(generator, device)} if draws_noise(scheduler) else {}),
     }
 
 
@@ -57,14 +47,15 @@ def _states(generator: Any, device: torch.device) -> list[Tensor]:
     return [torch.get_rng_state(), *own]
 
 
-def _sampled(model: Any) -> Tensor:
-    """Return a few elements of every weight, one after another, on the CPU."""
-    parts = []
+def _sampled(model: Any) -> list[Tensor]:
+    """Return a few elements of every weight, one after another, of each device."""
+    parts: dict[torch.device, list[Tensor]] = {}
     for weight in model.parameters():
         flat = weight.detach().reshape(-1)
         if flat.numel() and flat.device.type != "meta":  # those of an offloaded model are elsewhere
-            parts.append(flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES].float())
-    return torch.cat([part.cpu() for part in parts]) if parts else torch.empty(0, device="cpu")
+            some = flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES].float()
+            parts.setdefault(flat.device, []).append(some)
+    return [torch.cat(some) for some in parts.values()]
 
 
 def _adapters(model: Any) -> Iterator[tuple[str, Any]]:
@@ -76,26 +67,3 @@ def _adapters(model: Any) -> Iterator[tuple[str, Any]]:
         scale = getattr(getattr(module, "processor", None), "scale", None)
         if scale is not None:
             yield f"{name}.processor", scale
-
-
-def _tensors(value: Any) -> Iterator[Any]:
-    """Yield everything in the arguments of a call, tensors on the CPU."""
-    if isinstance(value, Tensor):
-        yield value.detach().cpu()
-    elif isinstance(value, Mapping):
-        for name in sorted(value):
-            yield name
-            yield from _tensors(value[name])
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _tensors(each)
-    else:
-        yield _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
