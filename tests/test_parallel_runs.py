@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ability_jobs
 import pytest
 import run_jobs
 import torch
@@ -279,3 +280,17 @@ def test_a_wrong_prediction_in_lockstep_does_not_leave_the_others_in_the_model()
     assert error == "DenoiserError"
     assert "rank 1" in message
     assert after == ("", "")
+
+
+@pytest.mark.parametrize("seeds", [None, 5, [7, 8]])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_noise_edits_forks_and_selections_on_ranks_equal_serial_bitwise(ranks, count, seeds):
+    found = ranks.run(ability_jobs.equals_serial, seeds, ranks=count)
+    assert all(all(same) for same, _, _ in found)
+    assert all(is_other for _, _, is_other in found)
+    assert len({str(own) for _, own, _ in found}) == 1, "ranks draw their seed together"
+
+
+def test_other_samples_selected_on_one_rank_are_told_on_all(ranks):
+    found = ranks.run(ability_jobs.another_selection_on_one_rank, ranks=2)
+    assert all(told.startswith("PlanMismatchError") for told in found), found

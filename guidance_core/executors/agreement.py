@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import secrets
 import struct
 import time
-from collections.abc import Callable, Hashable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NoReturn, TypeAlias
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet
 
 import attrs
@@ -40,6 +41,7 @@ from guidance_core.executors.records import (
     failure,
 )
 from guidance_core.executors.turns import Turns
+from guidance_core.methods.noise import drawn_together
 from guidance_core.steps.settings import RunIdentity
 
 _VERSIONS = PARTS.index("versions")
@@ -258,6 +260,8 @@ class Shared:
     form: Hashable = None
     "Of the last payload, where it moved without an agreement."
     begun: int = 0
+    seed: int | None = None
+    "Of the next run, if nobody gives one; the first rank drew it."
     "How many runs were started."
     numbers: WeakKeyDictionary[RunIdentity, int] = attrs.field(factory=WeakKeyDictionary)
     "Which of them each run is."
@@ -309,6 +313,12 @@ def begin_together(
         set_aside(agreement, "a new run")
         try:
             agreement.shared.turns.check()
+        except BaseException as error:
+            _raise_shared(agreement, error)
+        if agreement.shared.seed is None:
+            _draw_seed(agreement, agreement.exchange(Record(inputs=secrets.randbits(62)), START))
+        token = drawn_together.set(agreement.shared.seed)
+        try:
             run = make()
             identity = run.identity
             methods, sigmas, others, _ = identity.fingerprint
@@ -316,12 +326,12 @@ def begin_together(
             number = agreement.shared.begun
             parts = (methods, sigmas, others, digest([versions]), 0, 0, 0, 0, number, own_part())
         except BaseException as error:
-            shared = shared_error(agreement, error, "starting a run", START)
-            if shared is error:
-                raise
-            raise shared from error
-        records = agreement.exchange(Record(parts, (), identity.summary), START)
-        check_all_well(records)
+            _raise_shared(agreement, error)
+        finally:
+            drawn_together.reset(token)
+        own = Record(parts, (), identity.summary, inputs=secrets.randbits(62))
+        records = agreement.exchange(own, START)
+        _draw_seed(agreement, records)
         if len({record.fingerprint[_VERSIONS] for record in records}) > 1:
             check_same_versions([json.loads(told) for told in agreement.told_in_full(json.dumps(versions))])
         check_same_plan(records)
@@ -329,6 +339,20 @@ def begin_together(
         agreement.shared.numbers[identity] = number
         agreement.raise_interrupt()
         return run
+
+
+def _raise_shared(agreement: Agreement, error: BaseException) -> NoReturn:
+    """Raise on all ranks the error that kept this one from starting a run."""
+    shared = shared_error(agreement, error, "starting a run", START)
+    if shared is error:
+        raise error
+    raise shared from error
+
+
+def _draw_seed(agreement: Agreement, records: Sequence[Record]) -> None:
+    """Take the first rank's seed for the next run, or raise what a rank failed with."""
+    check_all_well(records)
+    agreement.shared.seed = records[0].inputs
 
 
 def shared_error(

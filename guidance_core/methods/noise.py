@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any
 
@@ -18,6 +19,9 @@ from torch import Tensor
 from guidance_core.errors import ConfigurationError, PluginError, brief
 
 _LIMIT = 2**63
+
+drawn_together: ContextVar[int | None] = ContextVar("drawn_together", default=None)
+"The seed that ranks start a run with if nobody gives one: they have drawn it together."
 
 
 @attrs.frozen
@@ -38,7 +42,8 @@ class Seeds:
             ConfigurationError: they are not whole numbers from 0 to 2⁶³ − 1.
         """
         if given is None:
-            return cls(is_drawn=True)
+            together = drawn_together.get()
+            return cls(secrets.randbits(63) if together is None else together, is_drawn=True)
         if isinstance(given, Tensor):
             given = given.tolist()
         if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
