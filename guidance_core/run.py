@@ -7,16 +7,21 @@ from operator import index as as_index
 from typing import Any
 
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from guidance_core.algebra.arithmetic import evaluate
 from guidance_core.algebra.outputs import Structure, Structured, read_sample
+from guidance_core.algebra.tracing import outside, untraced
 from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor
+from guidance_core.executors.copying import CopyingDenoiser
 from guidance_core.methods.step import Moment, States, copied
+from guidance_core.steps.apart import writes_to
 from guidance_core.steps.combination import Scene, Workspace, correct, guide
 from guidance_core.steps.held import HeldOutputs, Kept
 from guidance_core.steps.layout import Layout
+from guidance_core.steps.lent import Lent
 from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.program import Program, Sigma
 
@@ -45,6 +50,8 @@ class Run:
         self._workspace = Workspace()
         self._last: Moment | None = None
         self._structure: Structure | None = None
+        self._counts_writes = False
+        "Whether torch counts the writes into the samples: not into those made in inference mode."
 
     @property
     def layouts(self) -> list[Layout]:
@@ -82,14 +89,20 @@ class Run:
             RankLostError: with several ranks, one does not answer.
             PlanMismatchError: with several ranks, they plan different things.
         """
-        plan = self.plan(index, sample, sigma=sigma, alpha=alpha, model=model)
+        if is_compiling():
+            levels = {"sigma": sigma, "alpha": alpha, "model": model}
+            return outside(Run.step, (self, index, sample, denoise), levels)
+        plan = self._begun(index, sample, sigma, alpha, model)
         try:
+            if getattr(denoise, "reuses_memory", False):
+                denoise = CopyingDenoiser(denoise, plan)
             predictions = self.executor.execute(plan, denoise)
         except BaseException as error:
             self._give_up(plan, error)
             raise
-        return self.finish(plan, predictions)
+        return self._ended(plan, predictions)
 
+    @untraced
     def plan(
         self,
         index: int,
@@ -106,15 +119,9 @@ class Run:
 
         An exception inside the block is raised on all ranks. Takes and raises what `step` does.
         """
-        plan = None
-        try:
-            plan = self._planned(index, sample, sigma, alpha, model)
-            self.executor.place(plan)
-        except BaseException as error:
-            self._give_up(plan, error)
-            raise
-        return plan
+        return self._begun(index, sample, sigma, alpha, model)
 
+    @untraced
     def finish(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
         """Combine the predictions of a plan's own branches, by name, into the guided prediction.
 
@@ -124,6 +131,25 @@ class Run:
             PluginError: a plugin's hook failed.
             RankFailedError, RankLostError, PlanMismatchError: as `step`.
         """
+        return self._ended(plan, predictions)
+
+    def describe(self) -> Description:
+        """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
+        return describe_run(self._program.stack, self.executor.describe(), self.layouts, self.executor.placed)
+
+    def _begun(
+        self, index: int, sample: Structured, sigma: Sigma | None, alpha: float | None, model: str | None
+    ) -> Plan:
+        plan = None
+        try:
+            plan = self._planned(index, sample, sigma, alpha, model)
+            self.executor.place(plan)
+        except BaseException as error:
+            self._give_up(plan, error)
+            raise
+        return plan
+
+    def _ended(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
         if plan.identity is not self.identity or plan.is_finished:
             why = "belongs to another run" if plan.identity is not self.identity else "was finished before"
             raise ConfigurationError(f"this plan of step {plan.index} {why}; call plan() anew.")
@@ -143,10 +169,6 @@ class Run:
             self._give_up(plan, error)
             raise
         return self._committed(plan, results, state, kept)
-
-    def describe(self) -> Description:
-        """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
-        return describe_run(self._program.stack, self.executor.describe(), self.layouts, self.executor.placed)
 
     def _planned(
         self, index: int, sample: Structured, sigma: Sigma | None, alpha: float | None, model: str | None
@@ -171,6 +193,10 @@ class Run:
         if layout.has_tensor_strengths:
             for name, each in samples.items():
                 layout.outputs[name].placed_strengths(each)  # raises where one does not broadcast
+        writes = -1
+        if self._counts_writes or index == 0:
+            writes = writes_to(samples.values())
+            self._counts_writes = writes >= 0
         return Plan(
             self.identity,
             scheduled,
@@ -181,6 +207,7 @@ class Run:
             self.finish,
             self._give_up,
             self._following,
+            writes,
         )
 
     def _following(self, plan: Plan) -> Plan | None:
@@ -211,17 +238,24 @@ class Run:
                 given = predictions[name]
                 center = given[layout.center]
                 away = [(given[branch], strength) for branch, strength in layout.placed_away(center)]
-                results[name] = evaluate([(center, 1.0)], away=away, dtype=center.dtype)
-            else:
+                result = evaluate([(center, 1.0)], away=away, dtype=center.dtype)
+                results[name] = result.clone() if result is center else result
+            elif isinstance(predictions, Sums):
                 scene = Scene(layout, plan.samples[name], plan.moment, state, self._workspace)
-                if isinstance(predictions, Sums):
-                    reference, known = predictions.references.get(name), predictions.statistics.get(name)
-                    terms = [(predictions.sums[name], 1.0)]
-                    results[name] = correct(scene, terms, [], predictions.like[name], reference, known)
-                else:
-                    results[name] = guide(scene, predictions[name])
-        for name, states in state.items():
-            state[name] = {output: self._workspace.safe(values) for output, values in states.items()}
+                reference, known = predictions.references.get(name), predictions.statistics.get(name)
+                terms = [(predictions.sums[name], 1.0)]
+                results[name] = correct(scene, terms, [], predictions.like[name], reference, known)
+            else:
+                given = predictions[name]
+                scene = Scene(layout, plan.samples[name], plan.moment, state, self._workspace, given.values())
+                results[name] = guide(scene, given)
+        if state:
+            gathered = {} if isinstance(predictions, Sums) else predictions
+            of_host = [tensor for given in (plan.samples, *gathered.values()) for tensor in given.values()]
+            lent = Lent([*of_host, *results.values(), *self._workspace.buffers])
+            state = {name: lent.apart(states, f"plugin {name!r}") for name, states in state.items()}
+            if lent.met_objects:
+                self._workspace.leave()
         return results, state
 
     def _committed(self, plan: Plan, results: dict[str, Tensor], state: States, kept: Kept) -> Any:

@@ -46,7 +46,8 @@ def std(x: Tensor, over: str = "sample") -> Tensor:
     rows, shape = _rows(x, over)
     if rows.shape[1] <= SHORT or not is_by_leaves(x):
         return _stds(rows, (1,)).view(shape)
-    return torch.stack([std_of(_reader(row), row.numel()) for row in rows]).view(shape)
+    stds = torch.stack([std_of(_reader(row), row.numel()) for row in rows.detach()]).view(shape)
+    return _with_gradient_of(_stds(rows, (1,)).view(shape), stds) if is_tracked(x) else stds
 
 
 def norm(x: Tensor, over: str = "sample") -> Tensor:
@@ -100,8 +101,18 @@ def _kept_rest(share: float, dtype: torch.dtype, device: torch.device) -> Tensor
 
 
 def is_by_leaves(x: Tensor) -> bool:
-    """Whether long rows are reduced leaf by leaf; GPUs and automatic differentiation take one call."""
-    return x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled())
+    """Whether long rows are reduced leaf by leaf; on GPUs one call does."""
+    return x.device.type == "cpu"
+
+
+def is_tracked(x: Tensor) -> bool:
+    """Whether gradients flow through `x`."""
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+def _with_gradient_of(other: Tensor, value: Tensor) -> Tensor:
+    """Return `value` with the gradient of the same statistic computed in one call, which is 0 where the spread is."""
+    return value + (other - other.detach())
 
 
 Read = Callable[[int, int], Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guidance_core.algebra.arithmetic import BLOCK, accumulation_dtype, evaluate, is_blocked, to_space
 from guidance_core.algebra.spaces import IDENTITY, Noise, affine
-from guidance_core.algebra.statistics import LEAF, Read, is_by_leaves, norm, norm_of, std, std_of
+from guidance_core.algebra.statistics import LEAF, Read, is_by_leaves, is_tracked, norm, norm_of, std, std_of
 from guidance_core.errors import PluginError
 from guidance_core.methods.requests import Needs
 
@@ -85,6 +85,8 @@ class BasePrediction:
         prediction = self._prediction
         if not is_blocked(prediction) or not is_by_leaves(prediction) or (n := prediction[0].numel()) <= LEAF:
             return None
+        if is_tracked(prediction) or is_tracked(self._sample):
+            return None  # the blocks share their memory, which gradients would need
         of = std_of if kind == "std" else norm_of
         each = [of(self._reader(number, space), n) for number in range(prediction.shape[0])]
         return torch.stack(each).view(-1, *(1,) * (prediction.ndim - 1))
