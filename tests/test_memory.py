@@ -379,6 +379,15 @@ def test_on_ranks_reused_memory_is_copied_or_refused_and_results_stay(ranks, nam
             assert count >= (3 if spec.startswith("ltx2") else 2)
 
 
+def test_a_forward_that_is_thrown_away_may_not_overwrite_what_a_rank_keeps(ranks):
+    spec, options = "ltx2:cfg_scale=3,stg_scale=1,modality_scale=1", {"lockstep": True}
+    found = ranks.run(memory_jobs.on_ranks, "all_gather", spec, options, "one", False, 1, ranks=2)
+    assert len(set(found)) == 1
+    assert found[0].startswith("OverwrittenError: rank 1")
+    assert "'cond (thrown away)'" in found[0]
+    assert ranks.run(memory_jobs.on_ranks, "all_gather", spec, options, "one", True, 1, ranks=2) == ["equal"] * 2
+
+
 @pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
 def test_a_denoiser_that_writes_into_the_sample_is_the_same_error_on_every_rank(ranks, name):
     for victim, branch in enumerate(("cond", "uncond")):
