@@ -79,7 +79,7 @@ def drawn(executor: Any, spec: str, model: Model) -> list[Tensor]:
 def on_ranks(
     group: Any, name: str, spec: str, options: dict[str, Any], memory: str, is_told: bool, only: int | None = None
 ) -> str:
-    """Return how a model that returns its own memory, on rank `only` or all, fares: `equal`, `differs`, or the error."""
+    """Return how a model that returns its memory, on rank `only` or all, fares: `equal`, `differs`, or an error."""
     model = Model(memory if only in (None, group.rank()) else "new", reuses_memory=is_told, is_hidden=True)
     expected = drawn(EXECUTORS[name](group, **options), spec, Model())
     try:
