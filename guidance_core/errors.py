@@ -94,6 +94,10 @@ class NonFiniteError(DenoiserError):
     """A prediction holds NaN or infinity, and the run was started with `check_finite=True`."""
 
 
+class OverwrittenError(DenoiserError):
+    """A forward overwrites what another one returned, or the sample."""
+
+
 class ExecutorError(GuidanceError):
     """An executor cannot run the plan it was given."""
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from guidance_core.algebra.spaces import OTHER, SPACES, check_sigma, check_space
+from guidance_core.algebra.tracing import untraced
 from guidance_core.config import tables
 from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
@@ -85,6 +86,7 @@ class Guidance:
         return cls.from_dict(parse_spec(spec))
 
     @classmethod
+    @untraced
     def from_dict(cls, data: Any) -> Guidance:
         """Build a stack from plain data: `{"guidance": [{"plugin": "cfg", "scale": 3}]}`."""
         loaded = tables.load_plugins(data)
@@ -122,6 +124,7 @@ class Guidance:
         """Return TOML text."""
         return tables.to_toml(self.to_dict())
 
+    @untraced
     def start(
         self,
         *,

@@ -6,22 +6,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from guidance_core.algebra.arithmetic import evaluate
 from guidance_core.algebra.outputs import Structure, Structured, read_sample
 from guidance_core.algebra.spaces import OTHER
+from guidance_core.algebra.tracing import outside, untraced
 from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor, check_differentiable
+from guidance_core.executors.copying import CopyingDenoiser
 from guidance_core.methods.noise import Seeds
 from guidance_core.methods.step import Moment, States, copied
-from guidance_core.steps.combination import Scene, Workspace, correct, guide
+from guidance_core.steps.apart import writes_to
+from guidance_core.steps.combination import Workspace
 from guidance_core.steps.held import HeldOutputs, Kept
 from guidance_core.steps.layout import Layout
 from guidance_core.steps.levels import mapped
 from guidance_core.steps.order import check_may_turn, checked_index
 from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.program import Program, Sigma
+from guidance_core.steps.results import results_of
 from guidance_core.steps.saved import Saved, from_dict, to_dict
 from guidance_core.steps.selection import Selection, checked_indices
 
@@ -90,6 +94,8 @@ class Run:
         self._loaded_rows: int | None = None
         self.last: Made | None = None
         "The evaluation made last here, for a host that wants to look at single predictions."
+        self._counts_writes = False
+        "Whether torch counts the writes into the samples: not into those made in inference mode."
 
     @property
     def layouts(self) -> list[Layout]:
@@ -133,14 +139,33 @@ class Run:
             RankLostError: with several ranks, one does not answer.
             PlanMismatchError: with several ranks, they plan different things.
         """
-        plan = self.plan(index, sample, sigma=sigma, alpha=alpha, model=model, sigma_map=sigma_map)
-        try:
-            predictions = self.executor.execute(plan, denoise)
-        except BaseException as error:
-            self._give_up(plan, error)
-            raise
-        return self.finish(plan, predictions)
+        if is_compiling():
+            levels = {"sigma": sigma, "alpha": alpha, "model": model, "sigma_map": sigma_map}
+            return outside(Run.step, (self, index, sample, denoise), levels)
+        plan = self._begun(index, sample, sigma, alpha, model, sigma_map)
+        return self._ended(plan, self._executed(plan, denoise))
 
+    @untraced
+    def plan(
+        self,
+        index: int,
+        sample: Structured,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> Plan:
+        """Return the plan of a step, for a host that runs the forwards itself.
+
+            with run.plan(i, x) as plan:
+                guided = plan.finish({branch.name: forward(branch) for branch in plan.own_branches})
+
+        An exception inside the block is raised on all ranks. Takes and raises what `step` does.
+        """
+        return self._begun(index, sample, sigma, alpha, model, sigma_map)
+
+    @untraced
     def step_at(
         self,
         sigma: Sigma,
@@ -168,39 +193,9 @@ class Run:
             As `step`.
         """
         plan = self.plan_at(sigma, sample, alpha=alpha, model=model, sigma_map=sigma_map)
-        try:
-            predictions = self.executor.execute(plan, denoise)
-        except BaseException as error:
-            self._give_up(plan, error)
-            raise
-        return self.finish(plan, predictions)
+        return self._ended(plan, self._executed(plan, denoise))
 
-    def plan(
-        self,
-        index: int,
-        sample: Structured,
-        *,
-        sigma: Sigma | None = None,
-        alpha: float | None = None,
-        model: str | None = None,
-        sigma_map: Structured | None = None,
-    ) -> Plan:
-        """Return the plan of a step, for a host that runs the forwards itself.
-
-            with run.plan(i, x) as plan:
-                guided = plan.finish({branch.name: forward(branch) for branch in plan.own_branches})
-
-        An exception inside the block is raised on all ranks. Takes and raises what `step` does.
-        """
-        plan = None
-        try:
-            plan = self._planned(index, sample, sigma, alpha, model, sigma_map)
-            self.executor.place(plan)
-        except BaseException as error:
-            self._give_up(plan, error)
-            raise
-        return plan
-
+    @untraced
     def plan_at(
         self,
         sigma: Sigma,
@@ -222,6 +217,7 @@ class Run:
             raise
         return plan
 
+    @untraced
     def finish(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
         """Combine the predictions of a plan's own branches, by name, into the guided prediction.
 
@@ -231,31 +227,7 @@ class Run:
             PluginError: a plugin's hook failed.
             RankFailedError, RankLostError, PlanMismatchError: as `step`.
         """
-        if plan.identity is not self.identity or plan.is_finished:
-            why = "belongs to another run" if plan.identity is not self.identity else "was finished before"
-            raise ConfigurationError(f"this plan of step {plan.index} {why}; call plan() anew.")
-        try:
-            if plan.version != self._version:
-                raise ConfigurationError(
-                    f"this plan of step {plan.index} was made before another was finished; call plan() anew."
-                )
-            made: Predictions = {}
-            if not isinstance(predictions, Sums):
-                made = plan.taken_apart(predictions)
-                predictions = self.executor.collect(plan, made)
-                if not isinstance(predictions, Sums):
-                    made = predictions
-            if plan.layout.differentiating:
-                made = {name: {each: given.detach() for each, given in by.items()} for name, by in made.items()}
-            results, state = self._combined(plan, predictions)
-            if self.settings.check_finite:
-                plan.check_results(results)
-            kept = self._held.kept(plan, results, self._program.keeps) if self._program.keeps else {}
-            self.executor.confirm(plan)
-        except BaseException as error:
-            self._give_up(plan, error)
-            raise
-        return self._committed(plan, results, state, kept, made)
+        return self._ended(plan, predictions)
 
     def describe(self) -> Description:
         """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
@@ -356,6 +328,60 @@ class Run:
             "another process needs to go on with it (load_state_dict)."
         )
 
+    def _begun(
+        self,
+        index: int,
+        sample: Structured,
+        sigma: Sigma | None,
+        alpha: float | None,
+        model: str | None,
+        sigma_map: Structured | None,
+    ) -> Plan:
+        plan = None
+        try:
+            plan = self._planned(index, sample, sigma, alpha, model, sigma_map)
+            self.executor.place(plan)
+        except BaseException as error:
+            self._give_up(plan, error)
+            raise
+        return plan
+
+    def _executed(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any] | Sums:
+        try:
+            if getattr(denoise, "reuses_memory", False):
+                denoise = CopyingDenoiser(denoise, plan)
+            return self.executor.execute(plan, denoise)
+        except BaseException as error:
+            self._give_up(plan, error)
+            raise
+
+    def _ended(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
+        if plan.identity is not self.identity or plan.is_finished:
+            why = "belongs to another run" if plan.identity is not self.identity else "was finished before"
+            raise ConfigurationError(f"this plan of step {plan.index} {why}; call plan() anew.")
+        try:
+            if plan.version != self._version:
+                raise ConfigurationError(
+                    f"this plan of step {plan.index} was made before another was finished; call plan() anew."
+                )
+            made: Predictions = {}
+            if not isinstance(predictions, Sums):
+                made = plan.taken_apart(predictions)
+                predictions = self.executor.collect(plan, made)
+                if not isinstance(predictions, Sums):
+                    made = predictions
+            if plan.layout.differentiating:
+                made = {name: {each: given.detach() for each, given in by.items()} for name, by in made.items()}
+            results, state = results_of(plan, predictions, self._held, self._workspace)
+            if self.settings.check_finite:
+                plan.check_results(results)
+            kept = self._held.kept(plan, results, self._program.keeps) if self._program.keeps else {}
+            self.executor.confirm(plan)
+        except BaseException as error:
+            self._give_up(plan, error)
+            raise
+        return self._committed(plan, results, state, kept, made)
+
     def _planned(
         self,
         index: int,
@@ -398,6 +424,10 @@ class Run:
         if layout.edits or layout.differentiating:
             check_differentiable(layout, self.executor)
             scheduled = scheduled.for_samples(samples)
+        writes = -1
+        if self._counts_writes or index == 0:
+            writes = writes_to(samples.values())
+            self._counts_writes = writes >= 0
         plan = Plan(
             self.identity,
             scheduled,
@@ -408,6 +438,7 @@ class Run:
             self.finish,
             self._give_up,
             self._following,
+            writes,
         )
         if sigma_map is not None:
             plan.noise = mapped(plan.noise, structure, sigma_map, samples)
@@ -429,33 +460,6 @@ class Run:
         if layout.depends_on_state or not layout.holds <= self._held.names:
             return None
         return plan.at(scheduled)
-
-    def _combined(self, plan: Plan, predictions: Predictions | Sums) -> tuple[dict[str, Tensor], States]:
-        """Return the guided prediction of each output, and the state to keep; nothing of it lasts yet."""
-        state = copied(plan.state) if plan.state else {}
-        results = {}
-        for name, layout in plan.layout.outputs.items():
-            if layout.held:
-                results[name] = self._held.result(plan, name)
-            elif layout.is_plain and not isinstance(predictions, Sums):
-                given = predictions[name]
-                center = given[layout.center]
-                away = [(given[branch], strength) for branch, strength in layout.placed_away(center)]
-                results[name] = evaluate([(center, 1.0)], away=away, dtype=center.dtype)
-            else:
-                tracked = plan.tracked.get(name) if plan.layout.differentiating else None
-                scene = Scene(
-                    layout, plan.samples[name], plan.moment, state, self._workspace, plan.noise[name], tracked
-                )
-                if isinstance(predictions, Sums):
-                    reference, known = predictions.references.get(name), predictions.statistics.get(name)
-                    terms = [(predictions.sums[name], 1.0)]
-                    results[name] = correct(scene, terms, [], predictions.like[name], reference, known)
-                else:
-                    results[name] = guide(scene, predictions[name])
-        for name, states in state.items():
-            state[name] = {output: self._workspace.safe(values) for output, values in states.items()}
-        return results, state
 
     def _committed(self, plan: Plan, results: dict[str, Tensor], state: States, kept: Kept, made: Predictions) -> Any:
         """Make the step's state last and return the result in the host's structure. Nothing here can fail."""

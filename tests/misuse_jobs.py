@@ -113,7 +113,9 @@ def differs(group: Any, what: str, odd: int) -> tuple[Said, bool]:
             run = start(executor, outputs=None)
             sample = CASE.tensors("sample", 0)
             sample = {"video": sample["video"]} if here else sample
-            said = error_of(lambda: run.step(0, sample, lambda branch: sample))
+            said = error_of(
+                lambda: run.step(0, sample, lambda branch: {name: each.clone() for name, each in sample.items()})
+            )
         case "model":
             run = start(executor)
             said = error_of(lambda: step(run, model="low" if here else "high"))

@@ -245,7 +245,7 @@ def test_finite_in_finite_out(stack, values):
 @pytest.mark.parametrize("prediction_type", ["flow", "x0"])
 @pytest.mark.parametrize("stack", STACKS)
 def test_nothing_but_zeros_stays_finite(stack, prediction_type):
-    zeros = dict.fromkeys(NAMES, torch.zeros(2, 3, 4))
+    zeros = {name: torch.zeros(2, 3, 4) for name in NAMES}
     assert torch.isfinite(one_step(STACKS[stack], zeros["cond"], zeros, prediction_type=prediction_type)).all()
 
 

@@ -228,7 +228,7 @@ def test_a_second_evaluation_is_limited_by_its_own_sigma():
     def denoiser(x, sigma):
         def denoise(branch):
             seen.append((branch.name, branch.step, branch.evaluation))
-            return x
+            return x.clone()
 
         return denoise
 

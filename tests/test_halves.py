@@ -140,7 +140,7 @@ def test_a_branch_says_condition_sigma_and_what_is_held():
 
     def denoise(branch):
         seen.append((branch.step, branch.name, branch.condition, branch.sigma, dict(branch.sigmas), branch.held))
-        return x
+        return tuple(map(torch.clone, x))
 
     run.step(0, x, denoise)
     run.step(1, x, denoise)

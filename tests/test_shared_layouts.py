@@ -90,7 +90,7 @@ def test_a_step_that_is_not_as_usual_is_told_so(options, expected):
     _, run = started(lambda step: learn(step) if step.index == 0 else 4.0)
     x = (torch.zeros(1, 2), torch.zeros(1, 2))
     if options.pop("again", False):
-        run.step(0, x, lambda branch: x)
+        run.step(0, x, lambda branch: tuple(map(torch.clone, x)))
     assert run.plan(0, x, **options).layout.outputs["video"].strengths[0][1] == expected
 
 

@@ -81,7 +81,7 @@ def evaluate(
         total = _moved_away(total, away)
     if type(weight) is not float or weight != 1.0:
         total = total * weight
-    for prediction, weight in terms[1:]:
+    for prediction, weight in terms[1:] if len(terms) > 1 else ():
         if prediction.dtype is not working:
             prediction = prediction.to(working)
         if type(weight) is not float:
@@ -99,15 +99,15 @@ def evaluate(
 
 def _moved_away(base: Tensor, away: Sequence[Term]) -> Tensor:
     """Return `c + Σ sⱼ·(c − qⱼ)`. The small differences are added up first, so that `c` is rounded once."""
-    dtype, first = base.dtype, away[0][1]
+    dtype, (prediction, first) = base.dtype, away[0]
+    if len(away) == 1 and _is_lerp(first):
+        return torch.lerp(prediction if prediction.dtype is dtype else prediction.to(dtype), base, 1.0 + first)
     is_mean = _is_mean(away)
     one = first if type(first) is float and not is_mean else 1.0
     delta = None
     for prediction, strength in away:
         if prediction.dtype is not dtype:
             prediction = prediction.to(dtype)
-        if delta is None and len(away) == 1 and _is_lerp(strength):
-            return torch.lerp(prediction, base, 1.0 + strength)
         difference = (prediction * -0.5).add_(base, alpha=0.5) if is_mean else base - prediction
         if type(strength) is not float:
             difference = difference * strength

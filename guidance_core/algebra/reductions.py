@@ -22,7 +22,8 @@ def stds(rows: Tensor) -> Tensor:
     """Return the standard deviation (of the population) of each of the rows `[R, N]`."""
     if rows.shape[1] <= SHORT or not is_by_leaves(rows):
         return _stds(rows, (1,)).squeeze(1)
-    return torch.stack([std_of(_reader(row), row.numel()) for row in rows])
+    found = torch.stack([std_of(_reader(row), row.numel()) for row in rows.detach()])
+    return _with_gradient_of(_stds(rows, (1,)).squeeze(1), found) if is_tracked(rows) else found
 
 
 def norms(rows: Tensor) -> Tensor:
@@ -43,8 +44,18 @@ def sums(rows: Tensor) -> Tensor:
 
 
 def is_by_leaves(x: Tensor) -> bool:
-    """Whether long rows are reduced leaf by leaf; GPUs and automatic differentiation take one call."""
-    return x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled())
+    """Whether long rows are reduced leaf by leaf; on GPUs one call does."""
+    return x.device.type == "cpu"
+
+
+def is_tracked(x: Tensor) -> bool:
+    """Whether gradients flow through `x`."""
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+def _with_gradient_of(other: Tensor, value: Tensor) -> Tensor:
+    """Return `value` with the gradient of the same statistic computed in one call, which is 0 where the spread is."""
+    return value + (other - other.detach())
 
 
 Read = Callable[[int, int], Tensor]

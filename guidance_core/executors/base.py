@@ -21,7 +21,8 @@ class Denoiser(Protocol):
     """What a host writes: one forward pass for the branch it is given.
 
     A denoiser that also has `batch(branches) -> list` can run several in one forward. One with
-    `takes_rows = True` can run some rows of the batch: those of `branch.rows`, all where it is None.
+    `takes_rows = True` can run some rows of the batch: those of `branch.rows`, all where it is None. One with
+    `reuses_memory = True` returns memory that its next forward overwrites: each prediction is copied as it returns.
     """
 
     def __call__(self, branch: BoundBranch, /) -> Any:

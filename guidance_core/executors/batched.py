@@ -7,6 +7,7 @@ from typing import Any
 
 from guidance_core.errors import ConfigurationError, ExecutorError
 from guidance_core.executors.base import Denoiser, Executor, run_batch, run_branch
+from guidance_core.steps.apart import check_unwritten
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.plan import Plan
 
@@ -45,7 +46,9 @@ class BatchedExecutor(Executor):
                 predictions[branch.name] = run_branch(branch, denoise)
         for group in self._groups(plan):
             results = run_batch(group, denoise, "the batched executor")
-            predictions |= {branch.name: result for branch, result in zip(group, results, strict=True)}
+            names = [branch.name for branch in group]
+            check_unwritten(plan.samples.values(), plan.writes, f"by denoise.batch for branches {', '.join(names)}")
+            predictions |= dict(zip(names, results, strict=True))
         return predictions
 
     def _groups(self, plan: Plan) -> Iterator[list[BoundBranch]]:

@@ -35,8 +35,9 @@ from guidance_core.errors import (
     text_of,
 )
 from guidance_core.executors.agreement import Announced, agreement_of, begin_together, set_aside, shared_error
-from guidance_core.executors.base import Denoiser, Executor, StartedT, run_batch, run_branch
+from guidance_core.executors.base import Denoiser, Executor, StartedT, run_batch
 from guidance_core.executors.comparing import compare_inputs, note_inputs, number_of
+from guidance_core.executors.forwards import run_own
 from guidance_core.executors.groups import (
     check_alive,
     is_alive,
@@ -216,17 +217,12 @@ class DistributedExecutor(Executor):
                 f"{type(self).__name__}(split_rows=True) needs a denoiser with takes_rows = True that runs the rows "
                 "branch.rows of the batch; StackedDenoiser does."
             )
-        predictions = []
-        if self.batched and own:
-            predictions = run_batch(own, denoise, f"{type(self).__name__}(batched=True)")
-            self._counts.forwards += 1
-        else:
-            for branch in own:
-                predictions.append(run_branch(branch, denoise))
-                self._counts.forwards += 1
-        for _ in range(plan.padding):
-            run_branch(plan.branches[0], denoise)
-            self._counts.forwards += 1
+        if not (self.batched and own):
+            made = run_own(plan, denoise)
+            self._counts.forwards += len(own) + plan.padding
+            return made
+        predictions = run_batch(own, denoise, f"{type(self).__name__}(batched=True)")
+        self._counts.forwards += 1
         return {branch.name: prediction for branch, prediction in zip(own, predictions, strict=True)}
 
     def collect(self, plan: Plan, predictions: Predictions) -> Predictions | Sums:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from guidance_core.executors.base import Denoiser, Executor, run_branch
+from guidance_core.executors.base import Denoiser, Executor
+from guidance_core.executors.forwards import run_own
 from guidance_core.steps.plan import Plan
 
 
@@ -17,7 +18,7 @@ class SerialExecutor(Executor):
 
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
         """Return the prediction of every branch, by name."""
-        return {branch.name: run_branch(branch, denoise) for branch in plan.own_branches}
+        return run_own(plan, denoise)
 
     def describe(self) -> str:
         """Return one line that says how branches are run."""

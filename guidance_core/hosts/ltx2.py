@@ -17,6 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from guidance_core.algebra.memory import copy_of
 from guidance_core.errors import ConfigurationError
 from guidance_core.methods.perturbations import IsolateOutputs, Perturbation, SkipSelfAttention, UseCondition
 from guidance_core.steps.bound_branch import BoundBranch
@@ -116,7 +117,8 @@ class LTX2Denoiser:
     """One step's forward passes: a branch's inputs are the model's arguments of the same names.
 
     Takes rows of the batch, and batches: branches with and without weakened self-attention share a
-    forward, those with isolated outputs have another.
+    forward, those with isolated outputs have another. Where the model has `reuses_memory = True`, as one that replays a
+    CUDA graph needs, predictions are copied before its next forward.
     """
 
     takes_rows = True
@@ -136,6 +138,7 @@ class LTX2Denoiser:
                 `use_cross_timestep=True`.
         """
         self._model = model
+        self.reuses_memory = bool(getattr(model, "reuses_memory", False))
         self._sample = sample
         self._sigma = sigma
         self._shared = {
@@ -155,8 +158,11 @@ class LTX2Denoiser:
         """Run several branches, in one forward or, where some isolate outputs and others do not, two."""
         flags = [flags_of(branch.perturbations, self._model.config) for branch in branches]
         results: dict[int, Streams] = {}
-        for members in _sharing(flags):
+        sharing = _sharing(flags)
+        for members in sharing:
             predictions = self._forward([branches[number] for number in members], [flags[number] for number in members])
+            if self.reuses_memory and len(sharing) > 1:
+                predictions = [copy_of(prediction) for prediction in predictions]
             results |= zip(members, predictions, strict=True)
         return [results[number] for number in range(len(branches))]
 

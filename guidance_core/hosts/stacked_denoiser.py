@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guidance_core.algebra.memory import copy_of
 from guidance_core.errors import DenoiserError
 from guidance_core.steps.bound_branch import BoundBranch
 
@@ -34,6 +35,7 @@ class StackedDenoiser:
         pad: Mapping[str, str] | None = None,
         sample: str | None = None,
         adapt: Callable[[BoundBranch], Mapping[str, Any]] | None = None,
+        reuses_memory: bool = False,
     ) -> None:
         """Describe how the model is called.
 
@@ -48,12 +50,16 @@ class StackedDenoiser:
                 given, the first shared tensor of two dimensions or more.
             adapt: gives the extra model inputs that a branch's perturbations stand for. Not needed where
                 no method perturbs.
+            reuses_memory: whether a forward overwrites what the one before returned, as with CUDA graphs. A model with
+                `reuses_memory = True` says so itself.
         """
         self._model = model
         self._shared = dict(shared)
         self._pad = dict(pad or {})
         self._sample = sample
         self._adapt = adapt
+        self.reuses_memory = reuses_memory or bool(getattr(model, "reuses_memory", False))
+        "Whether predictions must be copied before the next forward."
 
     def __call__(self, branch: BoundBranch) -> Any:
         """Run one branch."""
@@ -67,6 +73,8 @@ class StackedDenoiser:
         results: list[Any] = [None] * len(branches)
         for members in groups.values():
             predictions = self._forward([branches[number] for number in members])
+            if self.reuses_memory and len(groups) > 1:
+                predictions = [copy_of(prediction) for prediction in predictions]
             for number, prediction in zip(members, predictions, strict=True):
                 results[number] = prediction
         return results

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import BLOCK, accumulation_dtype, evaluate, is_blocked, to_space
-from guidance_core.algebra.reductions import LEAF, Read, is_by_leaves
+from guidance_core.algebra.reductions import LEAF, Read, is_by_leaves, is_tracked
 from guidance_core.algebra.spaces import IDENTITY, Noise, affine
 from guidance_core.algebra.statistics import Norm, Over, Statistic, Std
 from guidance_core.errors import PluginError
@@ -92,6 +92,8 @@ class BasePrediction:
             return None
         if not is_blocked(prediction) or not is_by_leaves(prediction) or (n := prediction[0].numel()) <= LEAF:
             return None
+        if is_tracked(prediction) or is_tracked(self._sample):
+            return None  # the blocks share their memory, which gradients would need
         each = [statistic.of_long_row(self._reader(number, space), n) for number in range(prediction.shape[0])]
         known = [row for row in each if row is not None]
         return torch.stack(known).view(-1, *(1,) * (prediction.ndim - 1)) if len(known) == len(each) else None

@@ -8,7 +8,7 @@ rounded once to the dtype of the predictions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from guidance_core.methods.reference import BasePrediction, Measured, Multiply, 
 from guidance_core.methods.requests import BASE
 from guidance_core.methods.step import Moment, States, Step, Tracked
 from guidance_core.steps.layout import Acting, OutputLayout
+from guidance_core.steps.lent import Lent
 
 
 @attrs.define(eq=False)
@@ -37,10 +38,18 @@ class Scene:
     workspace: Workspace
     noise: Noise
     "The output's noise level."
+    given: Collection[Tensor] = ()
+    "The host's predictions, which lie in its memory."
     tracked: Tracked | None = None
     "The sample in the graph of the base prediction, where a method differentiates."
     like: Tensor | None = None
     "A prediction, where its shape is not the sample's."
+
+    def owned(self, result: Tensor) -> Tensor:
+        """Return a result, copied where it lies in memory that the host or the next step overwrites."""
+        lent = Lent([*self.given, self.sample, *self.workspace.buffers])
+        owned: Tensor = lent.apart(result, "the step")
+        return owned
 
     def affine(self, source: str, target: str) -> Affine:
         """Return the conversion between two spaces at this noise level."""
@@ -75,22 +84,14 @@ class Workspace:
                 held = self._buffers[output] = torch.empty(like.shape, dtype=torch.float32, device=like.device)
         return held
 
-    def safe(self, value: Any) -> Any:
-        """Return `value`, copied where it lives in one of the buffers and would be overwritten."""
-        if isinstance(value, Tensor):
-            owned = any(value.data_ptr() and _shares(value, buffer) for buffer in self._buffers.values())
-            return value.clone() if owned else value
-        if isinstance(value, dict):
-            return {key: self.safe(inner) for key, inner in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(self.safe(inner) for inner in value)
-        if value is not None and not isinstance(value, (bool, int, float, str)):
-            self._buffers = {}  # an object may hold one of them, which is left to it
-        return value
+    @property
+    def buffers(self) -> Collection[Tensor]:
+        """All of them."""
+        return self._buffers.values()
 
-
-def _shares(one: Tensor, other: Tensor) -> bool:
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    def leave(self) -> None:
+        """Leave the buffers to whoever may hold one of them, and make new ones."""
+        self._buffers = {}
 
 
 class Predictions(Mapping[str, Tensor]):
@@ -165,7 +166,8 @@ def correct(
     layout, sample, noise = scene.layout, scene.sample, scene.noise
     own, space = scene.moment.run.prediction_type, layout.first_space
     if space is None:
-        return evaluate(terms, away=away, dtype=like.dtype)
+        result = evaluate(terms, away=away, dtype=like.dtype)
+        return scene.owned(result) if result is terms[0][0] else result
     buffer = scene.workspace.buffer(layout.name, like) if is_blocked(like) else None
     total = evaluate(terms, sample, IDENTITY if space == own else affine(own, space, noise), away=away, out=buffer)
     reference = BasePrediction(base, sample, own, noise, known, scene.moment.run.piece(layout.name))
@@ -174,7 +176,7 @@ def correct(
     else:
         tensor, factor, space = _chained(scene, (total, 1.0, space), reference)
     result = evaluate([(tensor, factor)], sample, affine(space, own, noise), dtype=like.dtype)
-    return scene.workspace.safe(result) if result is tensor else result
+    return scene.owned(result) if result is tensor else result
 
 
 _Guided: TypeAlias = tuple[Tensor, Weight, str]

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from guidance_core.algebra.arithmetic import Weight, evaluate
 from guidance_core.algebra.digest import digest
+from guidance_core.algebra.memory import copy_of
 from guidance_core.algebra.outputs import Structure
 from guidance_core.algebra.spaces import OTHER, Noise
 from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError, NonFiniteError
 from guidance_core.methods.reference import BasePrediction, Measured
 from guidance_core.methods.requests import BASE
 from guidance_core.methods.step import States, Tracked
+from guidance_core.steps.apart import check_apart, check_unwritten
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.scheduled import Scheduled
 from guidance_core.steps.settings import RunIdentity
@@ -72,6 +74,7 @@ class Plan:
         "samples",
         "state",
         "version",
+        "writes",
     )
 
     def __init__(
@@ -85,6 +88,7 @@ class Plan:
         finish: Callable[[Plan, Mapping[str, Any] | Sums], Any],
         give_up: Callable[[Plan, BaseException], None],
         following: Callable[[Plan], Plan | None],
+        writes: int = -1,
     ) -> None:
         self._following = following
         self._finish = finish
@@ -107,6 +111,8 @@ class Plan:
         "What the executor noted when it chose this process's branches."
         self.samples = samples
         "The noisy sample by output."
+        self.writes = writes
+        "torch's count of the writes into the samples when the plan was made; -1 where nobody has to look."
         self.state = state
         "What plugins keep in the run, as hooks left it when they named the branches."
         self.version = version
@@ -118,6 +124,13 @@ class Plan:
     def finish(self, predictions: Mapping[str, Any] | Sums) -> Any:
         """Combine the predictions of `own_branches`, by name, into the guided prediction; see `Run.finish`."""
         return self._finish(self, predictions)
+
+    def copied(self, prediction: Any) -> Any:
+        """Return a copy of a prediction, for a host whose next forward overwrites it.
+
+        made = {branch.name: plan.copied(forward(branch)) for branch in plan.own_branches}
+        """
+        return copy_of(prediction)
 
     def abandon(self, error: BaseException) -> NoReturn:
         """Give the step up because of `error`: raise it, on several ranks as what all of them raise."""
@@ -222,6 +235,14 @@ class Plan:
             raise self._misfit(prediction, branch)
         return dict(zip(self.samples, entries, strict=True))
 
+    def by_output(self, predictions: Mapping[str, Any]) -> Predictions:
+        """Return predictions by output, then by branch, or raise `DenoiserError` if the structure of one differs."""
+        found: Predictions = {output: {} for output in self.samples}
+        for branch, prediction in predictions.items():
+            for output, tensor in self.named(prediction, branch).items():
+                found[output][branch] = tensor
+        return found
+
     def _misfit(self, prediction: Any, branch: str) -> GuidanceError:
         return self._structure.misfit(prediction, f"the prediction of branch {branch!r}", DenoiserError)
 
@@ -250,43 +271,14 @@ class Plan:
             DenoiserError: one is missing, does not fit the sample, or has another dtype than the first.
             NonFiniteError: one holds NaN or infinity, and the run checks that.
         """
-        if not isinstance(predictions, Mapping):
-            raise DenoiserError(
-                f"predictions are given by branch name; step {self.index} got a {type(predictions).__name__}."
-            )
-        structure = self._structure
-        made: list[tuple[BoundBranch, str, slice | None, Sequence[Tensor]]] = []
-        for branch in self.own_branches:
-            name = branch.name
-            try:
-                prediction = predictions[name]
-            except KeyError:
-                raise DenoiserError(
-                    f"the prediction of branch {name!r} of step {self.index} is missing; got "
-                    f"{', '.join(map(str, predictions)) or 'none'}."
-                ) from None
-            entries = structure.entries(prediction)
-            if entries is None:
-                raise self._misfit(prediction, name)
-            made.append((branch, name, branch.rows, entries))
-        by_output: Predictions = {output: {} for output in self.samples}
-        if not made:
-            return by_output
-        is_other = self.identity.settings.prediction_type == OTHER and self.placed is None
-        for number, (output, sample) in enumerate(self.samples.items()):
-            given, first = by_output[output], made[0][3][number]
-            whole, dtype, device, is_cpu = sample.shape, first.dtype, sample.device, sample.is_cpu
-            if is_other and first.shape[:1] == whole[:1]:
-                whole = first.shape  # such as logits, of which nobody but the host knows the shape
-            for branch, name, rows, entries in made:
-                given[name] = tensor = entries[number]
-                shape = whole if rows is None else self.shape_of(output, rows)
-                is_there = tensor.is_cpu if is_cpu else tensor.device == device
-                if tensor.shape != shape or tensor.dtype is not dtype or not is_there:
-                    raise self._misshapen(branch, output, tensor, first)
-            if not dtype.is_floating_point:
-                raise DenoiserError(f"branch {made[0][1]!r}: output {output!r} must be floating point; got {dtype}.")
-            for name in self.layout.outputs[output].seen:
+        by_output = self._usual(predictions)
+        if by_output is None:
+            by_output = self._checked(predictions)
+        if self.writes >= 0:
+            check_unwritten(self.samples.values(), self.writes, f"before step {self.index} was finished")
+        for output, layout in self.layout.outputs.items():
+            given = by_output[output]
+            for name in layout.seen:
                 if name in given:
                     # A sum over a tensor rounds by its layout in memory, which predictions lose when they travel.
                     given[name] = given[name].contiguous()
@@ -309,6 +301,100 @@ class Plan:
             f"{what} carries no gradient of it: the forward must use the sample that the step was given, the same "
             "tensor, and turn gradients off nowhere."
         )
+
+    def _usual(self, predictions: Mapping[str, Any]) -> Predictions | None:
+        """Return predictions by output, then by branch, if nothing about them is unusual; None if `_checked` must look.
+
+        Nearly all are whole, contiguous tensors that fit the sample, with addresses far enough from each other. To find
+        that out takes 1.4 us for two branches, where `_checked` takes 2.
+        """
+        if type(predictions) is not dict:
+            return None
+        samples, own, kind = self.samples, self.own_branches, self._structure.kind
+        by_output: Predictions = {}
+        addresses: list[int] = []
+        largest = number = 0
+        try:
+            if kind != "tensor":
+                expected = tuple if kind == "tuple" else dict
+                for branch in own:
+                    if type(predictions[branch.name]) is not expected or len(predictions[branch.name]) != len(samples):
+                        return None
+            for output in samples:
+                sample, dtype = samples[output], None
+                whole, is_cpu = sample.shape, sample.is_cpu
+                by_output[output] = given = {}
+                for branch in own:
+                    name = branch.name
+                    tensor = predictions[name]
+                    if kind == "tuple":
+                        tensor = tensor[number]
+                    elif kind == "dict":
+                        tensor = tensor[output]
+                    if dtype is None:
+                        dtype, size = tensor.dtype, tensor.nbytes
+                        if size > largest:
+                            largest = size
+                        if not dtype.is_floating_point:
+                            return None
+                    if (
+                        type(tensor) is not Tensor
+                        or tensor.shape != whole
+                        or tensor.dtype is not dtype
+                        or not (tensor.is_cpu if is_cpu else tensor.device == sample.device)
+                        or not tensor.is_contiguous()
+                    ):
+                        return None
+                    given[name] = tensor
+                    addresses.append(tensor.data_ptr())
+                number += 1
+        except Exception:  # something is missing, is not a tensor, or is one without memory of its own
+            return None
+        addresses.sort()
+        last = 0
+        for address in addresses:
+            if address - last < largest:
+                return None
+            last = address
+        return by_output
+
+    def _checked(self, predictions: Mapping[str, Any]) -> Predictions:
+        """Return predictions by output, then by branch, or raise what is wrong with them."""
+        if not isinstance(predictions, Mapping):
+            raise DenoiserError(
+                f"predictions are given by branch name; step {self.index} got a {type(predictions).__name__}."
+            )
+        made: list[tuple[BoundBranch, Sequence[Tensor]]] = []
+        for branch in self.own_branches:
+            try:
+                prediction = predictions[branch.name]
+            except KeyError:
+                raise DenoiserError(
+                    f"the prediction of branch {branch.name!r} of step {self.index} is missing; got "
+                    f"{', '.join(map(str, predictions)) or 'none'}."
+                ) from None
+            entries = self._structure.entries(prediction)
+            if entries is None:
+                raise self._misfit(prediction, branch.name)
+            made.append((branch, entries))
+        by_output: Predictions = {output: {} for output in self.samples}
+        if not made:
+            return by_output
+        is_other = self.identity.settings.prediction_type == OTHER and self.placed is None
+        for number, (output, sample) in enumerate(self.samples.items()):
+            given, first, whole = by_output[output], made[0][1][number], self.shape_of(output)
+            if is_other and tuple(first.shape[:1]) == whole[:1]:
+                whole = tuple(first.shape)  # such as logits, of which nobody but the host knows the shape
+            for branch, entries in made:
+                given[branch.name] = tensor = entries[number]
+                shape = whole if branch.rows is None else self.shape_of(output, branch.rows)
+                if tensor.shape != shape or tensor.dtype is not first.dtype or tensor.device != sample.device:
+                    raise self._misshapen(branch, output, tensor, first)
+            if not first.dtype.is_floating_point:
+                name = made[0][0].name
+                raise DenoiserError(f"branch {name!r}: output {output!r} must be floating point; got {first.dtype}.")
+        check_apart(by_output, f"step {self.index}")
+        return by_output
 
     def _misshapen(self, branch: BoundBranch, output: str, tensor: Tensor, first: Tensor) -> DenoiserError:
         what = f"branch {branch.name!r} of step {self.index}: output {output!r} is {kind_of(tensor)}"

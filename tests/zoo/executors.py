@@ -20,7 +20,10 @@ class SkipsTheLastBranch(SerialExecutor):
 
     def execute(self, plan, denoise):
         made = {branch.name: denoise(branch) for branch in plan.branches[:1] + plan.branches[1:-1]}
-        return {branch.name: made.get(branch.name, made["cond"]) for branch in plan.branches}
+        return {
+            branch.name: made[branch.name] if branch.name in made else plan.copied(made["cond"])
+            for branch in plan.branches
+        }
 
 
 @broken("equals-serial", "another result than the serial executor")
@@ -175,7 +178,7 @@ class TakesCondForLateFailures(SerialExecutor):
             except Exception:
                 if number < 2:
                     raise
-                made[branch.name] = made["cond"]
+                made[branch.name] = plan.copied(made["cond"])
         return made
 
 

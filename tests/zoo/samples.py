@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any, ClassVar
 
 import attrs
 import numpy
@@ -108,11 +109,13 @@ class ChangesTheSample(Looking):
 @broken("results-stay", "changed an earlier step's result")
 @attrs.frozen
 class WritesOverItsResult(Correcting):
-    """Returns a buffer of its own, which the next step writes into."""
+    """Returns a buffer that it keeps outside its state, and which the next step writes into."""
+
+    buffers: ClassVar[dict[Any, torch.Tensor]] = {}
 
     @hookimpl
     def postprocess(self, step, guided, reference):
-        buffer = step.state.setdefault("buffer", torch.empty_like(guided))
+        buffer = self.buffers.setdefault((step.run_id, step.output), torch.empty_like(guided))
         share = step.value(self.share)
         return torch.mul(guided, share * self.factor(step, guided, reference) + (1 - share), out=buffer)
 

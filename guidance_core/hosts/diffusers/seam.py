@@ -295,6 +295,7 @@ class Forwards:
         self, model: Any, conditions: Mapping[str, Arguments], pattern: Pattern, facts: Mapping[str, Any]
     ) -> None:
         self._model = model
+        self.reuses_memory = bool(getattr(model, "reuses_memory", False))
         self._conditions = conditions
         self._pattern = pattern
         self._facts = facts
