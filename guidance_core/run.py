@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+import attrs
 from torch import Tensor
 from torch.compiler import is_compiling
 
@@ -23,44 +24,26 @@ from guidance_core.steps.held import HeldOutputs, Kept
 from guidance_core.steps.layout import Layout
 from guidance_core.steps.levels import mapped
 from guidance_core.steps.order import check_may_turn, checked_index
-from guidance_core.steps.plan import Plan, Predictions, Sums
+from guidance_core.steps.plan import Plan, Predictions, Sums, by_branch
 from guidance_core.steps.program import Program, Sigma
 from guidance_core.steps.results import results_of
 from guidance_core.steps.saved import Saved, from_dict, to_dict
 from guidance_core.steps.selection import Selection, checked_indices
 
 
+@attrs.frozen(eq=False)
 class Made:
     """The evaluation that a run made last."""
 
-    __slots__ = ("_plan", "_predictions")
+    index: int
+    "Which step it was."
+    evaluation: int
+    "How often the step had been evaluated before."
+    predictions: Mapping[str, Any]
+    """The predictions that this process has, by branch, in the structure of the denoiser's.
 
-    def __init__(self, plan: Plan, predictions: Predictions) -> None:
-        self._plan = plan
-        self._predictions = predictions
-
-    @property
-    def index(self) -> int:
-        """Which step it was."""
-        return self._plan.index
-
-    @property
-    def evaluation(self) -> int:
-        """How often the step had been evaluated before."""
-        return self._plan.moment.evaluation
-
-    @property
-    def rows(self) -> int:
-        """Batch size of its sample."""
-        return self._plan.rows
-
-    @property
-    def predictions(self) -> Mapping[str, Any]:
-        """The predictions that this process has, by branch, in the structure of the denoiser's.
-
-        On several ranks these are all (all_gather) or this rank's own (all_reduce). They are not copied.
-        """
-        return self._plan.by_branch(self._predictions)
+    On several ranks these are all (all_gather) or this rank's own (all_reduce). They are not copied.
+    """
 
 
 class Run:
@@ -91,9 +74,8 @@ class Run:
         self._workspace = Workspace()
         self._last: Moment | None = None
         self._structure: Structure | None = None
-        self._loaded_rows: int | None = None
-        self.last: Made | None = None
-        "The evaluation made last here, for a host that wants to look at single predictions."
+        self._rows: int | None = None
+        self._made: Predictions | None = None
         self._counts_writes = False
         "Whether torch counts the writes into the samples: not into those made in inference mode."
 
@@ -268,13 +250,15 @@ class Run:
         self._use(self.executor.begin(lambda: self._program.selected(selection)))
         self._state = state
         self._held.select(selection)
-        self._loaded_rows, self.last = len(selection.indices), None
+        self._rows, self._made = len(selection.indices), None
         self._version += 1
 
     @property
-    def _rows(self) -> int | None:
-        """The batch size so far."""
-        return self._loaded_rows if self.last is None else self.last.rows
+    def last(self) -> Made | None:
+        """The evaluation made last here, for a host that wants to look at single predictions."""
+        if self._made is None or self._last is None or self._structure is None:
+            return None
+        return Made(self._last.index, self._last.evaluation, by_branch(self._structure, self._made))
 
     def fork(self, *, seeds: int | Sequence[int] | Tensor | None = None) -> Run:
         """Return a copy of the run, with an id of its own, that goes on independently.
@@ -292,7 +276,7 @@ class Run:
         other._state = copied(self._state)
         other._held = self._held.copied()
         other._version, other.passes = self._version, self.passes
-        other._last, other._structure, other._loaded_rows = self._last, self._structure, self._rows
+        other._last, other._structure, other._rows = self._last, self._structure, self._rows
         return other
 
     def state_dict(self) -> dict[str, Any]:
@@ -314,7 +298,7 @@ class Run:
         saved = from_dict(self._program, data)
         self._use(self._program.with_seeds(saved.seeds))
         self._state, self._held, self._last = saved.states, saved.held, saved.last
-        self._version, self.passes, self._loaded_rows, self.last = saved.version, saved.passes, saved.rows, None
+        self._version, self.passes, self._rows, self._made = saved.version, saved.passes, saved.rows, None
 
     def _use(self, program: Program) -> None:
         """Go on with a program of the same run."""
@@ -471,7 +455,8 @@ class Run:
         if kept:
             self._held.update(kept)
         self._last = plan.moment
-        self.last = Made(plan, made)
+        self._made = made
+        self._rows = next(iter(results.values())).shape[0]
         return plan.restored(results)
 
     def _after_again(self, state: States) -> States:

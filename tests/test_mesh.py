@@ -79,26 +79,34 @@ def test_ranks_that_count_their_positions_differently_are_told(pool):
 
 # Sequence parallelism.
 
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Four ranks that have made the same groups so far: above, some made groups without the others."""
+    with Ranks(4, outlives_failures=True, patience=120) as four:
+        yield four
+
+
 LOOKING = {"projection", "projection over dimensions", "zero-star"}
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
 @pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
 @pytest.mark.parametrize("what", mesh_jobs.SHARDED)
-def test_statistics_over_pieces_equal_those_of_the_whole_sequence(pool, what, name, padded):
+def test_statistics_over_pieces_equal_those_of_the_whole_sequence(fresh, what, name, padded):
     """On 2 x 2 ranks, within 2⁻¹⁹ of the largest value: a few units of float32 rounding, times the scale."""
     if name == "all_reduce" and what in LOOKING:
         pytest.skip("its combine looks at predictions, which are only added up")
-    for found in pool.run(mesh_jobs.sharded_beside, mesh_jobs.SHARDED[what], name, padded):
+    for found in fresh.run(mesh_jobs.sharded_beside, mesh_jobs.SHARDED[what], name, padded):
         assert len(found) >= 4
         for error, largest in found:
             assert error <= largest * 2**-19, f"{error:.2e} of {largest:.2e}"
 
 
 @pytest.mark.parametrize("name", ["all_gather", "all_reduce"])
-def test_the_mean_of_one_piece_is_another_one(pool, name):
+def test_the_mean_of_one_piece_is_another_one(fresh, name):
     """What the test before would see of a rescale that forms its statistics from its own piece."""
-    for found in pool.run(mesh_jobs.sharded_beside, "cfg:scale=5,rescale:phi=1,over=token", name, False):
+    for found in fresh.run(mesh_jobs.sharded_beside, "cfg:scale=5,rescale:phi=1,over=token", name, False):
         assert all(error <= largest * 2**-19 for error, largest in found)
-    for found in pool.run(mesh_jobs.own_statistics, name):
+    for found in fresh.run(mesh_jobs.own_statistics, name):
         assert any(error > largest * 2**-10 for error, largest in found)

@@ -71,6 +71,13 @@ class Statistic:
     first: int | None = attrs.field(default=None, validator=_check_first)
     "Of how many tokens of `[B, ..., S, C]`, counted from the first; None for all."
 
+    is_of_samples: bool = attrs.field(init=False, repr=False, eq=False)
+    "Whether one covers a whole sample."
+
+    @is_of_samples.default
+    def _default_is_of_samples(self) -> bool:
+        return self.over == "sample" and self.first is None
+
     takes: ClassVar[int] = 1
     "Number of tensors it is formed from."
     joins: ClassVar[bool] = True
@@ -170,7 +177,7 @@ class Std(Statistic):
     def __call__(self, *tensors: Tensor) -> Tensor:
         """Return it for a tensor `[B, ...]`."""
         x = tensors[0]
-        if self.over == "sample" and self.first is None and x.numel() <= SHORT and (within := _INNER[x.ndim]):
+        if self.is_of_samples and x.numel() <= SHORT and (within := _INNER[x.ndim]):
             short: Tensor = torch.std_mean(x.contiguous(), within, False, True)[0]  # as for rows, one call less
             return short
         return Statistic.__call__(self, *tensors)

@@ -52,7 +52,7 @@ class BasePrediction:
         self._own = prediction_type
         self._piece = piece
         self._noise = noise
-        self._known = {**known} if known else {}
+        self._known = [(*of, value) for of, value in known.items()] if known else []
         is_ready = prediction is not None and prediction.dtype is torch.float32
         self._tensors = {prediction_type: prediction} if is_ready else {}
 
@@ -72,18 +72,24 @@ class BasePrediction:
 
     def measure(self, space: str, statistic: Statistic) -> Tensor:
         """Return a statistic of the prediction in a space, dimensions kept."""
-        wanted = (space, statistic)
-        found = self._known.get(wanted)
+        found = self._found(space, statistic)
         if found is None:
             tensor = self._tensors.get(space)
             piece = self._piece
-            if tensor is None and piece is None and statistic.over == "sample" and statistic.first is None:
+            if tensor is None and piece is None and statistic.is_of_samples:
                 found = self._by_leaves(space, statistic)
             if found is None:
                 tensor = self.tensor(space) if tensor is None else tensor
                 found = statistic(tensor) if piece is None else piece.measure(statistic, [tensor], "a correction")
-            self._known[wanted] = found
+            self._known.append((space, statistic, found))
         return found
+
+    def _found(self, space: str, statistic: Statistic) -> Tensor | None:
+        """Return a statistic that is known already; there are hardly more than two."""
+        for own, each, value in self._known:
+            if own == space and (each is statistic or each == statistic):
+                return value
+        return None
 
     def _by_leaves(self, space: str, statistic: Statistic) -> Tensor | None:
         """Return a statistic per sample of a large prediction, which is never held in that space; None of another."""

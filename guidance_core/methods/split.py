@@ -81,8 +81,3 @@ class Piece:
         """Return this rank's piece of a whole tensor."""
         length = whole.shape[self.dim] // self.split.size
         return whole.narrow(self.dim % whole.ndim, self.split.rank * length, length)
-
-
-def measured(statistic: Statistic, tensors: Sequence[Tensor], piece: Piece | None, who: str) -> Tensor:
-    """Return a statistic of tensors, over all pieces where they are one."""
-    return statistic(*tensors) if piece is None else piece.measure(statistic, tensors, who)

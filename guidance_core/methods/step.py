@@ -15,7 +15,7 @@ from guidance_core.algebra.spaces import Noise, affine, check_space
 from guidance_core.algebra.statistics import Inner, Norm, Over, Statistic, Std
 from guidance_core.errors import ConfigurationError, PluginError
 from guidance_core.methods.noise import Seeds, noise_like
-from guidance_core.methods.split import Piece, Split, measured
+from guidance_core.methods.split import Piece, Split
 from guidance_core.parameters.fields import ANY, as_value, check_number
 from guidance_core.parameters.schedules import SCHEDULES, Position, Schedule, Window
 from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, is_neutral
@@ -333,8 +333,9 @@ class Step:
         Raises:
             ConfigurationError: it does not fit the tensors.
         """
-        piece = None if self.output is None else self._moment.run.piece(self.output)
-        return measured(statistic, tensors, piece, f"plugin {self._name!r}")
+        shards = self._moment.run.shards
+        piece = None if shards is None or self.output is None else shards.of(self.output)
+        return statistic(*tensors) if piece is None else piece.measure(statistic, tensors, f"plugin {self._name!r}")
 
     def std(self, x: Tensor, over: Over = "sample") -> Tensor:
         """Return the standard deviation of `x`, as `measure(Std(over), x)`."""

@@ -59,12 +59,8 @@ class Scene:
         """Return the step that a hook gets."""
         name = acting.implementation.plugin
         tracked = self.tracked if acting.needs.gradient else None
-        return Step(
-            *(self.moment, name, acting.plugin, self.state, self.layout.name, self.sample),
-            noise=self.noise,
-            tracked=tracked,
-            like=self.like,
-        )
+        output, sample = self.layout.name, self.sample
+        return Step(self.moment, name, acting.plugin, self.state, output, sample, None, self.noise, tracked, self.like)
 
 
 class Workspace:

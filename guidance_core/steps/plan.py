@@ -246,15 +246,6 @@ class Plan:
     def _misfit(self, prediction: Any, branch: str) -> GuidanceError:
         return self._structure.misfit(prediction, f"the prediction of branch {branch!r}", DenoiserError)
 
-    def by_branch(self, predictions: Predictions) -> Mapping[str, Any]:
-        """Return predictions by branch in the host's structure, of those branches that have every output."""
-        first = next(iter(predictions.values()), {})
-        return {
-            branch: self.restored({output: predictions[output][branch] for output in predictions})
-            for branch in first
-            if all(branch in given for given in predictions.values())
-        }
-
     def restored(self, named: Mapping[str, Tensor]) -> Any:
         """Return the tensor, tuple or dict that predictions by output stand for."""
         return self._structure.restore(named)
@@ -478,3 +469,13 @@ def _in_rows(weight: Weight, rows: slice | None) -> Weight:
 def kind_of(tensor: Tensor) -> str:
     """Return shape, dtype and device in words."""
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
+
+
+def by_branch(structure: Structure, predictions: Predictions) -> Mapping[str, Any]:
+    """Return predictions by branch in the host's structure, of those branches that have every output."""
+    first = next(iter(predictions.values()), {})
+    return {
+        branch: structure.restore({output: predictions[output][branch] for output in predictions})
+        for branch in first
+        if all(branch in given for given in predictions.values())
+    }
