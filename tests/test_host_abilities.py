@@ -236,10 +236,10 @@ def test_predictions_come_back_in_the_structure_of_the_host():
 def test_what_failed_was_not_the_last_evaluation():
     run = start([CFG(3.0)])
     run.step(0, X, lambda branch: X * 1)
-    kept = run.last
+
     with pytest.raises(ZeroDivisionError):
         run.step(1, X, lambda branch: 1 / 0)
-    assert run.last is kept
+    assert (run.last.index, set(run.last.predictions)) == (0, {"cond", "uncond"})
 
 
 def test_a_run_tells_its_local_passes():
