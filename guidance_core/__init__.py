@@ -53,6 +53,7 @@ from guidance_core.executors import (
     SerialExecutor,
     Shards,
     Sums,
+    Tuning,
     run_branch,
 )
 from guidance_core.guidance import Guidance
@@ -77,6 +78,8 @@ from guidance_core.parameters.values import UNSET, PerOutput
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.plan import Plan
+from guidance_core.trace import OutputTrace, StepTrace, Trace
+from guidance_core.tuner import tune
 from guidance_core.version import CONTRACT_VERSION, __version__
 
 __all__ = [
@@ -109,6 +112,7 @@ __all__ = [
     "Needs",
     "NonFiniteError",
     "Norm",
+    "OutputTrace",
     "Over",
     "PerOutput",
     "Perturbation",
@@ -133,8 +137,11 @@ __all__ = [
     "Statistic",
     "Std",
     "Step",
+    "StepTrace",
     "Sums",
     "Table",
+    "Trace",
+    "Tuning",
     "UnknownNameError",
     "Window",
     "Within",
@@ -158,6 +165,7 @@ __all__ = [
     "std",
     "suggest",
     "text",
+    "tune",
     "unregister_executor",
     "unregister_plugin",
     "whole",

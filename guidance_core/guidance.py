@@ -28,6 +28,7 @@ from guidance_core.methods.stack import Stack
 from guidance_core.run import Run
 from guidance_core.steps.program import Program
 from guidance_core.steps.settings import RunSettings
+from guidance_core.trace import StepTrace
 
 Sigmas = Sequence[float] | torch.Tensor
 "Noise levels: one per step and the final one."
@@ -137,6 +138,7 @@ class Guidance:
         supports: Supports | None = None,
         shards: Split | None = None,
         given: Callable[[], Mapping[str, int]] | None = None,
+        trace: Callable[[StepTrace], object] | None = None,
     ) -> Run:
         """Start a run: one generation, which owns all state.
 
@@ -160,6 +162,8 @@ class Guidance:
             shards: which outputs are pieces of a sequence, held by the ranks of another group; see `Shards`.
             given: returns a number for each thing that must be equal on all ranks, such as a checksum of the prompt,
                 by its name; called once, and only with an executor of several ranks.
+            trace: called after each step with a record of it, such as `Trace()`, which prints a table. Nothing is
+                computed without. What it raises leaves `step`, though the step was made.
 
         Raises:
             ConfigurationError: an argument or a parameter cannot be used, a condition is missing, or the
@@ -184,6 +188,7 @@ class Guidance:
                 supports=_checked_supports(supports),
                 shards=_checked_shards(shards, self._stack),
                 given=_checked_call(given),
+                trace=_checked_trace(trace),
             )
             for output, levels in settings.sigmas.items():
                 what = "sigmas" if output is None else f"sigmas of {output!r}"
@@ -251,8 +256,7 @@ class Guidance:
             raise ConfigurationError(
                 f"executor must be a name or an executor such as SerialExecutor(); got {brief(executor)}."
             )
-        looking = [found.plugin for found in self._stack.hooks["combine"].plain]
-        looking += [found.plugin for found in self._stack.hooks["combine"].wrappers]
+        looking = self._stack.looking
         if looking and not executor.gathers_predictions:
             raise ConfigurationError(
                 f"plugin {looking[0]!r} looks at the predictions of its branches, but the executor "
@@ -283,6 +287,14 @@ def _checked_call(given: Any) -> Any:
     if given is not None and not callable(given):
         raise ConfigurationError(f"given is a function that returns a number for each thing; got {brief(given)}.")
     return given
+
+
+def _checked_trace(trace: Any) -> Any:
+    if trace is not None and (not callable(trace) or isinstance(trace, type)):
+        raise ConfigurationError(
+            f"trace is called with a record of each step, such as Trace() or a function; got {brief(trace)}."
+        )
+    return trace
 
 
 def _checked_count(what: str, given: Any, most: int) -> int:

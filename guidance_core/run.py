@@ -24,6 +24,7 @@ from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.program import Program, Sigma
 from guidance_core.steps.saved import Saved, from_dict, to_dict
 from guidance_core.steps.selection import Selection, checked_indices
+from guidance_core.trace import Tracer
 
 
 class Made:
@@ -88,6 +89,8 @@ class Run:
         self._last: Moment | None = None
         self._structure: Structure | None = None
         self._loaded_rows: int | None = None
+        tell = program.settings.trace
+        self._tracer = None if tell is None else Tracer(tell)
         self.last: Made | None = None
         "The evaluation made last here, for a host that wants to look at single predictions."
 
@@ -196,6 +199,8 @@ class Run:
         try:
             plan = self._planned(index, sample, sigma, alpha, model, sigma_map)
             self.executor.place(plan)
+            if self._tracer is not None:
+                self._tracer.begin(plan)
         except BaseException as error:
             self._give_up(plan, error)
             raise
@@ -217,6 +222,8 @@ class Run:
             is_usual = alpha is None and self._program.is_usual(index, sigma)
             plan = self._planned(index, sample, None if is_usual else sigma, alpha, model, sigma_map, found=True)
             self.executor.place(plan)
+            if self._tracer is not None:
+                self._tracer.begin(plan)
         except BaseException as error:
             self._give_up(plan, error)
             raise
@@ -239,6 +246,8 @@ class Run:
                 raise ConfigurationError(
                     f"this plan of step {plan.index} was made before another was finished; call plan() anew."
                 )
+            if self._tracer is not None:
+                self._tracer.end(plan)
             made: Predictions = {}
             if not isinstance(predictions, Sums):
                 made = plan.taken_apart(predictions)
@@ -251,11 +260,15 @@ class Run:
             if self.settings.check_finite:
                 plan.check_results(results)
             kept = self._held.kept(plan, results, self._program.keeps) if self._program.keeps else {}
+            record = None if self._tracer is None else self._tracer.record(plan, made, results)
             self.executor.confirm(plan)
         except BaseException as error:
             self._give_up(plan, error)
             raise
-        return self._committed(plan, results, state, kept, made)
+        guided = self._committed(plan, results, state, kept, made)
+        if self._tracer is not None and record is not None:
+            self._tracer.tell(record)
+        return guided
 
     def describe(self) -> Description:
         """Return the effective plan: passes per step, who asked for each, every parameter's origin."""

@@ -7,6 +7,7 @@ from guidance_core.executors.base import Denoiser, Executor, run_branch
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.serial import SerialExecutor
 from guidance_core.executors.shards import Shards
+from guidance_core.executors.tuning import Tuning
 from guidance_core.steps.plan import Sums
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "SerialExecutor",
     "Shards",
     "Sums",
+    "Tuning",
     "run_branch",
 ]

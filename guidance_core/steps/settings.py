@@ -33,6 +33,8 @@ class RunSettings:
     "Which outputs are pieces of longer ones."
     given: Callable[[], Mapping[str, int]] | None = None
     "Returns what a host wants equal on all ranks, as a number for each thing; called where there are several."
+    trace: Callable[[Any], object] | None = None
+    "Called with a record of each step."
 
     @property
     def blocks(self) -> Mapping[str, int] | None:

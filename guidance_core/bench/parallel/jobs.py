@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
@@ -39,7 +40,7 @@ class Job:
     strengths: Mapping[str, tuple[float, ...]]
     "The same in the baseline's words, by output."
     batch: int = 1
-    options: Mapping[str, bool] = attrs.field(factory=dict)
+    options: Mapping[str, Any] = attrs.field(factory=dict)
     "Of the distributed executors."
 
 
