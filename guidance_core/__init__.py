@@ -55,6 +55,7 @@ from guidance_core.executors import (
     SerialExecutor,
     Shards,
     Sums,
+    Tuning,
     compare_weights,
     run_branch,
 )
@@ -81,6 +82,8 @@ from guidance_core.parameters.values import UNSET, PerOutput
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.plan import Plan
+from guidance_core.trace import OutputTrace, StepTrace, Trace
+from guidance_core.tuner import tune
 from guidance_core.version import CONTRACT_VERSION, __version__
 
 __all__ = [
@@ -114,6 +117,7 @@ __all__ = [
     "Needs",
     "NonFiniteError",
     "Norm",
+    "OutputTrace",
     "Over",
     "OverwrittenError",
     "PerOutput",
@@ -139,8 +143,11 @@ __all__ = [
     "Statistic",
     "Std",
     "Step",
+    "StepTrace",
     "Sums",
     "Table",
+    "Trace",
+    "Tuning",
     "UnknownNameError",
     "UseCondition",
     "Window",
@@ -166,6 +173,7 @@ __all__ = [
     "std",
     "suggest",
     "text",
+    "tune",
     "unregister_executor",
     "unregister_plugin",
     "whole",

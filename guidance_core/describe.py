@@ -97,13 +97,22 @@ class Description:
             lines.append(f"steps      {span}: {count} {'pass' if count == 1 else 'passes'}")
             lines += [f"             {_pass_line(each)}" for each in group.passes]
             if len(group.ranks) > 1 and group.passes:
-                placed = "; ".join(f"rank {rank}: {units}" for rank, units in enumerate(group.ranks))
-                lines.append(f"             {placed} (expected speedup {group.speedup:.2f})")
+                lines.append(f"             {_placed(group.ranks)} (expected speedup {group.speedup:.2f})")
             if group.held:
                 lines.append(f"             keeps the last x0 of {', '.join(group.held)}")
         lines.append(f"total      {self.total_passes} passes in {self.step_count} steps")
         lines += [f"assumed    {assumption}" for assumption in self.assumptions]
         return "\n".join(lines)
+
+
+def _placed(ranks: Sequence[str]) -> str:
+    """Return what each rank runs; neighbours that run the same, as those that are idle, together."""
+    parts, first = [], 0
+    for units, same in groupby(ranks):
+        last = first + len(list(same)) - 1
+        parts.append(f"rank {first}: {units}" if first == last else f"ranks {first} to {last}: {units}")
+        first = last + 1
+    return "; ".join(parts)
 
 
 def _pass_line(each: PassDescription) -> str:
@@ -129,13 +138,17 @@ def describe_run(
     """Describe the steps that `layouts` stand for, and where an executor of that description places them."""
     groups = []
     described = {layout: _of_layout(layout) for layout in set(layouts)}
+    known: dict[tuple[tuple[str, float], ...], tuple[tuple[str, ...], float]] = {}
     for key, members in groupby(enumerate(layouts), key=lambda item: described[item[1]]):
         indices = [number for number, _ in members]
         passes, held = key
         branches = layouts[indices[0]].branches
-        placement = placed(branches)
-        ranks = () if placement is None else placement.shown([branch.name for branch in branches])
-        speedup = 1.0 if placement is None else placement.speedup
+        named = tuple((branch.name, branch.cost) for branch in branches)
+        if named not in known:  # steps whose strengths alone differ are placed alike
+            placement = placed(branches)
+            ranks = () if placement is None else placement.shown([name for name, _ in named])
+            known[named] = ranks, 1.0 if placement is None else placement.speedup
+        ranks, speedup = known[named]
         groups.append(StepsDescription(indices[0], indices[-1], passes, held, ranks, speedup))
     plugins = {
         name: tuple(ParameterDescription(field, shown(each.value), each.origin) for field, each in settled.items())

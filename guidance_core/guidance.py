@@ -29,6 +29,7 @@ from guidance_core.methods.stack import Stack
 from guidance_core.run import Run
 from guidance_core.steps.program import Program
 from guidance_core.steps.settings import RunSettings
+from guidance_core.trace import StepTrace
 
 Sigmas = Sequence[float] | torch.Tensor
 "Noise levels: one per step and the final one."
@@ -141,6 +142,7 @@ class Guidance:
         shards: Split | None = None,
         check_inputs: Literal["first", "always", "never"] = "first",
         given: Callable[[], Mapping[str, Any]] | None = None,
+        trace: Callable[[StepTrace], object] | None = None,
     ) -> Run:
         """Start a run: one generation, which owns all state.
 
@@ -166,6 +168,8 @@ class Guidance:
                 every condition that more than one of them gives inputs for: `first` is the run's first step.
             given: returns what else must be equal on all ranks, by its name: numbers, text, tensors, lists and dicts of
                 such. Called and compared in the run's first step, and only with an executor of several ranks.
+            trace: called after each step with a record of it, such as `Trace()`, which prints a table. Nothing is
+                computed without. What it raises leaves `step`, though the step was made.
 
         Raises:
             ConfigurationError: an argument or a parameter cannot be used, a condition is missing, or the
@@ -191,6 +195,7 @@ class Guidance:
                 supports=_checked_supports(supports),
                 shards=_checked_shards(shards, self._stack),
                 given=_checked_call(given),
+                trace=_checked_trace(trace),
             )
             for output, levels in settings.sigmas.items():
                 what = "sigmas" if output is None else f"sigmas of {output!r}"
@@ -258,8 +263,7 @@ class Guidance:
             raise ConfigurationError(
                 f"executor must be a name or an executor such as SerialExecutor(); got {brief(executor)}."
             )
-        looking = [found.plugin for found in self._stack.hooks["combine"].plain]
-        looking += [found.plugin for found in self._stack.hooks["combine"].wrappers]
+        looking = self._stack.looking
         if looking and not executor.gathers_predictions:
             raise ConfigurationError(
                 f"plugin {looking[0]!r} looks at the predictions of its branches, but the executor "
@@ -290,6 +294,14 @@ def _checked_call(given: Any) -> Any:
     if given is not None and not callable(given):
         raise ConfigurationError(f"given is a function that returns a number for each thing; got {brief(given)}.")
     return given
+
+
+def _checked_trace(trace: Any) -> Any:
+    if trace is not None and (not callable(trace) or isinstance(trace, type)):
+        raise ConfigurationError(
+            f"trace is called with a record of each step, such as Trace() or a function; got {brief(trace)}."
+        )
+    return trace
 
 
 def _checked_count(what: str, given: Any, most: int) -> int:

@@ -29,6 +29,7 @@ from guidance_core.steps.program import Program, Sigma
 from guidance_core.steps.results import results_of
 from guidance_core.steps.saved import Saved, from_dict, to_dict
 from guidance_core.steps.selection import Selection, checked_indices
+from guidance_core.trace import Tracer
 
 
 @attrs.frozen(eq=False)
@@ -78,6 +79,8 @@ class Run:
         self._made: Predictions | None = None
         self._counts_writes = False
         "Whether torch counts the writes into the samples: not into those made in inference mode."
+        tell = program.settings.trace
+        self._tracer = None if tell is None else Tracer(tell)
 
     @property
     def layouts(self) -> list[Layout]:
@@ -194,6 +197,8 @@ class Run:
             is_usual = alpha is None and self._program.is_usual(index, sigma)
             plan = self._planned(index, sample, None if is_usual else sigma, alpha, model, sigma_map, found=True)
             self.executor.place(plan)
+            if self._tracer is not None:
+                self._tracer.begin(plan)
         except BaseException as error:
             self._give_up(plan, error)
             raise
@@ -325,6 +330,8 @@ class Run:
         try:
             plan = self._planned(index, sample, sigma, alpha, model, sigma_map)
             self.executor.place(plan)
+            if self._tracer is not None:
+                self._tracer.begin(plan)
         except BaseException as error:
             self._give_up(plan, error)
             raise
@@ -348,6 +355,8 @@ class Run:
                 raise ConfigurationError(
                     f"this plan of step {plan.index} was made before another was finished; call plan() anew."
                 )
+            if self._tracer is not None:
+                self._tracer.end(plan)
             made: Predictions = {}
             if not isinstance(predictions, Sums):
                 made = plan.taken_apart(predictions)
@@ -360,11 +369,15 @@ class Run:
             if self.settings.check_finite:
                 plan.check_results(results)
             kept = self._held.kept(plan, results, self._program.keeps) if self._program.keeps else {}
+            record = None if self._tracer is None else self._tracer.record(plan, made, results)
             self.executor.confirm(plan)
         except BaseException as error:
             self._give_up(plan, error)
             raise
-        return self._committed(plan, results, state, kept, made)
+        guided = self._committed(plan, results, state, kept, made)
+        if self._tracer is not None and record is not None:
+            self._tracer.tell(record)
+        return guided
 
     def _planned(
         self,

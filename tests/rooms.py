@@ -24,8 +24,10 @@ ORDER = (
     "steps",
     "executors",
     "describe",
+    "trace",
     "run",
     "guidance",
+    "tuner",
     "hosts",
     "",  # guidance_core itself: what it exports lies before, what uses it as others do lies behind
     "ranks",

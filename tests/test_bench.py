@@ -13,7 +13,8 @@ import pytest
 from bench_jobs import cannot_travel, dies, fails, ids, waits
 from typer.testing import CliRunner
 
-from guidance_core.bench import parallel
+from guidance_core.bench import parallel, scaling
+from guidance_core.commands.app import app
 from guidance_core.errors import ConfigurationError, RankFailedError, RankLostError
 from guidance_core.ranks import Ranks
 
@@ -108,6 +109,18 @@ def test_rows_are_shared_out_where_the_baseline_moves_whole_branches(report):
     assert report.timed[1].of("baseline").rows == (4, 2)
 
 
+def test_methods_save_the_same_passes_on_ranks_as_in_one_process(report):
+    assert [(each.method, each.steps, each.passes) for each in report.savings] == [
+        ("plain", 8, 32),
+        ("gate", 8, 20),
+        ("interval", 8, 20),
+        ("skip_step", 8, 16),
+    ]
+    assert [each.forwards for each in report.savings] == [(16, 16), (12, 8), (12, 8), (8, 8)]
+    assert all(each.equal_to_serial for each in report.savings)
+    assert all(each.serial_ms > 0 and each.all_gather_ms > 0 for each in report.savings)
+
+
 def test_all_contenders_compute_the_same(report):
     for outcome in outcomes(report):
         for line in outcome.lines:
@@ -117,8 +130,6 @@ def test_all_contenders_compute_the_same(report):
 
 
 def test_the_command_prints_all_of_it(report, monkeypatch):
-    from guidance_core.commands.app import app
-
     asked = []
     monkeypatch.setattr(parallel, "measure", lambda rounds: asked.append(rounds) or report)
     text = CliRunner().invoke(app, ["bench", "parallel"])
@@ -128,7 +139,8 @@ def test_the_command_prints_all_of_it(report, monkeypatch):
     assert asked == [15, 3]
     data = json.loads(printed.output)
     assert set(data) == {
-        "benchmark", "torch", "threads", "cores", "load", "tokens", "timed", "overhead", "counted", "targets",
+        "benchmark", "torch", "threads", "cores", "load", "tokens", "timed", "overhead", "savings", "counted",
+        "targets",
     }  # fmt: skip
     assert set(data["overhead"]) == {"medians_ms", "control_cost_ms", "control_share"}
     assert set(data["overhead"]["medians_ms"]) == {
@@ -162,7 +174,44 @@ def test_the_command_prints_all_of_it(report, monkeypatch):
     assert [target["wanted"] for target in data["targets"][:7]] == [">= 1.9"] * 2 + [">= 1"] * 2 + [">= 1.25"] * 2 + [
         ">= 1"
     ]
-    assert all(target["reached"] for target in data["targets"][7:]), "those that are counted"
+    assert [target["wanted"] for target in data["targets"][7:10]] == [">= 1"] * 3
+    assert all(target["reached"] for target in data["targets"][10:]), "those that are counted"
+
+
+def test_the_formula_of_a_step_is_the_documented_one():
+    given = scaling.Constants(
+        branches=4, forward=0.1, dispatch=0.003, latency=0.002, bandwidth=1e6, prediction=1000, sum=2000
+    )
+    for executor in ("all_gather", "all_reduce"):
+        assert scaling.step_seconds(executor, 1, given) == pytest.approx(0.4)
+    assert scaling.step_seconds("all_gather", 2, given) == pytest.approx(0.2 + 0.003 + 0.002 + 2 * 0.001)
+    assert scaling.step_seconds("all_gather", 3, given) == pytest.approx(0.2 + 0.003 + 2 * (0.002 + 2 * 0.001))
+    assert scaling.step_seconds("all_gather", 6, given) == pytest.approx(0.1 + 0.003 + 5 * (0.002 + 0.001))
+    assert scaling.step_seconds("all_reduce", 4, given) == pytest.approx(0.1 + 0.003 + 3 * (0.002 + 0.001))
+
+
+def test_scaling_prints_the_formula_beside_what_ranks_measure():
+    arguments = ["bench", "scaling", "--ranks", "3", "--rounds", "2", "--forward-ms", "20", "--branches", "3"]
+    text = CliRunner().invoke(app, arguments)
+    assert text.exit_code == 0, text.output
+    assert len(text.output.splitlines()) == 9
+    supplied = ["--latency-ms", "1", "--bandwidth-gbs", "2", "--dispatch-ms", "3"]
+    data = json.loads(CliRunner().invoke(app, [*arguments, *supplied, "--json"]).output)
+    assert set(data) == {
+        "benchmark", "torch", "threads", "cores", "load", "rounds", "constants", "given", "lines",
+    }  # fmt: skip
+    assert data["given"] == ["dispatch", "latency", "bandwidth"]
+    assert (data["constants"]["latency"], data["constants"]["dispatch"]) == (0.001, 0.003)
+    assert [(line["ranks"], line["most"]) for line in data["lines"]] == [(1, 3), (2, 2), (3, 1)]
+    for line in data["lines"]:
+        assert set(line["measured_ms"]) == ({"serial"} if line["ranks"] == 1 else {"all_gather", "all_reduce"})
+        assert all(taken >= 20 * line["most"] for taken in line["measured_ms"].values())
+
+
+@pytest.mark.parametrize("arguments", [["--ranks", "2"], ["--branches", "1"], ["--forward-ms", "-1"]])
+def test_scaling_refuses_what_it_cannot_measure(arguments):
+    result = CliRunner().invoke(app, ["bench", "scaling", *arguments])
+    assert isinstance(result.exception, ConfigurationError) or result.exit_code == 2
 
 
 def test_without_diffusers_the_error_names_the_extra(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -334,6 +335,17 @@ def test_the_costliest_branch_is_placed_first():
     guidance = Guidance([Asks((away("quick"), away("slow", cost=2.0)))])
     (steps,) = guidance.describe(1, ranks=2).steps
     assert (steps.ranks, steps.speedup) == (("slow", "cond, quick"), 2.0)
+
+
+def test_a_thousand_ranks_are_described_within_a_second_and_in_a_few_lines():
+    guidance = Guidance.from_spec("stg:blocks=1,cfg:scale=linear(1, 7)")
+    begun = time.process_time()
+    description = guidance.describe(100, ranks=1024)
+    text = str(description)
+    assert time.process_time() - begun < 1.0
+    assert all(len(steps.ranks) == 1024 for steps in description.steps)
+    assert "rank 0: cond; rank 1: perturbed; rank 2: uncond; ranks 3 to 1023: idle" in text
+    assert len(text) < 100_000
 
 
 def test_a_step_without_branches_leaves_every_rank_idle_and_gains_nothing():

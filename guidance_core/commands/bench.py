@@ -42,6 +42,40 @@ def bench_parallel(
     _report(parallel.measure(rounds), as_json)
 
 
+@bench_app.command("scaling")
+def bench_scaling(
+    branches: Annotated[int, typer.Option(help="Passes of a step.")] = 4,
+    forward_ms: Annotated[float, typer.Option(help="Time of one forward, which sleeps.")] = 50.0,
+    elements: Annotated[int, typer.Option(help="Numbers in a prediction, float32.")] = 65536,
+    ranks: Annotated[int, typer.Option(help="Up to how many ranks.")] = 6,
+    dispatch_ms: Annotated[
+        float | None, typer.Option(help="Time of a step beside forwards and messages; measured if not given.")
+    ] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Time that every further rank adds; measured if not given.")
+    ] = None,
+    bandwidth_gbs: Annotated[
+        float | None, typer.Option(help="Gigabytes a second between two ranks; measured if not given.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Steps to time of each.")] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a formula for the time of a step with what ranks measure whose forwards sleep."""
+    from guidance_core.bench import scaling
+
+    report = scaling.measure(
+        branches=branches,
+        forward=forward_ms / 1e3,
+        elements=elements,
+        ranks=ranks,
+        dispatch=None if dispatch_ms is None else dispatch_ms / 1e3,
+        latency=None if latency_ms is None else latency_ms / 1e3,
+        bandwidth=None if bandwidth_gbs is None else bandwidth_gbs * 1e9,
+        rounds=rounds,
+    )
+    _report(report, as_json)
+
+
 def _report(report: Any, as_json: bool) -> None:
     if as_json:
         print_json(report.to_dict())

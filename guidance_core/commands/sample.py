@@ -43,6 +43,9 @@ def sample(
         ),
     ] = "",
     out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("out/sample.png"),
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Also show what each step did; of several ranks the first's.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Draw handwritten digits with the embedded model: a row for each --guidance, a column for each digit."""
@@ -50,7 +53,7 @@ def sample(
     from guidance_core.models.demo import Demo
     from guidance_core.models.drawing import check_picture_path
 
-    demo = Demo(tuple(guidance or ["", "cfg:scale=3"]), steps, seed, per_digit, executor, ranks)
+    demo = Demo(tuple(guidance or ["", "cfg:scale=3"]), steps, seed, per_digit, executor, ranks, trace)
     demo.check()
     check_picture_path(out)
     drawings = demo.draw(_progress)
@@ -75,6 +78,7 @@ def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> N
             "passes_per_step": drawing.passes_per_step,
             "seconds": round(drawing.seconds, 3),
             "accuracy": round(drawing.accuracy, 4),
+            **({} if drawing.trace is None else {"trace": drawing.trace.to_dict()["steps"]}),
         }
         for spec, drawing in zip(demo.specs, drawings, strict=True)
     ]
@@ -92,6 +96,9 @@ def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> N
             f"{row['accuracy']:.1%}",
         )
     console = Console()
+    for spec, drawing in zip(demo.specs, drawings, strict=True):
+        if drawing.trace is not None:
+            print(f"{spec or 'no guidance'}, means over {count} images\n{drawing.trace}\n")
     console.print(table)
     console.print(f"accuracy: share of {count} images that an independent classifier reads as asked for")
     console.print(f"picture: {out}", soft_wrap=True)

@@ -55,7 +55,7 @@ def load_plugins(data: Any) -> list[tuple[Any, frozenset[str]]]:
         UnknownNameError: no such plugin or parameter; the nearest is suggested.
         ConfigurationError: a value is not allowed.
     """
-    _check_size(data)
+    check_size(data)
     extra = sorted(map(str, set(data) - {TABLE})) if isinstance(data, Mapping) else []
     if extra:
         hint = did_you_mean(extra[0], [TABLE])
@@ -76,7 +76,7 @@ def load_plugins(data: Any) -> list[tuple[Any, frozenset[str]]]:
     return loaded
 
 
-def _check_size(data: Any) -> None:
+def check_size(data: Any) -> None:
     """Raise `SpecError` for data that is nested too deeply, too much, or has numbers that no float can hold."""
     count, level = 0, [data]
     for _ in range(MOST_DEPTH + 4):  # the lists and tables around the values
@@ -272,6 +272,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise SpecError(f"{brief(twice)} is given twice in one JSON object.")
     return made
+
+
+def without_tuples(data: Any) -> Any:
+    """Return plain data with lists in place of tuples, as it is read from text."""
+    if isinstance(data, Mapping):
+        return {key: without_tuples(value) for key, value in data.items()}
+    return [without_tuples(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def to_json(data: Any) -> str:

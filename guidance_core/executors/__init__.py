@@ -7,6 +7,7 @@ from guidance_core.executors.base import Denoiser, Executor, run_branch
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.executors.serial import SerialExecutor
 from guidance_core.executors.shards import Shards
+from guidance_core.executors.tuning import Tuning
 from guidance_core.executors.weights import ComparedWeights, compare_weights
 from guidance_core.steps.plan import Sums
 
@@ -21,6 +22,7 @@ __all__ = [
     "SerialExecutor",
     "Shards",
     "Sums",
+    "Tuning",
     "compare_weights",
     "run_branch",
 ]

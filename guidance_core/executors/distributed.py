@@ -47,7 +47,7 @@ from guidance_core.executors.groups import (
 )
 from guidance_core.executors.header import Header, Unread, read
 from guidance_core.executors.payload import MOVE, Payload, Placed, Unheld
-from guidance_core.executors.placement import Placement, place_branches, place_rows
+from guidance_core.executors.placement import Placement, checked_speeds, place_branches, place_rows
 from guidance_core.executors.records import (
     AFTER,
     BEFORE,
@@ -99,6 +99,7 @@ class DistributedExecutor(Executor):
         lockstep: bool = False,
         split_rows: bool = False,
         batched: bool = False,
+        speeds: Sequence[float] = (),
     ) -> None:
         """Spread branches over a group. Every rank of it must do the same with equal arguments.
 
@@ -116,10 +117,13 @@ class DistributedExecutor(Executor):
                 `takes_rows = True` and run the rows `branch.rows`. Changes the batch the model sees.
             batched: run a rank's branches in one `denoise.batch(branches)`. Changes the batch the
                 model sees.
+            speeds: how fast each rank's forwards are, such as (1.0, 0.5), by rank in the group; a slower rank is
+                given less. Equally fast if not given.
 
         Raises:
-            ConfigurationError: this process is in no such group, the mesh's dimension is not clear, or
-                `lockstep` is asked for together with `batched`, whose forwards cannot be counted.
+            ConfigurationError: this process is in no such group, the mesh's dimension is not clear, the speeds are
+                not one for each rank, or `lockstep` is asked for together with `batched`, whose forwards cannot be
+                counted.
         """
         if lockstep and batched:
             raise ConfigurationError(
@@ -133,6 +137,8 @@ class DistributedExecutor(Executor):
         self.lockstep = bool(lockstep)
         self.split_rows = bool(split_rows)
         self.batched = bool(batched)
+        self.speeds = checked_speeds(speeds, self.size)
+        self._placed_speeds = tuple(speed for _, speed in sorted(zip(self._positions, self.speeds, strict=False)))
         self._agreement = agreement_of(self.group)
         self._shared = self._agreement.shared
         self._agreed: WeakKeyDictionary[RunIdentity, tuple[torch.dtype, ...]] = WeakKeyDictionary()
@@ -427,8 +433,8 @@ class DistributedExecutor(Executor):
         branches = plan.layout.branches
         if self.split_rows and plan.can_split_rows(needs_tensor_statistics=not self.gathers_predictions):
             self._last_rows = plan.rows
-            return place_rows(branches, plan.rows, self.size).at(self._positions)
-        return place_branches(branches, self.size).at(self._positions)
+            return place_rows(branches, plan.rows, self.size, self._placed_speeds).at(self._positions)
+        return place_branches(branches, self.size, self._placed_speeds).at(self._positions)
 
     # The payload.
 
@@ -525,8 +531,10 @@ class DistributedExecutor(Executor):
     def placed(self, branches: Sequence[Branch]) -> Placement | None:
         """Return which rank runs which of these branches; with `split_rows`, as of the last step's batch."""
         if not self.split_rows:
-            return place_branches(branches, self.size).at(self._positions)
-        return None if self._last_rows is None else place_rows(branches, self._last_rows, self.size).at(self._positions)
+            return place_branches(branches, self.size, self._placed_speeds).at(self._positions)
+        if self._last_rows is None:
+            return None
+        return place_rows(branches, self._last_rows, self.size, self._placed_speeds).at(self._positions)
 
     def _options(self) -> str:
         """Describe what differs from the default, and what it costs."""
@@ -540,6 +548,8 @@ class DistributedExecutor(Executor):
             )
         if self.batched:
             parts.append("each rank's branches in one forward, so equal to serial to the model's precision only")
+        if self.speeds:
+            parts.append(f"placed for ranks of the speeds {', '.join(f'{speed:g}' for speed in self.speeds)}")
         if self.lockstep:
             parts.append("lockstep: ranks with fewer branches make extra forwards that are thrown away")
         if not self.control:

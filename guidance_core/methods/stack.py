@@ -50,6 +50,12 @@ class Stack:
         _check_exclusions(named)
         return cls(named, collect(list(named.items())), given or [None] * len(named))
 
+    @property
+    def looking(self) -> tuple[str, ...]:
+        """The plugins that look at the predictions of their branches."""
+        combine = self.hooks["combine"]
+        return tuple(found.plugin for found in (*combine.plain, *combine.wrappers))
+
     def named_outputs(self) -> tuple[str, ...]:
         """Return the outputs that parameters give values for, in order of first mention."""
         names: dict[str, None] = {}

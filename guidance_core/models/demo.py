@@ -17,6 +17,7 @@ from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.models.drawing import Drawing, check_one_output, draw_digits
 from guidance_core.ranks import Ranks, torchrun_group, torchrun_size
+from guidance_core.trace import Trace
 
 TIMEOUT = 60.0
 "Seconds that ranks wait for one that does not answer."
@@ -41,6 +42,8 @@ class Demo:
     "Empty for `serial` in one process and `all_gather` on several ranks."
     ranks: int
     "Processes to start; under torchrun its own are used."
+    traced: bool = False
+    "Whether drawings come with a trace of their steps."
 
     @property
     def size(self) -> int:
@@ -127,6 +130,7 @@ def _row(demo: Demo, spec: str, on_step: Callable[[], object]) -> Drawing:
         seed=demo.seed,
         executor=demo.chosen,
         on_step=on_step,
+        trace=Trace() if demo.traced else None,
     )
 
 

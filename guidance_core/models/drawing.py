@@ -18,6 +18,7 @@ from guidance_core.guidance import Guidance
 from guidance_core.hosts.stacked_denoiser import StackedDenoiser
 from guidance_core.models.digits import NULL_LABEL, load_digits_classifier, load_digits_model
 from guidance_core.models.samplers import euler
+from guidance_core.trace import Trace
 
 DIGITS = 10
 
@@ -32,6 +33,8 @@ class Drawing:
     seconds: float
     accuracy: float
     "Share of the images that an independent classifier reads as the digit asked for."
+    trace: Trace | None = None
+    "What each step did, where that was asked for."
 
 
 def draw_digits(
@@ -42,6 +45,7 @@ def draw_digits(
     seed: int = 0,
     executor: str | Executor = "serial",
     on_step: Callable[[], object] = lambda: None,
+    trace: Trace | None = None,
 ) -> Drawing:
     """Draw digits with Euler steps over evenly falling sigmas; equal seeds start from equal noise.
 
@@ -52,6 +56,7 @@ def draw_digits(
         seed: of the starting noise.
         executor: what runs the branches.
         on_step: called after each step.
+        trace: is given what each step did.
 
     Raises:
         ConfigurationError: steps or per_digit is not positive, or the stack is not for a model of one output.
@@ -69,6 +74,7 @@ def draw_digits(
         sigmas=sigmas,
         prediction_type="flow",
         executor=executor,
+        trace=trace,
     )
 
     def denoiser(x: Tensor, sigma: float) -> Denoiser:
@@ -80,7 +86,7 @@ def draw_digits(
         images = euler(run, sigmas, noise, denoiser, on_step)
         seconds = time.perf_counter() - start
         accuracy = (classifier(images).argmax(1) == label).float().mean().item()
-    return Drawing(images, run.passes / steps, seconds, accuracy)
+    return Drawing(images, run.passes / steps, seconds, accuracy, trace)
 
 
 def check_one_output(guidance: Guidance) -> None:

@@ -38,6 +38,8 @@ class RunSettings:
     "In which steps several ranks compare what they were given: `first`, `always` or `never`."
     given: Callable[[], Mapping[str, Any]] | None = None
     "Returns what else a host wants equal on all ranks, by name; called in the first step where there are several."
+    trace: Callable[[Any], object] | None = None
+    "Called with a record of each step."
 
     @property
     def blocks(self) -> Mapping[str, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
@@ -39,11 +40,20 @@ class Job:
     strengths: Mapping[str, tuple[float, ...]]
     "The same in the baseline's words, by output."
     batch: int = 1
-    options: Mapping[str, bool] = attrs.field(factory=dict)
+    options: Mapping[str, Any] = attrs.field(factory=dict)
     "Of the distributed executors."
 
 
 _SPEC = "ltx2:cfg_scale={video: 3, audio: 7},stg_scale=1,rescale_scale=0.7,stg_blocks=1,modality_scale="
+SAVING_STEPS = 8
+"Steps of the runs in which methods save passes."
+SAVINGS = {
+    "plain": f"{_SPEC}3",
+    "gate": f"{_SPEC}3,gate",
+    "interval": f"{_SPEC}3,interval:lo=0.25,hi=0.75,by=fraction",
+    "skip_step": f"{_SPEC}3,skip_step=1",
+}
+"What saves passes, in the job with four branches."
 FOUR = Job("four branches, one sample", f"{_SPEC}3", {"video": (2.0, 1.0, 2.0), "audio": (6.0, 1.0, 2.0)})
 THREE = Job(
     "three branches, two samples, rows shared out",

@@ -10,6 +10,7 @@ import torch
 from guidance_core.bench.parallel.jobs import COUNTED, FORWARDS, FOUR, RANKS, SERIAL, THREE, TINY
 from guidance_core.bench.parallel.on_ranks import observe, observe_overhead
 from guidance_core.bench.parallel.report import Outcome, ParallelReport
+from guidance_core.bench.parallel.savings import observe_savings, savings_of
 from guidance_core.bench.parallel.summary import by_contender, line_of, overhead_of, timed_outcome
 from guidance_core.bench.parallel.targets import targets_of
 from guidance_core.hosts.ltx2 import SMALL, Sizes, small_transformer
@@ -38,6 +39,7 @@ def measure(
             timed_outcome(job, rounds, ranks.run(observe, job, sizes, rounds, warmup, ranks=RANKS))
             for job in (FOUR, THREE)
         )
+        saved = savings_of(ranks.run(observe_savings, sizes, max(rounds // 5, 2), ranks=RANKS), max(rounds // 5, 2))
         overhead = overhead_of(ranks.run(observe_overhead, FOUR, sizes, overhead_rounds, ranks=RANKS), timed[0])
     with Ranks(max(counted), imports=imports) as ranks:
         more = tuple(
@@ -50,5 +52,12 @@ def measure(
             for found in [ranks.run(observe, job, TINY, 1, 0, ranks=count)]
         )
     return ParallelReport(
-        torch.__version__, load, sizes.grid.tokens, timed, overhead, more, targets_of(timed, more, overhead)
+        torch.__version__,
+        load,
+        sizes.grid.tokens,
+        timed,
+        overhead,
+        saved,
+        more,
+        targets_of(timed, more, overhead, saved),
     )

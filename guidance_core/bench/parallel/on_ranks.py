@@ -197,7 +197,7 @@ def observe(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: int, warmu
             _takes_part(group, name),
             tuple(seconds[name]),
             tuple(spent[name]),
-            _bits(first[name]),
+            bits_of(first[name]),
             max((float((a - b).abs().max()) for a, b in zip(first[name], first[SERIAL], strict=False)), default=0.0),
         )
         for name in names
@@ -249,6 +249,7 @@ def _takes_part(group: dist.ProcessGroup, name: str) -> bool:
     return name != SERIAL or group.rank() == 0
 
 
-def _bits(result: Sequence[Tensor]) -> str:
+def bits_of(result: Sequence[Tensor]) -> str:
+    """Return a digest of a result's bits; empty where there is none."""
     parts = (tensor.contiguous().view(torch.uint8).numpy().tobytes() for tensor in result)
     return hashlib.sha256(b"".join(parts)).hexdigest() if result else ""

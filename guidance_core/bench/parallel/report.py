@@ -68,6 +68,25 @@ class Outcome:
 
 
 @attrs.frozen
+class Saving:
+    """Whole runs with a method that saves passes, in one process and on ranks."""
+
+    method: str
+    spec: str
+    steps: int
+    passes: int
+    "Of a run."
+    forwards: tuple[int, ...]
+    "Of a run on ranks, by rank."
+    serial_ms: float
+    "Median of a run in one process."
+    all_gather_ms: float
+    "Median of a run on the ranks."
+    equal_to_serial: bool
+    rounds: int
+
+
+@attrs.frozen
 class Target:
     """Something to reach, and what was measured."""
 
@@ -98,6 +117,8 @@ class ParallelReport:
     tokens: tuple[int, int]
     timed: tuple[Outcome, ...]
     overhead: Overhead
+    savings: tuple[Saving, ...]
+    "The first is without any."
     counted: tuple[Outcome, ...]
     targets: tuple[Target, ...]
 
@@ -136,6 +157,7 @@ class ParallelReport:
             f"  control exchanges add {self.overhead.control_cost_ms:.2f} ms, "
             f"{self.overhead.control_share:.2%} of an all_gather step with forwards"
         )
+        text += self._shown_savings()
         text.append("\ncounted, on more ranks than there may be cores (a tiny model, nothing timed)")
         job = ""
         for outcome in self.counted:
@@ -152,6 +174,24 @@ class ParallelReport:
             reached = "reached" if target.reached else "NOT reached"
             text.append(f"  {target.what:<64}{target.wanted:>8}: {target.measured:<6g} {reached}")
         return "\n".join(text)
+
+    def _shown_savings(self) -> list[str]:
+        plain = self.savings[0]
+        text = [
+            f"\nsaved passes: runs of {plain.steps} steps with four branches ({plain.rounds} rounds, interleaved)",
+            f"  {'':<34}passes    serial  all_gather  over plain all_gather  over the same serial  forwards by rank",
+        ]
+        for each in self.savings:
+            over_plain, over_serial = plain.all_gather_ms / each.all_gather_ms, each.serial_ms / each.all_gather_ms
+            text.append(
+                f"  {each.method:<34}{each.passes:>6}  {each.serial_ms:>5.0f} ms  {each.all_gather_ms:>7.0f} ms  "
+                f"{over_plain:>21.2f}  {over_serial:>20.2f}  {_shown(each.forwards):>16}"
+            )
+        text.append(
+            "  An engine that switches the method off on ranks has the first row; one that runs it in one process,"
+        )
+        text.append("  the column serial.")
+        return text
 
 
 def _shown(numbers: Sequence[int]) -> str:

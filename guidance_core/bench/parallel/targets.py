@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guidance_core.bench.parallel.jobs import BASELINE, FOUR, GATHER, RANKS, REDUCE
-from guidance_core.bench.parallel.report import Outcome, Overhead, Target
+from guidance_core.bench.parallel.report import Outcome, Overhead, Saving, Target
 
 
-def targets_of(timed: Sequence[Outcome], counted: Sequence[Outcome], overhead: Overhead) -> tuple[Target, ...]:
+def targets_of(
+    timed: Sequence[Outcome], counted: Sequence[Outcome], overhead: Overhead, savings: Sequence[Saving]
+) -> tuple[Target, ...]:
     """Return the targets with what was measured of the timed and the counted jobs."""
     four, three = timed
     targets: list[Target] = []
@@ -31,6 +33,10 @@ def targets_of(timed: Sequence[Outcome], counted: Sequence[Outcome], overhead: O
     at_least(
         "all_gather: speedup over the baseline where forwards return at once", 1.0, beside[BASELINE] / beside[GATHER]
     )
+    plain = savings[0]
+    for each in savings[1:]:
+        best = min(plain.all_gather_ms, each.serial_ms)
+        at_least(f"{each.method}: speedup over ranks without it, or it without ranks", 1.0, best / each.all_gather_ms)
     for name, wanted in ((GATHER, 1), (REDUCE, 1), (BASELINE, 4)):
         exactly(f"{name}: payload collectives a step on {RANKS} ranks", wanted, four.of(name).payload_collectives)
     for outcome in counted:
