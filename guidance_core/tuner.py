@@ -38,6 +38,7 @@ from guidance_core.executors.tuning import (
 )
 from guidance_core.guidance import Guidance, Sigmas
 from guidance_core.methods.capabilities import Supports
+from guidance_core.methods.split import Split
 from guidance_core.methods.stack import Stack
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
@@ -68,6 +69,7 @@ def tune(
     may_rise: bool = False,
     seeds: int | Sequence[int] | torch.Tensor | None = None,
     supports: Supports | None = None,
+    shards: Split | None = None,
     group: ProcessGroup | DeviceMesh | None = None,
     mesh_dim: str | int | None = None,
     executors: Sequence[str] = TIMED,
@@ -92,6 +94,7 @@ def tune(
         may_rise: as of `Guidance.start`.
         seeds: as of `Guidance.start`.
         supports: as of `Guidance.start`.
+        shards: as of `Guidance.start`.
         group: the ranks to spread over, as of `AutoExecutor`: the default group, if there is one. All ranks call it.
         mesh_dim: as of `AutoExecutor`.
         executors: which to time, such as `("serial", "all_gather")`.
@@ -112,6 +115,7 @@ def tune(
         "may_rise": may_rise,
         "seeds": 0 if seeds is None else seeds,
         "supports": supports,
+        "shards": shards,
     }
     tuner = _Tuner(guidance, denoise, sample, given, over, {"group": group, "mesh_dim": mesh_dim})
     return tuner.measured(executors, repeats)

@@ -90,7 +90,7 @@ def test_plans_that_overlap_have_no_seconds():
 
 def test_seconds_are_those_of_the_forwards():
     (record,) = traced("cfg:scale=3", Sleeping(0.02), SAMPLE)
-    assert 0.04 <= record.seconds < 0.2
+    assert 0.04 <= record.seconds < 1.0
 
 
 @pytest.mark.parametrize("spec", ["cfg:scale=3,rescale:phi=0.7", "apg:scale=4,momentum=-0.5", "cfg:scale=3,gate"])

@@ -46,8 +46,8 @@ def seconds(tuning, label, step=0):
 def test_every_kind_of_step_is_timed_with_every_executor_of_one_process(measured):
     assert [step.passes for step in measured.steps] == [("cond",), ("cond", "uncond")]
     assert labels(measured) == [["serial", "batched"]] * 2
-    assert seconds(measured, "serial", 1) == pytest.approx(0.008, rel=0.4)
-    assert seconds(measured, "batched", 1) == pytest.approx(0.004, rel=0.4)
+    assert seconds(measured, "serial", 1) >= 0.008
+    assert 0.004 <= seconds(measured, "batched", 1) < seconds(measured, "serial", 1)
     assert all(each.spread >= 0 for step in measured.steps for each in step.times)
 
 
@@ -64,6 +64,16 @@ def test_the_forwards_are_the_hosts_and_their_number_follows_from_repeats():
         tune(CFG, denoise, SAMPLE, **SETTINGS, repeats=repeats)
         # two untimed steps in the run that warms up and in those of both rounds, and one that is timed to warm up
         assert denoise.calls == 2 * (repeats + 1 + 3 * 2)
+
+
+def test_the_first_steps_of_a_run_are_not_timed():
+    class SlowAtFirst(Sleeping):
+        def __call__(self, branch):
+            self.seconds = 0.05 if branch.step < 2 else 0.0
+            return super().__call__(branch)
+
+    (step,) = tune(CFG, SlowAtFirst(), SAMPLE, **SETTINGS).steps
+    assert step.times[0].seconds + step.times[0].spread < 0.05
 
 
 def test_a_tuning_is_read_back_equal_from_all_it_is_written_as(measured):
@@ -313,8 +323,8 @@ def test_all_ranks_end_with_the_same_tuning_of_the_slowest_rank(ranks):
     assert found[0] == found[1] == found[2]
     assert labels(found[0]) == [["serial", "all_gather", "all_reduce"]]
     assert seconds(found[0], "serial") >= 0.024, "the slowest rank runs both passes"
-    assert found[0].speeds[1] < 0.4
-    assert seconds(found[0], "all_gather") < 0.012, "the slow rank is left out"
+    assert found[0].speeds[1] < 0.5
+    assert seconds(found[0], "all_gather") < 0.024, "the slow rank is left out"
 
 
 def test_ranks_that_batch_are_timed_where_a_rank_has_several_passes(ranks):
