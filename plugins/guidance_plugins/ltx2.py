@@ -83,6 +83,8 @@ class LTX2:
         "rescale_scale": 0.0,
     }
 
+    values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {"cfg_scale": (4.0, _both(3.0, 1.0), _both(1.0, 7.0))}
+
     preset: str = choice("2.3", tuple(_PRESETS), help="whose values to use for what is not given")
     cfg_scale: Any = number(UNSET, help="cfg; 1 runs no neg pass")
     stg_scale: Any = number(UNSET, help="stg; 0 runs no perturbed pass")
