@@ -290,13 +290,14 @@ class Run:
     def load_state_dict(self, data: Mapping[str, Any]) -> None:
         """Go on where the run was whose `state_dict` this is; this one was started with the same arguments.
 
-        Tensors must lie on the device of the samples to come.
+        Tensors must lie on the device of the samples to come. On several ranks all of them call it, each with its own.
 
         Raises:
             ConfigurationError: it is no such data, or of a run with other methods, parameters or sigmas.
         """
         saved = from_dict(self._program, data)
-        self._use(self._program.with_seeds(saved.seeds))
+        at = (saved.version, saved.passes, *((saved.last.index, saved.last.evaluation) if saved.last else ()))
+        self._use(self.executor.begin(lambda: self._program.resumed(saved.seeds, at)))
         self._state, self._held, self._last = saved.states, saved.held, saved.last
         self._version, self.passes, self._rows, self._made = saved.version, saved.passes, saved.rows, None
 

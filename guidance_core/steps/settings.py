@@ -60,8 +60,8 @@ class RunIdentity:
     plugins: Mapping[str, Any]
     "The stack's plugins by name."
     settings: RunSettings
-    selections: tuple[tuple[int, ...], ...] = ()
-    "Which samples of its batch the run went on with, each time some were selected."
+    turns: tuple[tuple[int, ...], ...] = ()
+    "What ranks must have in common of a run that did not go on as usual: samples selected, a place resumed at."
 
     @functools.cached_property
     def fingerprint(self) -> tuple[int, int, int, int]:
@@ -79,7 +79,7 @@ class RunIdentity:
         sigmas = [settings.sigmas, settings.alphas]
         seeds = None if settings.seeds.is_drawn else settings.seeds
         others = [settings.prediction_type, settings.check_finite, settings.check_inputs, settings.given is None, named]
-        others += [self.selections, seeds]
+        others += [self.turns, seeds]
         others += [] if settings.shards is None else [settings.shards.dims, settings.shards.valid]
         return digest([*self.plugins, *methods]), digest(sigmas), digest(others), digest([self.versions])
 
