@@ -34,7 +34,9 @@ class APG:
     eta: Scale = number(0.0, help="weight η of the parallel part; 1 keeps it all")
     momentum: Scale = number(0.0, help="β, the share of the last step's direction to add; 0 is off")
     threshold: Scale = number(0.0, ge=0, help="r, the largest norm of the direction; 0 disables the limit")
-    over: Over = extent("sample", help="what one norm and projection covers: a name, or dimensions such as [-1, -2]")
+    over: Over = extent(
+        "sample", batch=False, help="what one norm and projection covers: a name, or dimensions such as [-1, -2]"
+    )
     form: str = choice("paper", ("paper", "diffusers"), help="whether s counts from c or from u")
     space: str | None = choice(
         "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
