@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, overload
 
 from torch import Tensor
 
@@ -96,6 +96,45 @@ class Run:
         """The layout of every step, as it is when a step is evaluated first."""
         return self._program.layouts
 
+    @overload
+    def step(
+        self,
+        index: int,
+        sample: Tensor,
+        denoise: Denoiser,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def step(
+        self,
+        index: int,
+        sample: tuple[Tensor, ...] | list[Tensor],
+        denoise: Denoiser,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def step(
+        self,
+        index: int,
+        sample: Mapping[str, Tensor],
+        denoise: Denoiser,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> dict[str, Tensor]: ...
+
     def step(
         self,
         index: int,
@@ -140,6 +179,42 @@ class Run:
             self._give_up(plan, error)
             raise
         return self.finish(plan, predictions)
+
+    @overload
+    def step_at(
+        self,
+        sigma: Sigma,
+        sample: Tensor,
+        denoise: Denoiser,
+        *,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def step_at(
+        self,
+        sigma: Sigma,
+        sample: tuple[Tensor, ...] | list[Tensor],
+        denoise: Denoiser,
+        *,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def step_at(
+        self,
+        sigma: Sigma,
+        sample: Mapping[str, Tensor],
+        denoise: Denoiser,
+        *,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> dict[str, Tensor]: ...
 
     def step_at(
         self,

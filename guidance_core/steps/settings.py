@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from guidance_core.algebra.digest import digest
+from guidance_core.algebra.spaces import PredictionType
 from guidance_core.methods.capabilities import Supports
 from guidance_core.methods.noise import Seeds
 from guidance_core.methods.split import Split
@@ -23,7 +24,7 @@ class RunSettings:
     sigmas: Mapping[str | None, tuple[float, ...]]
     "By output; under None where all outputs share one list."
     alphas: tuple[float, ...] | None
-    prediction_type: str
+    prediction_type: PredictionType
     outputs: tuple[str, ...] | None
     check_finite: bool
     seeds: Seeds = attrs.field(factory=Seeds)
@@ -71,7 +72,7 @@ class RunIdentity:
         methods = [*self.plugins, *self.plugins.values()]
         sigmas = [settings.sigmas, settings.alphas]
         seeds = None if settings.seeds.is_drawn else settings.seeds
-        others = [settings.prediction_type, settings.check_finite, named, self.selections, seeds]
+        others: list[Any] = [settings.prediction_type, settings.check_finite, named, self.selections, seeds]
         others += [] if settings.shards is None else [settings.shards.dims, settings.shards.valid]
         return digest(methods), digest(sigmas), digest(others), digest([self.given])
 

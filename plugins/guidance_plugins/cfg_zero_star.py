@@ -8,9 +8,10 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Branch, Inner, Needs, Scale, Step, hookimpl, number, ratio, whole
+from guidance_core import Branch, Inner, Needs, Scale, Step, documented, hookimpl, number, ratio, whole
 
 
+@documented
 @attrs.frozen
 class CFGZeroStar:
     """CFG with an optimised scale of the unconditional prediction, and zero for the first steps.
@@ -49,5 +50,4 @@ class CFGZeroStar:
         u = predictions["uncond"]
         squared = step.measure(Inner(), u, u) + 1e-8
         alpha = ratio(step.measure(Inner(), c, u), squared)  # 1 where both overflow
-        delta: torch.Tensor = (step.value(self.scale) - 1) * (c - alpha * u)
-        return delta
+        return (step.value(self.scale) - 1) * (c - alpha * u)
