@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, overload
 
 import attrs
 from torch import Tensor
@@ -84,6 +84,45 @@ class Run:
         """The layout of every step, as it is when a step is evaluated first."""
         return self._program.layouts
 
+    @overload
+    def step(
+        self,
+        index: int,
+        sample: Tensor,
+        denoise: Denoiser,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def step(
+        self,
+        index: int,
+        sample: tuple[Tensor, ...] | list[Tensor],
+        denoise: Denoiser,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def step(
+        self,
+        index: int,
+        sample: Mapping[str, Tensor],
+        denoise: Denoiser,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> dict[str, Tensor]: ...
+
     def step(
         self,
         index: int,
@@ -146,6 +185,42 @@ class Run:
         An exception inside the block is raised on all ranks. Takes and raises what `step` does.
         """
         return self._begun(index, sample, sigma, alpha, model, sigma_map)
+
+    @overload
+    def step_at(
+        self,
+        sigma: Sigma,
+        sample: Tensor,
+        denoise: Denoiser,
+        *,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def step_at(
+        self,
+        sigma: Sigma,
+        sample: tuple[Tensor, ...] | list[Tensor],
+        denoise: Denoiser,
+        *,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def step_at(
+        self,
+        sigma: Sigma,
+        sample: Mapping[str, Tensor],
+        denoise: Denoiser,
+        *,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> dict[str, Tensor]: ...
 
     @untraced
     def step_at(

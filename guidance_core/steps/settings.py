@@ -10,6 +10,7 @@ import attrs
 
 from guidance_core.algebra.comparable import fingerprint_of
 from guidance_core.algebra.digest import digest
+from guidance_core.algebra.spaces import PredictionType
 from guidance_core.discovery import versions_of
 from guidance_core.errors import brief
 from guidance_core.methods.capabilities import Supports
@@ -26,7 +27,7 @@ class RunSettings:
     sigmas: Mapping[str | None, tuple[float, ...]]
     "By output; under None where all outputs share one list."
     alphas: tuple[float, ...] | None
-    prediction_type: str
+    prediction_type: PredictionType
     outputs: tuple[str, ...] | None
     check_finite: bool
     seeds: Seeds = attrs.field(factory=Seeds)
@@ -78,8 +79,8 @@ class RunIdentity:
         ]
         sigmas = [settings.sigmas, settings.alphas]
         seeds = None if settings.seeds.is_drawn else settings.seeds
-        others = [settings.prediction_type, settings.check_finite, settings.check_inputs, settings.given is None, named]
-        others += [self.turns, seeds]
+        others: list[Any] = [settings.prediction_type, settings.check_finite, settings.check_inputs]
+        others += [settings.given is None, named, self.turns, seeds]
         others += [] if settings.shards is None else [settings.shards.dims, settings.shards.valid]
         return digest([*self.plugins, *methods]), digest(sigmas), digest(others), digest([self.versions])
 
