@@ -13,6 +13,7 @@ with without_unreadable(), warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)
     import torch  # noqa: F401
 
+from guidance_core.algebra.spaces import PredictionType, Space
 from guidance_core.algebra.statistics import (
     Inner,
     Mean,
@@ -65,6 +66,7 @@ from guidance_core.methods.capabilities import Capabilities
 from guidance_core.methods.fields import blocks, extent
 from guidance_core.methods.hookspecs import hookimpl
 from guidance_core.methods.perturbations import (
+    Blocks,
     IdentityAttention,
     IsolateOutputs,
     Perturbation,
@@ -75,10 +77,11 @@ from guidance_core.methods.perturbations import (
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
 from guidance_core.methods.step import Step
-from guidance_core.parameters.fields import Scale, choice, flag, function, names, number, numbers, text, whole
-from guidance_core.parameters.schedules import Cosine, Linear, Schedule, Table, Window, Within
+from guidance_core.parameters.documented import documented
+from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
+from guidance_core.parameters.schedules import Axis, Cosine, Linear, Position, Schedule, Table, Window, Within
 from guidance_core.parameters.settled import settle
-from guidance_core.parameters.values import UNSET, PerOutput
+from guidance_core.parameters.values import UNSET, PerOutput, Unset
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.plan import Plan
@@ -93,7 +96,9 @@ __all__ = [
     "AllReduceExecutor",
     "Amend",
     "AutoExecutor",
+    "Axis",
     "BatchedExecutor",
+    "Blocks",
     "BoundBranch",
     "Branch",
     "BranchConflictError",
@@ -125,6 +130,8 @@ __all__ = [
     "Plan",
     "PlanMismatchError",
     "PluginError",
+    "Position",
+    "PredictionType",
     "Quantile",
     "RankError",
     "RankFailedError",
@@ -138,6 +145,7 @@ __all__ = [
     "Shards",
     "SkipBlocks",
     "SkipSelfAttention",
+    "Space",
     "SpecError",
     "StackedDenoiser",
     "Statistic",
@@ -149,13 +157,16 @@ __all__ = [
     "Trace",
     "Tuning",
     "UnknownNameError",
+    "Unset",
     "UseCondition",
+    "Whole",
     "Window",
     "Within",
     "__version__",
     "blocks",
     "choice",
     "compare_weights",
+    "documented",
     "extent",
     "flag",
     "function",

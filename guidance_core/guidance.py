@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from guidance_core.algebra.spaces import OTHER, SPACES, check_sigma, check_space
+from guidance_core.algebra.spaces import OTHER, SPACES, PredictionType, check_sigma, check_space
 from guidance_core.algebra.tracing import untraced
 from guidance_core.config import tables
 from guidance_core.config.spec import format_spec, parse_spec
@@ -129,9 +129,9 @@ class Guidance:
     def start(
         self,
         *,
-        conditions: Mapping[str, Mapping[str, Any] | None],
+        conditions: Mapping[str, Any],
         sigmas: Sigmas | Mapping[str, Sigmas],
-        prediction_type: str,
+        prediction_type: PredictionType,
         alphas: Sigmas | float | None = None,
         outputs: Sequence[str] | None = None,
         executor: str | Executor = "serial",
@@ -147,7 +147,7 @@ class Guidance:
         """Start a run: one generation, which owns all state.
 
         Args:
-            conditions: model inputs by condition, at least `positive`; None stands for not given.
+            conditions: model inputs by condition, a dict for each, at least for `positive`; None stands for not given.
             sigmas: noise levels, one per step and the final one, in order; by output where they differ.
                 Of flow predictions they lie in [0, 1].
             prediction_type: what the denoiser returns: `epsilon`, `v`, `x0` or `flow`; `other` is what cannot be
@@ -387,9 +387,9 @@ def _numbers(what: str, given: Any) -> tuple[float, ...]:
     return levels
 
 
-def _checked_type(given: Any) -> str:
+def _checked_type(given: PredictionType) -> PredictionType:
     check_space("prediction_type", given, (*SPACES, OTHER))
-    return str(given)
+    return given
 
 
 def _checked_shards(shards: Any, stack: Stack) -> Split | None:

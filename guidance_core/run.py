@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, overload
 
 import attrs
 from torch import Tensor
@@ -87,6 +87,45 @@ class Run:
         """The layout of every step, as it is when a step is evaluated first."""
         return self._program.layouts
 
+    @overload
+    def step(
+        self,
+        index: int,
+        sample: Tensor,
+        denoise: Denoiser,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def step(
+        self,
+        index: int,
+        sample: tuple[Tensor, ...] | list[Tensor],
+        denoise: Denoiser,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def step(
+        self,
+        index: int,
+        sample: Mapping[str, Tensor],
+        denoise: Denoiser,
+        *,
+        sigma: Sigma | None = None,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> dict[str, Tensor]: ...
+
     def step(
         self,
         index: int,
@@ -149,6 +188,42 @@ class Run:
         An exception inside the block is raised on all ranks. Takes and raises what `step` does.
         """
         return self._begun(index, sample, sigma, alpha, model, sigma_map)
+
+    @overload
+    def step_at(
+        self,
+        sigma: Sigma,
+        sample: Tensor,
+        denoise: Denoiser,
+        *,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def step_at(
+        self,
+        sigma: Sigma,
+        sample: tuple[Tensor, ...] | list[Tensor],
+        denoise: Denoiser,
+        *,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def step_at(
+        self,
+        sigma: Sigma,
+        sample: Mapping[str, Tensor],
+        denoise: Denoiser,
+        *,
+        alpha: float | None = None,
+        model: str | None = None,
+        sigma_map: Structured | None = None,
+    ) -> dict[str, Tensor]: ...
 
     @untraced
     def step_at(
@@ -295,13 +370,14 @@ class Run:
     def load_state_dict(self, data: Mapping[str, Any]) -> None:
         """Go on where the run was whose `state_dict` this is; this one was started with the same arguments.
 
-        Tensors must lie on the device of the samples to come.
+        Tensors must lie on the device of the samples to come. On several ranks all of them call it, each with its own.
 
         Raises:
             ConfigurationError: it is no such data, or of a run with other methods, parameters or sigmas.
         """
         saved = from_dict(self._program, data)
-        self._use(self._program.with_seeds(saved.seeds))
+        at = (saved.version, saved.passes, *((saved.last.index, saved.last.evaluation) if saved.last else ()))
+        self._use(self.executor.begin(lambda: self._program.resumed(saved.seeds, at)))
         self._state, self._held, self._last = saved.states, saved.held, saved.last
         self._version, self.passes, self._rows, self._made = saved.version, saved.passes, saved.rows, None
 

@@ -17,10 +17,14 @@ SELECTED = [1, 0, 1]
 
 
 def play(**settings: Any) -> tuple[list[torch.Tensor], Any]:
-    """Make two steps, fork, select samples, and make the third step with both; return the results and the seeds."""
-    run = Guidance(PLUGINS[:1] + PLUGINS[2:]).start(
-        conditions=CONDITIONS, sigmas=[0.9, 0.6, 0.3, 0.0], prediction_type="flow", **settings
-    )
+    """Make two steps; fork, save and select samples; make the third step in all ways; return results and seeds."""
+
+    def start(**changed: Any) -> Any:
+        return Guidance(PLUGINS[:1] + PLUGINS[2:]).start(
+            conditions=CONDITIONS, sigmas=[0.9, 0.6, 0.3, 0.0], prediction_type="flow", **{**settings, **changed}
+        )
+
+    run = start()
     seeds = run.seeds
 
     def made(which: Any, index: int, x: torch.Tensor) -> torch.Tensor:
@@ -31,9 +35,11 @@ def play(**settings: Any) -> tuple[list[torch.Tensor], Any]:
         return which.step(index, x, denoise)
 
     results = [made(run, index, X) for index in range(2)]
-    other = run.fork()
+    other, resumed = run.fork(), start(seeds=99)
+    resumed.load_state_dict(run.state_dict())
     run.select(SELECTED)
-    results += [made(run, 2, X[SELECTED]), made(other, 2, X)]
+    results += [made(run, 2, X[SELECTED]), made(other, 2, X), made(resumed, 2, X)]
+    assert torch.equal(results[-1], results[-2]), "a fork and a saved run go on alike"
     return results, seeds
 
 

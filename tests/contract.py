@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_origin
 
 import attrs
 
@@ -65,6 +65,8 @@ def _described(value: Any) -> Any:
         fields = [field.name for field in attrs.fields(value)] if attrs.has(value) else []
         made = [] if issubclass(value, BaseException) else _arguments(value)
         return {"parameters": made, "fields": fields, "members": members}
+    if get_origin(value) is not None:
+        return "type"
     return _arguments(value) if callable(value) else type(value).__name__
 
 

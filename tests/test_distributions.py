@@ -72,7 +72,7 @@ def everything_else_works():
     assert Guidance.from_spec(guidance.to_spec()) == guidance
     assert "cfg" in guidance.describe().plugins
     x = torch.ones(1, 2)
-    assert torch.equal(Guidance.from_spec("cfg:scale=3").start(**STARTED).step(0, x, lambda branch: x), x)
+    assert torch.equal(Guidance.from_spec("cfg:scale=3").start(**STARTED).step(0, x, lambda branch: x.clone()), x)
 
 
 def failures(find=discovery.find_plugins):
@@ -187,7 +187,7 @@ def test_a_hostile_default_is_shown_as_such_and_harms_no_other(tmp_path, monkeyp
     guidance = Guidance.from_spec("cfg:scale=3,value:nowhere=5")
     assert "cannot be written (OSError)" in str(guidance.describe())
     x = torch.ones(1, 2)
-    assert torch.equal(guidance.start(**STARTED).step(0, x, lambda branch: x), x)
+    assert torch.equal(guidance.start(**STARTED).step(0, x, lambda branch: x.clone()), x)
     with pytest.raises(ConfigurationError, match=r"plugin 'fails' cannot be made from \{\}: OSError: gone"):
         Guidance.from_spec("fails")
     everything_else_works()
@@ -306,7 +306,7 @@ def test_executors_have_the_same_switches(tmp_path, monkeypatch):
     install(tmp_path, "their-executor", EXECUTORS + "theirs = {module}:E\n", SOUND)
     on_path(monkeypatch, tmp_path)
     x = torch.ones(1, 2)
-    assert torch.equal(Guidance().start(**STARTED, executor="theirs").step(0, x, lambda branch: x), x)
+    assert torch.equal(Guidance().start(**STARTED, executor="theirs").step(0, x, lambda branch: x.clone()), x)
     assert "theirs" in discovery.executor_names()
 
     monkeypatch.setenv(discovery.ONLY_EXECUTORS, "theirs,batched,nothere")
@@ -322,7 +322,7 @@ def test_executors_have_the_same_switches(tmp_path, monkeypatch):
     with pytest.raises(UnknownNameError, match=f"{discovery.DISABLE} is set, so only those of guidance-core"):
         Guidance().start(**STARTED, executor="theirs")
     everything = Guidance([CFG(3.0)]).start(**STARTED)
-    assert torch.equal(everything.step(0, x, lambda branch: x), x)
+    assert torch.equal(everything.step(0, x, lambda branch: x.clone()), x)
 
 
 @pytest.mark.parametrize("limit", ["", "cfg", "off"])

@@ -316,9 +316,9 @@ def test_a_saved_run_goes_on_in_another(plugins):
     assert all(torch.equal(a, b) for a, b in zip(made(other, range(3, 5)), expected[3:], strict=True))
 
 
-@pytest.mark.parametrize("data", [None, {}, 3, {"format": 2}, []])
+@pytest.mark.parametrize("data", [None, {}, 3, {"format": 2}, [], {"format": 1}])
 def test_what_is_no_saved_run_is_refused(data):
-    with pytest.raises(ConfigurationError, match=r"takes what run\.state_dict"):
+    with pytest.raises(ConfigurationError, match=r"what run\.state_dict\(\) returned"):
         start([CFG(3.0)]).load_state_dict(data)
 
 

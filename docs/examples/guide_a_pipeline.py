@@ -8,11 +8,15 @@ Without --model it runs Stable Diffusion's architecture with small random weight
 shows that the installation works, and no more.
 """
 
+# pyright: reportPrivateImportUsage=false
+# diffusers loads its names on demand, which that rule takes for private ones.
+
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -51,13 +55,14 @@ def main() -> None:
         torch.distributed.destroy_process_group()
 
 
-def save(made: object, out: Path) -> None:
+def save(made: Any, out: Path) -> None:
     """Write a picture, a film or latents, and print where."""
-    if isinstance(found := getattr(made, "images", getattr(made, "frames", None)), torch.Tensor):
+    found = made.images if hasattr(made, "images") else made.frames
+    if isinstance(found, torch.Tensor):
         out = out.with_suffix(".pt")
         torch.save(found, out)
     elif hasattr(made, "images"):
-        made.images[0].save(out)
+        found[0].save(out)
     else:
         out = out.with_suffix(".mp4")
         diffusers.utils.export_to_video(found[0], str(out))
@@ -76,9 +81,9 @@ def small_pipeline() -> diffusers.StableDiffusionPipeline:
         cross_attention_dim=16,
         norm_num_groups=8,
     )
-    nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
-    scheduler = diffusers.EulerDiscreteScheduler()
-    return diffusers.StableDiffusionPipeline(unet=model, scheduler=scheduler, requires_safety_checker=False, **nothing)
+    parts: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+    parts |= {"unet": model, "scheduler": diffusers.EulerDiscreteScheduler()}
+    return diffusers.StableDiffusionPipeline(requires_safety_checker=False, **parts)
 
 
 def small_prompts() -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from guidance_core.errors import ConfigurationError, GuidanceError
 
-Structured: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+Structured: TypeAlias = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 "What a denoiser takes and returns."
 
 SINGLE = "output"

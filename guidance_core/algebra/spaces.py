@@ -14,7 +14,7 @@ sum of predictions whose weights add up to 1 may be taken in any of them.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import attrs
 import torch
@@ -23,8 +23,12 @@ from torch import Tensor
 from guidance_core.errors import ConfigurationError, brief, did_you_mean
 from guidance_core.parameters.schedules import ROUNDING
 
-Space = Literal["epsilon", "v", "x0", "flow"]
-SPACES: tuple[str, ...] = get_args(Space)
+Space: TypeAlias = Literal["epsilon", "v", "x0", "flow"]
+"A prediction type in which methods can work."
+SPACES: tuple[Space, ...] = get_args(Space)
+
+PredictionType: TypeAlias = Literal["epsilon", "v", "x0", "flow", "other"]
+"What a denoiser returns; `other` is what cannot be converted."
 
 
 ELSEWHERE = {
@@ -43,7 +47,7 @@ ELSEWHERE = {
 "Names that other libraries use for the prediction types."
 
 
-OTHER = "other"
+OTHER: PredictionType = "other"
 "The prediction type of what cannot be converted: logits, actions."
 
 

@@ -16,7 +16,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import attrs
 import torch
@@ -26,15 +27,20 @@ from guidance_core.algebra.arithmetic import accumulation_dtype
 from guidance_core.algebra.reductions import SHORT, Read, norm_of, norms, std_of, stds, sums
 from guidance_core.errors import ConfigurationError, brief, suggest
 
-RANGES = ("sample", "channel", "channel_last", "token", "tensor")
-Over: TypeAlias = str | tuple[int, ...]
-"A name of `RANGES`, or the dimensions that one statistic covers."
+Range: TypeAlias = Literal["sample", "channel", "channel_last", "token", "tensor"]
+RANGES: tuple[Range, ...] = get_args(Range)
+
+Over: TypeAlias = Range | int | Sequence[int]
+"What one statistic covers: a name, or dimensions."
+
+Covered: TypeAlias = Range | tuple[int, ...]
+"What one statistic covers, as it is kept."
 
 _INNER = tuple(tuple(range(1, ndim)) for ndim in range(65))
 "By number of dimensions: all but the batch."
 
 
-def as_over(given: Any) -> Over:
+def as_over(given: Over) -> Covered:
     """Return what a statistic covers: a name of `RANGES`, or dimensions, such as (-1, -2).
 
     Raises:
@@ -45,7 +51,8 @@ def as_over(given: Any) -> Over:
         if given not in RANGES:
             raise ConfigurationError(f"{allowed}; got {brief(given)}.{suggest(given, RANGES)}")
         return given
-    dims = given if isinstance(given, (list, tuple)) else (given,)
+    is_list = isinstance(given, Sequence) and not isinstance(given, bytes | bytearray)
+    dims: Any = given if is_list else (given,)
     if not dims or not all(isinstance(dim, int) and not isinstance(dim, bool) and abs(dim) < 100 for dim in dims):
         raise ConfigurationError(f"{allowed}; got {brief(given)}.")
     return tuple(dims)
@@ -66,7 +73,7 @@ class Statistic:
     which is right too where the host's tensors are pieces of longer ones.
     """
 
-    over: Over = attrs.field(default="sample", converter=as_over)
+    over: Covered = attrs.field(default="sample", converter=as_over)
     "What one covers: a name, or dimensions."
     first: int | None = attrs.field(default=None, validator=_check_first)
     "Of how many tokens of `[B, ..., S, C]`, counted from the first; None for all."

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from guidance_core.algebra.digest import digest
 from guidance_core.algebra.outputs import SINGLE, Structure
+from guidance_core.algebra.spaces import Space
 from guidance_core.errors import ConfigurationError
 from guidance_core.methods.requests import BASE
 from guidance_core.steps.bound_branch import BoundBranch
 
 FILLS = ("normal", "constant", "zero", "zero others", "equal", "twice")
-PREDICTION_TYPES = ("flow", "x0", "epsilon", "v")
+PREDICTION_TYPES: tuple[Space, ...] = ("flow", "x0", "epsilon", "v")
 STRUCTURES = ("tensor", "tuple", "dict")
 
 
@@ -50,7 +51,7 @@ class Case:
     "How often each step is evaluated: 2 as Heun's method does it, the second time at a noise level of its own."
     first: float = 0.95
     "The noise level of the first step. At 1 not every space can be reached."
-    prediction_type: str = attrs.field(default="flow", validator=_one_of(PREDICTION_TYPES))
+    prediction_type: Space = attrs.field(default="flow", validator=_one_of(PREDICTION_TYPES))
     dtype: str = attrs.field(default="float32", validator=_one_of(("float16", "bfloat16", "float32", "float64")))
     structure: str = attrs.field(default="tensor", validator=_one_of(STRUCTURES))
     "How the host returns its outputs."

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import attrs
 
+from guidance_core.algebra.spaces import Space
 from guidance_core.conformance.candidates import candidates, same
 from guidance_core.conformance.case import PREDICTION_TYPES, Case
 from guidance_core.conformance.companions import Mover, Shaper
@@ -45,7 +46,7 @@ class Subject:
     "Shapes of one sample to try, the simplest first."
     named: tuple[str, ...] = ()
     "The outputs it is made for, where its parameters do not name them."
-    prediction_types: tuple[str, ...] = PREDICTION_TYPES
+    prediction_types: tuple[Space, ...] = PREDICTION_TYPES
     "What the model may predict."
 
     _condition_names: dict[Any, frozenset[str]] = attrs.field(factory=dict, init=False, repr=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
 
@@ -19,7 +19,7 @@ ONLY = "blocks"
 "The name of a model's only list of blocks."
 
 
-def _as_kinds(given: Any) -> tuple[type[Perturbation], ...]:
+def _as_kinds(given: type[Perturbation] | Iterable[type[Perturbation]]) -> tuple[type[Perturbation], ...]:
     kinds = given if isinstance(given, Iterable) else (given,)
     kinds = tuple(kinds)
     for kind in kinds:
@@ -30,7 +30,7 @@ def _as_kinds(given: Any) -> tuple[type[Perturbation], ...]:
     return kinds
 
 
-def _as_counts(given: Any) -> Mapping[str, int] | None:
+def _as_counts(given: int | Mapping[str, int] | None) -> Mapping[str, int] | None:
     if given is None:
         return None
     counts = given if isinstance(given, Mapping) else {ONLY: given}
@@ -43,7 +43,7 @@ def _as_counts(given: Any) -> Mapping[str, int] | None:
     return MappingProxyType(dict(counts))
 
 
-def _as_names(given: Any) -> tuple[str, ...] | None:
+def _as_names(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
     names = given if given is None else (given,) if isinstance(given, str) else tuple(given)
     if names is not None and not all(isinstance(name, str) and name for name in names):
         raise ConfigurationError(f"Capabilities: models and also are lists of names; got {brief(given)}.")

@@ -10,14 +10,15 @@ import attrs
 from guidance_core.algebra.statistics import RANGES, as_over
 from guidance_core.errors import ConfigurationError, brief
 from guidance_core.methods.perturbations import as_blocks
+from guidance_core.parameters.fields import REQUIRED, T
 from guidance_core.parameters.schedules import Schedule, Table
 from guidance_core.parameters.values import UNSET, PerOutput
 
 
-def blocks(default: Any = attrs.NOTHING, *, help: str = "") -> Any:
+def blocks(default: T = REQUIRED, *, help: str = "") -> T:
     """An attrs field for indices of transformer blocks, from 0; None is all of them.
 
-    It is kept as a sorted tuple. A dict gives blocks by output, a `Table` by sigma.
+    Annotate it with `Blocks | None`. It is kept as a sorted tuple. A dict gives blocks by output, a `Table` by sigma.
     """
 
     def convert(given: Any, owner: Any, field: attrs.Attribute[Any]) -> Any:
@@ -36,8 +37,13 @@ def blocks(default: Any = attrs.NOTHING, *, help: str = "") -> Any:
     return attrs.field(default=default, converter=converter, metadata={"help": help, "optional": True})
 
 
-def extent(default: Any = "sample", *, optional: bool = False, batch: bool = True, help: str = "") -> Any:
+SAMPLE: Any = "sample"
+
+
+def extent(default: T = SAMPLE, *, optional: bool = False, batch: bool = True, help: str = "") -> T:
     """An attrs field for what a statistic covers: `sample`, `channel`, `token`, ... or dimensions such as [-1, -2].
+
+    Annotate it with `Over`.
 
     Args:
         default: its default.

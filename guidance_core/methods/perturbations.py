@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import combinations, islice
 from operator import index
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import attrs
 
@@ -20,7 +20,11 @@ MOST = 1000
 "Perturbations of one branch."
 
 
-def as_blocks(blocks: Any) -> tuple[int, ...] | None:
+Blocks: TypeAlias = int | Iterable[int]
+"What indices of transformer blocks may be given as: one, or a list of them."
+
+
+def as_blocks(blocks: Blocks | None) -> tuple[int, ...] | None:
     """Sort and deduplicate block indices; `None` stays `None`, which means every block.
 
     Raises:
@@ -28,7 +32,8 @@ def as_blocks(blocks: Any) -> tuple[int, ...] | None:
     """
     if blocks is None:
         return None
-    items = blocks if isinstance(blocks, Iterable) and not isinstance(blocks, str | bytes | Mapping) else (blocks,)
+    is_list = isinstance(blocks, Iterable) and not isinstance(blocks, str | bytes | Mapping)
+    items: Any = blocks if is_list else (blocks,)
     try:
         given = list(islice(items, MOST_BLOCKS + 1))
         if any(isinstance(block, bool) for block in given):
@@ -141,12 +146,12 @@ class UseCondition(Perturbation):
     acts_on: ClassVar[str] = "text"
 
 
-def as_perturbations(given: Any) -> tuple[Perturbation, ...]:
+def as_perturbations(given: Perturbation | Iterable[Perturbation]) -> tuple[Perturbation, ...]:
     """Return perturbations as a tuple, or raise `ConfigurationError` if one is something else."""
     if isinstance(given, Perturbation):
         return (given,)
     try:
-        listed = tuple(islice(given, MOST))
+        listed: tuple[Any, ...] = tuple(islice(given, MOST))
     except Exception:
         raise ConfigurationError(f"perturbations must be a list of Perturbation objects; got {brief(given)}.") from None
     for each in listed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -10,8 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.algebra.spaces import check_space
-from guidance_core.algebra.statistics import Norm, Over, Statistic, Std, as_over
+from guidance_core.algebra.spaces import Space, check_space
+from guidance_core.algebra.statistics import Covered, Norm, Over, Statistic, Std, as_over
 from guidance_core.errors import ConfigurationError, brief
 from guidance_core.methods.perturbations import Perturbation, as_perturbations, check_compatible
 from guidance_core.parameters.values import PerOutput
@@ -31,7 +31,7 @@ def _as_overrides(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(overrides)) if overrides else NOTHING
 
 
-def as_names(given: Any) -> tuple[str, ...]:
+def as_names(given: str | Collection[str]) -> tuple[str, ...]:
     """Return one name or several as a tuple, or raise `ConfigurationError` if they are something else."""
     names = (given,) if isinstance(given, str) else given
     if not isinstance(names, tuple | list | set | frozenset) or not all(isinstance(name, str) for name in names):
@@ -105,13 +105,13 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _as_overs(given: Any) -> tuple[Over, ...]:
+def _as_overs(given: Over | Sequence[Over]) -> tuple[Covered, ...]:
     listed = given if isinstance(given, tuple | list) else (given,)
     is_one = bool(listed) and all(isinstance(dim, int) for dim in listed)
     return tuple(as_over(over) for over in ((listed,) if is_one else listed))
 
 
-def _as_statistics(given: Any) -> tuple[Statistic, ...]:
+def _as_statistics(given: Statistic | Sequence[Statistic]) -> tuple[Statistic, ...]:
     listed = (given,) if isinstance(given, Statistic) else given
     if not isinstance(listed, tuple | list) or not all(isinstance(each, Statistic) for each in listed):
         raise ConfigurationError(f"Needs: statistics are objects such as Std() or Norm(); got {brief(given)}.")
@@ -160,7 +160,7 @@ class Amend:
         check_compatible(f"of condition {self.condition!r}", self.perturbations)
 
 
-def _as_outputs(given: Any) -> tuple[str, ...] | None:
+def _as_outputs(given: str | Collection[str] | None) -> tuple[str, ...] | None:
     return None if given is None else as_names(given)
 
 
@@ -172,11 +172,11 @@ class Needs:
     one that returns `[]` is off. A wrapper that drops it switches both hooks off for the step.
     """
 
-    space: str | None = attrs.field(default=None)
+    space: Space | None = attrs.field(default=None)
     "The prediction type of all tensors the hooks get and return; `None` for the host's own."
-    std: tuple[Over, ...] = attrs.field(default=(), converter=_as_overs)
+    std: tuple[Covered, ...] = attrs.field(default=(), converter=_as_overs)
     "What `reference.std(...)` will be asked over, such as `sample`: short for `statistics=Std(over)`."
-    norm: tuple[Over, ...] = attrs.field(default=(), converter=_as_overs)
+    norm: tuple[Covered, ...] = attrs.field(default=(), converter=_as_overs)
     "What `reference.norm(...)` will be asked over: short for `statistics=Norm(over)`."
     statistics: tuple[Statistic, ...] = attrs.field(default=(), converter=_as_statistics)
     "What `reference.measure(...)` will be asked for: statistics of the base prediction."

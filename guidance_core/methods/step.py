@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, overload
 
 import attrs
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from guidance_core.algebra.arithmetic import accumulation_dtype, evaluate
-from guidance_core.algebra.spaces import Noise, affine, check_space
+from guidance_core.algebra.spaces import Noise, PredictionType, affine, check_space
 from guidance_core.algebra.statistics import Inner, Norm, Over, Statistic, Std
 from guidance_core.errors import ConfigurationError, PluginError
 from guidance_core.methods.noise import Seeds, noise_like
 from guidance_core.methods.split import Piece, Split
-from guidance_core.parameters.fields import ANY, as_value, check_number
+from guidance_core.parameters.fields import ANY, Scale, as_value, check_number
 from guidance_core.parameters.schedules import SCHEDULES, Position, Schedule, Window
 from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, is_neutral
 
@@ -43,7 +43,7 @@ class RunFacts:
     "Noise levels by output: one per step, and the final one."
     alphas: tuple[float, ...] | None
     "Signal levels, one per step and perhaps the final one, where the host gave them."
-    prediction_type: str
+    prediction_type: PredictionType
     conditions: frozenset[str]
     plugins: tuple[str, ...]
     inputs: Mapping[str, Mapping[str, Any] | None]
@@ -264,7 +264,7 @@ class Step:
     def _next_noise(self) -> Noise:
         return self._moment.next_noise(self.output or self.outputs[0])
 
-    def convert(self, tensor: Tensor, source: str, target: str) -> Tensor:
+    def convert(self, tensor: Tensor, source: PredictionType, target: PredictionType) -> Tensor:
         """Convert a prediction of this output from one space to another; for `combine` and `postprocess`.
 
         Args:
@@ -296,7 +296,7 @@ class Step:
         return self._moment.run.outputs
 
     @property
-    def prediction_type(self) -> str:
+    def prediction_type(self) -> PredictionType:
         """The host's prediction type."""
         return self._moment.run.prediction_type
 
@@ -455,12 +455,19 @@ class Step:
         """Whether `state` or `shared` was used, so that an answer holds for this moment only."""
         return self._touched
 
+    @overload
+    def value(self, parameter: Scale) -> float | Tensor: ...
+
+    @overload
+    def value(self, parameter: Any) -> Any: ...
+
     def value(self, parameter: Any) -> Any:
         """Return the parameter's value at this step.
 
         Schedules are resolved. With an output, so are values per output, and a tensor comes on the
         sample's device, in the accumulation dtype, with trailing dimensions added so that it
-        broadcasts. In `build_branches` the result may be a number, a tensor or a `PerOutput`.
+        broadcasts. In `build_branches` the result may be a number, a tensor or a `PerOutput`, with
+        which one calculates as with a number; its declared type leaves that out.
 
         Raises:
             ConfigurationError: no value for an output, a value that is no finite number, or a tensor

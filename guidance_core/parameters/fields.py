@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, TypeAlias
+from typing import Any, SupportsFloat, TypeAlias, TypeVar
 
 import attrs
 import torch
@@ -17,8 +17,20 @@ from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, Unset
 LARGEST = 2**31
 "Of whole numbers that count something."
 
-Scale: TypeAlias = float | TensorValue | PerOutput | Schedule
-"What a numeric parameter may be: a number, a tensor, one per output, or a schedule of the step."
+Value: TypeAlias = float | SupportsFloat | torch.Tensor | TensorValue | Schedule
+"A number (one of NumPy too), a tensor, or a schedule of the step."
+
+Scale: TypeAlias = Value | Mapping[str, Value]
+"What a numeric parameter may be given as: a number, a tensor, a schedule of the step, or one of these per output."
+
+Whole: TypeAlias = int | Schedule | Mapping[str, int | Schedule]
+"What a whole number may be given as: one, a schedule such as a table by sigma, or one of these per output."
+
+T = TypeVar("T")
+"What callers may give for a field, as its annotation says; `number(7.5)` is checked against it."
+
+REQUIRED: Any = attrs.NOTHING
+NONE: Any = ()
 
 
 def as_value(given: Any) -> Any:
@@ -118,17 +130,18 @@ def check_number(what: str, value: Any, bounds: Bounds = ANY) -> None:
 
 
 def number(
-    default: Any = attrs.NOTHING,
+    default: T = REQUIRED,
     *,
     ge: float | None = None,
     le: float | None = None,
     gt: float | None = None,
     lt: float | None = None,
     help: str = "",
-) -> Any:
+) -> T:
     """An attrs field for a numeric parameter: number, tensor, value per output, or schedule.
 
-    A schedule of somebody else's is held to the bounds too, at every step when a run starts.
+    Annotate it with `Scale`, or with `float` where the plugin works with one number only. A schedule of somebody
+    else's is held to the bounds too, at every step when a run starts.
 
     Args:
         default: its default; `UNSET` where a preset or the plugin decides.
@@ -152,7 +165,7 @@ def number(
 
 
 def numbers(
-    default: Any = attrs.NOTHING,
+    default: T = REQUIRED,
     *,
     ge: float | None = None,
     le: float | None = None,
@@ -160,14 +173,17 @@ def numbers(
     lt: float | None = None,
     least: int = 0,
     help: str = "",
-) -> Any:
-    """An attrs field for a list of plain numbers, kept as a tuple of floats; at least `least` of them."""
+) -> T:
+    """An attrs field for a list of plain numbers, kept as a tuple of floats; at least `least` of them.
+
+    Annotate it with `Sequence[float]`. A tensor of one dimension is taken too.
+    """
     bounds = Bounds(ge, le, gt, lt)
 
     def convert(given: Any) -> Any:
         if isinstance(given, torch.Tensor) and given.ndim == 1:
             given = given.tolist()
-        if not isinstance(given, (list, tuple)):
+        if not isinstance(given, Sequence) or isinstance(given, (str, bytes, bytearray)):
             return given
         return tuple(float(each) if isinstance(each, int) and is_finite(each) else each for each in given)
 
@@ -183,11 +199,14 @@ def numbers(
     return attrs.field(default=default, converter=convert, validator=check, metadata={"help": help, "bounds": bounds})
 
 
-def names(default: Any = (), *, help: str = "") -> Any:
-    """An attrs field for a list of names, kept as a tuple; one name stands for a list of one."""
+def names(default: T = NONE, *, help: str = "") -> T:
+    """An attrs field for a list of names, kept as a tuple; one name stands for a list of one.
+
+    Annotate it with `Sequence[str]`.
+    """
 
     def convert(given: Any) -> Any:
-        return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
+        return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Sequence) else given
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, tuple) or not all(isinstance(each, str) and each for each in value):
@@ -198,10 +217,11 @@ def names(default: Any = (), *, help: str = "") -> Any:
     return attrs.field(default=default, converter=convert, validator=check, metadata={"help": help})
 
 
-def function(default: Any = attrs.NOTHING, *, optional: bool = False, help: str = "") -> Any:
+def function(default: T = REQUIRED, *, optional: bool = False, help: str = "") -> T:
     """An attrs field for a function, such as the loss of a classifier; `optional` also allows None.
 
-    It cannot be written as a spec, JSON or TOML.
+    Annotate it with its type, such as `Callable[[torch.Tensor], torch.Tensor]`. It cannot be written as a spec, JSON
+    or TOML.
     """
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -211,22 +231,24 @@ def function(default: Any = attrs.NOTHING, *, optional: bool = False, help: str 
     return attrs.field(default=default, validator=check, metadata={"help": help})
 
 
-def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: bool = False) -> Any:
+def choice(default: T, options: tuple[T, ...], *, help: str = "", optional: bool = False) -> T:
     """An attrs field for one of a few names; `optional` also allows `None`.
 
-    A number stands for the name it is written like, so that `preset=2.3` means `"2.3"`; where it is
-    `optional`, so does the word `none` for None, which TOML cannot hold.
+    Annotate it with a `Literal` of the names, so that type checkers find others. A number stands for the name it is
+    written like, so that `preset=2.3` means `"2.3"` in a spec; where it is `optional`, so does the word `none` for
+    None, which TOML cannot hold.
     """
+    allowed = tuple(map(str, options))
 
     def convert(given: Any, owner: Any, field: attrs.Attribute[Any]) -> Any:
         given = plain_number(given)
         if optional and (given is None or (isinstance(given, str) and given == "none")):
             return None
         value = brief(given) if isinstance(given, int | float) else given
-        if not isinstance(value, str) or value not in options:
-            hint = did_you_mean(value, options) if isinstance(value, str) else ""
+        if not isinstance(value, str) or value not in allowed:
+            hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
             raise ConfigurationError(
-                f"{type(owner).__name__}: {field.name} must be one of {', '.join(options)}; got {brief(given)}.{hint}"
+                f"{type(owner).__name__}: {field.name} must be one of {', '.join(allowed)}; got {brief(given)}.{hint}"
             )
         return value
 
@@ -236,7 +258,7 @@ def choice(default: Any, options: tuple[str, ...], *, help: str = "", optional: 
     return attrs.field(default=default, converter=converter, metadata=metadata)
 
 
-def flag(default: bool, *, help: str = "") -> Any:
+def flag(default: T, *, help: str = "") -> T:
     """An attrs field for a switch: true or false."""
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -246,7 +268,7 @@ def flag(default: bool, *, help: str = "") -> Any:
     return attrs.field(default=default, validator=check, metadata={"help": help, "options": (True, False)})
 
 
-def text(default: Any, *, help: str = "") -> Any:
+def text(default: T, *, help: str = "") -> T:
     """An attrs field for a name of the author's or user's own choosing, which may not be empty."""
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -256,10 +278,10 @@ def text(default: Any, *, help: str = "") -> Any:
     return attrs.field(default=default, validator=check, metadata={"help": help})
 
 
-def whole(default: Any = attrs.NOTHING, *, ge: int = 0, optional: bool = False, help: str = "") -> Any:
+def whole(default: T = REQUIRED, *, ge: int = 0, optional: bool = False, help: str = "") -> T:
     """An attrs field for a whole number of at least `ge`; per output and by sigma where wanted.
 
-    `optional` also allows None.
+    Annotate it with `int`, or with `Whole` where it may differ by output or step. `optional` also allows None.
     """
 
     def convert(given: Any) -> Any:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
 from guidance_core.errors import ConfigurationError, brief
 
-Axis = Literal["sigma", "fraction"]
+Axis: TypeAlias = Literal["sigma", "fraction"]
+"Whether a place in the run is a noise level, or the fraction of the steps that is done."
 
 
 ROUNDING = 1e-6
@@ -146,8 +147,8 @@ class Cosine(Schedule):
         return self.start + (self.stop - self.start) * (1 - math.cos(math.pi * position.progress(self.by))) / 2
 
 
-def _as_rows(rows: Any) -> tuple[tuple[float, Any], ...]:
-    pairs = rows.items() if isinstance(rows, Mapping) else rows
+def _as_rows(rows: Mapping[float, Any] | Iterable[tuple[float, Any]]) -> tuple[tuple[float, Any], ...]:
+    pairs: Any = rows.items() if isinstance(rows, Mapping) else rows
     if not isinstance(pairs, Iterable) or isinstance(pairs, str):
         raise ConfigurationError(f"a table maps upper bounds of sigma to values; got {brief(rows)}.")
     try:

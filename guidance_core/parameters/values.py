@@ -30,7 +30,7 @@ def plain_number(given: Any) -> Any:
     return given.item() if type(given).__module__ == "numpy" and getattr(given, "ndim", None) == 0 else given
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.frozen(eq=False, repr=False, init=False)
 class PerOutput(Mapping[str, Any]):
     """A value for each named output, with element-wise arithmetic: `PerOutput(video=3) - 1`.
 
@@ -41,7 +41,7 @@ class PerOutput(Mapping[str, Any]):
     _values: dict[str, Any]
 
     def __init__(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
-        self.__attrs_init__({**(values or {}), **named})  # type: ignore[attr-defined]
+        self.__attrs_init__({**(values or {}), **named})
 
     def __getitem__(self, output: str) -> Any:
         return self._values[output]

@@ -130,12 +130,11 @@ class Program:
         settings = self.settings if seeds is None else attrs.evolve(self.settings, seeds=seeds)
         return Program(self.stack, settings, outputs=self.outputs)
 
-    def with_seeds(self, seeds: Seeds) -> Program:
-        """Return the program of the same run with other seeds."""
-        if seeds == self.settings.seeds:
-            return self
+    def resumed(self, seeds: Seeds, at: tuple[int, ...]) -> Program:
+        """Return the program of the same run with other seeds, which goes on `at` some place."""
         settings = attrs.evolve(self.settings, seeds=seeds)
-        identity = attrs.evolve(self.identity, settings=settings)
+        turns = (*self.identity.turns, at)
+        identity = RunIdentity(self.identity.id, self.stack.plugins, settings, turns)
         return Program(self.stack, settings, outputs=self.outputs, identity=identity)
 
     def selected(self, selection: Selection) -> Program:
@@ -151,8 +150,8 @@ class Program:
             self.settings, conditions=conditions, seeds=self.settings.seeds.selected(selection.indices)
         )
         stack = Stack.of([selection.of_plugin(plugin) for plugin in self.stack.plugins.values()], self.stack.given)
-        selections = (*self.identity.selections, selection.indices)
-        identity = RunIdentity(self.identity.id, stack.plugins, settings, selections)
+        turns = (*self.identity.turns, selection.indices)
+        identity = RunIdentity(self.identity.id, stack.plugins, settings, turns)
         return Program(stack, settings, outputs=self.outputs, identity=identity)
 
     def scheduled(

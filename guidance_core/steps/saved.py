@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from guidance_core.errors import ConfigurationError, brief
+from guidance_core.errors import ConfigurationError, brief, told
 from guidance_core.methods.noise import Seeds
 from guidance_core.methods.step import Moment, States
 from guidance_core.steps.held import HeldOutputs
@@ -56,6 +56,15 @@ def from_dict(program: Program, data: Any) -> Saved:
     """
     if not isinstance(data, Mapping) or data.get("format") != FORMAT:
         raise ConfigurationError(f"load_state_dict takes what run.state_dict() returned; got {brief(data)}.")
+    try:
+        return _read(program, data)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"this is not what run.state_dict() returned: {told(error)}.") from None
+
+
+def _read(program: Program, data: Mapping[str, Any]) -> Saved:
     own = program.identity.fingerprint[:2]
     for what, mine, theirs in zip(("methods or parameters", "sigmas"), own, data["methods"], strict=True):
         if mine != theirs:

@@ -10,6 +10,7 @@ import attrs
 
 from guidance_core.algebra.comparable import fingerprint_of
 from guidance_core.algebra.digest import digest
+from guidance_core.algebra.spaces import PredictionType
 from guidance_core.discovery import versions_of
 from guidance_core.errors import brief
 from guidance_core.methods.capabilities import Supports
@@ -26,7 +27,7 @@ class RunSettings:
     sigmas: Mapping[str | None, tuple[float, ...]]
     "By output; under None where all outputs share one list."
     alphas: tuple[float, ...] | None
-    prediction_type: str
+    prediction_type: PredictionType
     outputs: tuple[str, ...] | None
     check_finite: bool
     seeds: Seeds = attrs.field(factory=Seeds)
@@ -62,8 +63,8 @@ class RunIdentity:
     plugins: Mapping[str, Any]
     "The stack's plugins by name."
     settings: RunSettings
-    selections: tuple[tuple[int, ...], ...] = ()
-    "Which samples of its batch the run went on with, each time some were selected."
+    turns: tuple[tuple[int, ...], ...] = ()
+    "What ranks must have in common of a run that did not go on as usual: samples selected, a place resumed at."
 
     @functools.cached_property
     def fingerprint(self) -> tuple[int, int, int, int]:
@@ -80,8 +81,8 @@ class RunIdentity:
         ]
         sigmas = [settings.sigmas, settings.alphas]
         seeds = None if settings.seeds.is_drawn else settings.seeds
-        others = [settings.prediction_type, settings.check_finite, settings.check_inputs, settings.given is None, named]
-        others += [self.selections, seeds]
+        others: list[Any] = [settings.prediction_type, settings.check_finite, settings.check_inputs]
+        others += [settings.given is None, named, self.turns, seeds]
         others += [] if settings.shards is None else [settings.shards.dims, settings.shards.valid]
         return digest([*self.plugins, *methods]), digest(sigmas), digest(others), digest([self.versions])
 

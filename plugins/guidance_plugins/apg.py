@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import attrs
 import torch
 
-from guidance_core import Branch, Inner, Needs, Norm, Over, Scale, Step, choice, extent, hookimpl, number
+from guidance_core import (
+    Branch,
+    Inner,
+    Needs,
+    Norm,
+    Over,
+    Scale,
+    Space,
+    Step,
+    choice,
+    documented,
+    extent,
+    hookimpl,
+    number,
+)
 
 
+@documented
 @attrs.frozen
 class APG:
     """Adaptive projected guidance: weaken the part of c − u that only makes the image stronger.
@@ -34,22 +49,22 @@ class APG:
     eta: Scale = number(0.0, help="weight η of the parallel part; 1 keeps it all")
     momentum: Scale = number(0.0, help="β, the share of the last step's direction to add; 0 is off")
     threshold: Scale = number(0.0, ge=0, help="r, the largest norm of the direction; 0 disables the limit")
-    over: Over = extent("sample", help="what one norm and projection covers: a name, or dimensions such as [-1, -2]")
-    form: str = choice("paper", ("paper", "diffusers"), help="whether s counts from c or from u")
-    space: str | None = choice(
+    over: Over = extent(
+        "sample", batch=False, help="what one norm and projection covers: a name, or dimensions such as [-1, -2]"
+    )
+    form: Literal["paper", "diffusers"] = choice(
+        "paper", ("paper", "diffusers"), help="whether s counts from c or from u"
+    )
+    space: Space | None = choice(
         "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
     )
 
-    norm: Norm = attrs.field(init=False, repr=False, eq=False)
-    inner: Inner = attrs.field(init=False, repr=False, eq=False)
-
-    @norm.default
-    def _default_norm(self) -> Norm:
-        return Norm(self.over)
-
-    @inner.default
-    def _default_inner(self) -> Inner:
-        return Inner(self.over)
+    norm: Norm = attrs.field(
+        init=False, repr=False, eq=False, default=attrs.Factory(lambda self: Norm(self.over), takes_self=True)
+    )
+    inner: Inner = attrs.field(
+        init=False, repr=False, eq=False, default=attrs.Factory(lambda self: Inner(self.over), takes_self=True)
+    )
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Branch | Needs]:
@@ -79,8 +94,7 @@ class APG:
             d = d * torch.where(length > r, r / length, 1.0)
         parallel = self._projected(step, d, c)
         d = d - parallel + eta * parallel
-        delta: torch.Tensor = (s - 1) * d if self.form == "paper" else s * d - difference
-        return delta
+        return (s - 1) * d if self.form == "paper" else s * d - difference
 
     def _projected(self, step: Step, d: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         """Return the part of `d` parallel to `c`; 0 where c is 0."""

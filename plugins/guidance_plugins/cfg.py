@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import attrs
 
-from guidance_core import Branch, Scale, Step, hookimpl, number
+from guidance_core import Branch, Scale, Step, documented, hookimpl, number
 
 
+@documented
 @attrs.frozen
 class CFG:
     """Classifier-free guidance: move away from the prediction without the condition.

@@ -8,9 +8,10 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Branch, Needs, Scale, Step, hookimpl, number, ratio, whole
+from guidance_core import Branch, Needs, Scale, Step, documented, hookimpl, number, ratio, whole
 
 
+@documented
 @attrs.frozen
 class CFGZeroStar:
     """CFG with an optimised scale of the unconditional prediction, and zero for the first steps.
@@ -48,5 +49,4 @@ class CFGZeroStar:
             return -c
         u = predictions["uncond"]
         alpha = ratio(step.inner(c, u), step.inner(u, u) + 1e-8)  # 1 where both overflow
-        delta: torch.Tensor = (step.value(self.scale) - 1) * (c - alpha * u)
-        return delta
+        return (step.value(self.scale) - 1) * (c - alpha * u)

@@ -7,9 +7,10 @@ from collections.abc import Generator
 import attrs
 import torch
 
-from guidance_core import Branch, Hold, Needs, Reference, Request, Step, Window, choice, hookimpl
+from guidance_core import Axis, Branch, Hold, Needs, Reference, Request, Step, Window, choice, documented, hookimpl
 
 
+@documented
 @attrs.frozen
 class Gate:
     """Inside a window of the run, reuse the last stored guidance instead of running its branches.
@@ -26,12 +27,13 @@ class Gate:
 
     lo: float = attrs.field(default=0.5, metadata={"help": "lower end of the window"})
     hi: float = attrs.field(default=1.0, metadata={"help": "upper end of the window"})
-    by: str = choice("fraction", ("fraction", "sigma"), help="whether lo and hi are fractions of the steps or sigmas")
-    window: Window = attrs.field(init=False, repr=False, eq=False)
-
-    @window.default
-    def _make_window(self) -> Window:
-        return Window(self.lo, self.hi, self.by)  # type: ignore[arg-type]
+    by: Axis = choice("fraction", ("fraction", "sigma"), help="whether lo and hi are fractions of the steps or sigmas")
+    window: Window = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(lambda self: Window(self.lo, self.hi, self.by), takes_self=True),
+    )
 
     @hookimpl(wrapper=True)
     def build_branches(self, step: Step) -> Generator[None, list[Request], list[Request]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import attrs
 
 from guidance_core import (
     Amend,
+    Axis,
     Branch,
     Needs,
     PerOutput,
@@ -16,12 +17,14 @@ from guidance_core import (
     UnknownNameError,
     Window,
     choice,
+    documented,
     hookimpl,
     names,
     suggest,
 )
 
 
+@documented
 @attrs.frozen
 class Interval:
     """Guidance only while the noise level is in [lo, hi]; outside, other methods are neutral.
@@ -34,13 +37,14 @@ class Interval:
 
     lo: float = attrs.field(default=0.0, metadata={"help": "lower end: the noise level at which guidance ends"})
     hi: float = attrs.field(default=1.0, metadata={"help": "upper end: the noise level at which guidance begins"})
-    by: str = choice("sigma", ("sigma", "fraction"), help="whether lo and hi are sigmas or fractions of the steps")
-    methods: tuple[str, ...] = names(help="names of the methods to limit; none is all of them")
-    window: Window = attrs.field(init=False, repr=False, eq=False)
-
-    @window.default
-    def _make_window(self) -> Window:
-        return Window(self.lo, self.hi, self.by)  # type: ignore[arg-type]
+    by: Axis = choice("sigma", ("sigma", "fraction"), help="whether lo and hi are sigmas or fractions of the steps")
+    methods: Sequence[str] = names(help="names of the methods to limit; none is all of them")
+    window: Window = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(lambda self: Window(self.lo, self.hi, self.by), takes_self=True),
+    )
 
     @hookimpl(wrapper=True)
     def build_branches(self, step: Step) -> Generator[None, list[Request], list[Request]]:

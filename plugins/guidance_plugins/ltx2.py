@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
 import torch
 
 from guidance_core import (
     UNSET,
+    Blocks,
     Branch,
     ConfigurationError,
     Hold,
@@ -18,13 +19,17 @@ from guidance_core import (
     Needs,
     PerOutput,
     Reference,
+    Scale,
     SkipSelfAttention,
     Std,
     Step,
     Table,
+    Unset,
     UseCondition,
+    Whole,
     blocks,
     choice,
+    documented,
     hookimpl,
     number,
     settle,
@@ -48,7 +53,9 @@ def _preset(cfg: PerOutput, stg: float, rescale: Any, modality: float, blocks: t
     }
 
 
-_PRESETS = {
+Preset: TypeAlias = Literal["2.0", "2.3", "2.4", "2.3-hq", "distilled"]
+
+_PRESETS: dict[Preset, dict[str, Any]] = {
     "2.0": _preset(_both(3.0, 7.0), 1.0, 0.7, 3.0, (29,)),
     "2.3": _preset(_both(3.0, 7.0), 1.0, 0.7, 3.0, (28,)),
     "2.4": _preset(_both(3.0, 7.0), 1.0, 0.7, 3.0, (28,)),
@@ -57,6 +64,7 @@ _PRESETS = {
 }
 
 
+@documented
 @attrs.frozen
 class LTX2:
     """The guidance of LTX-2: four passes, combined per output, then rescaled in x0 space.
@@ -75,7 +83,7 @@ class LTX2:
     Source: ltx-core, `MultiModalGuider`; rescale: arXiv:2305.08891 §3.4; STG: arXiv:2411.18664.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = _PRESETS
+    presets: ClassVar[Mapping[Preset, Mapping[str, Any]]] = _PRESETS
     neutral: ClassVar[Mapping[str, float]] = {
         "cfg_scale": 1.0,
         "stg_scale": 0.0,
@@ -83,26 +91,35 @@ class LTX2:
         "rescale_scale": 0.0,
     }
 
-    preset: str = choice("2.3", tuple(_PRESETS), help="whose values to use for what is not given")
-    cfg_scale: Any = number(UNSET, help="cfg; 1 runs no neg pass")
-    stg_scale: Any = number(UNSET, help="stg; 0 runs no perturbed pass")
-    modality_scale: Any = number(UNSET, help="mod; 1 runs no modality pass")
-    rescale_scale: Any = number(UNSET, ge=0, le=1, help="rescale; 0 is off")
-    stg_blocks: Any = blocks(UNSET, help="indices of the blocks that the STG pass weakens; none is all of them")
-    skip_step: Any = whole(UNSET, help="evaluate an output only where step % (skip_step + 1) is 0; 0 never skips")
-    negative: str = choice(
+    values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {"cfg_scale": (4.0, _both(3.0, 1.0), _both(1.0, 7.0))}
+
+    preset: Preset = choice("2.3", tuple(_PRESETS), help="whose values to use for what is not given")
+    cfg_scale: Scale | Unset = number(UNSET, help="cfg; 1 runs no neg pass")
+    stg_scale: Scale | Unset = number(UNSET, help="stg; 0 runs no perturbed pass")
+    modality_scale: Scale | Unset = number(UNSET, help="mod; 1 runs no modality pass")
+    rescale_scale: Scale | Unset = number(UNSET, ge=0, le=1, help="rescale; 0 is off")
+    stg_blocks: Blocks | Mapping[str, Blocks | None] | Table | Unset | None = blocks(
+        UNSET, help="indices of the blocks that the STG pass weakens; none is all of them"
+    )
+    skip_step: Whole | Unset = whole(
+        UNSET, help="evaluate an output only where step % (skip_step + 1) is 0; 0 never skips"
+    )
+    negative: Literal["both", "guided"] = choice(
         "both",
         ("both", "guided"),
         help="whose text is negative in the neg pass: both outputs' (ltx-core), or that of outputs whose cfg is not 1",
     )
-    values: Mapping[str, Any] = attrs.field(init=False, repr=False, eq=False)
-
-    @values.default
-    def _settle(self) -> Mapping[str, Any]:
-        return {name: settled.value for name, settled in settle(self).items()}
+    values: Mapping[str, Any] = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(
+            lambda self: {name: settled.value for name, settled in settle(self).items()}, takes_self=True
+        ),
+    )
 
     @classmethod
-    def by_sigma(cls, table: Mapping[float, Mapping[str, Any]], preset: str = "2.3") -> LTX2:
+    def by_sigma(cls, table: Mapping[float, Mapping[str, Any]], preset: Preset = "2.3") -> LTX2:
         """Make one whose parameters depend on sigma: upper bounds of sigma to parameters.
 
         The bin of a bound reaches from the next smaller bound (exclusive) to itself (inclusive).

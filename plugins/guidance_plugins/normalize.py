@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import attrs
 import torch
 
-from guidance_core import Multiply, Needs, Norm, Over, Reference, Scale, Step, choice, extent, hookimpl, number, ratio
+from guidance_core import (
+    Multiply,
+    Needs,
+    Norm,
+    Over,
+    Reference,
+    Scale,
+    Step,
+    choice,
+    documented,
+    extent,
+    hookimpl,
+    number,
+    ratio,
+)
 
 
+@documented
 @attrs.frozen
 class Normalize:
     """Norm correction of the guided prediction g, against the conditional prediction c.
@@ -20,7 +37,9 @@ class Normalize:
     Source: clamp as in the CFG normalization of Z-Image; match as in Qwen-Image.
     """
 
-    form: str = choice("clamp", ("clamp", "match"), help="clamp bounds the norm, match makes it equal")
+    form: Literal["clamp", "match"] = choice(
+        "clamp", ("clamp", "match"), help="clamp bounds the norm, match makes it equal"
+    )
     limit: Scale = number(1.0, ge=0, help="k, how much the norm may grow (clamp form)")
     over: Over | None = extent(
         None,
@@ -30,11 +49,14 @@ class Normalize:
         "none is a sample for clamp, a token for match",
     )
 
-    norm: Norm = attrs.field(init=False, repr=False, eq=False)
-
-    @norm.default
-    def _default_norm(self) -> Norm:
-        return Norm(self.over or ("sample" if self.form == "clamp" else "token"))
+    norm: Norm = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(
+            lambda self: Norm(self.over or ("sample" if self.form == "clamp" else "token")), takes_self=True
+        ),
+    )
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Needs]:

@@ -14,9 +14,11 @@ from guidance_core import (
     Over,
     Reference,
     Scale,
+    Space,
     Std,
     Step,
     choice,
+    documented,
     extent,
     hookimpl,
     number,
@@ -33,6 +35,7 @@ def rescaling(step: Step, guided: torch.Tensor, reference: Reference, phi: float
     return Multiply(ratio(reference.measure(std), step.measure(std, guided), share=phi))
 
 
+@documented
 @attrs.frozen
 class Rescale:
     """Guidance rescale: give the guided prediction the standard deviation of the conditional one.
@@ -52,7 +55,7 @@ class Rescale:
         "sample",
         help="what one std covers: a sample, its channels or tokens, the whole tensor, or dimensions such as [-1, -2]",
     )
-    space: str | None = choice(
+    space: Space | None = choice(
         None,
         ("epsilon", "v", "x0", "flow"),
         optional=True,
@@ -61,11 +64,12 @@ class Rescale:
     first: int | None = whole(
         None, ge=1, optional=True, help="count only the first tokens of [B, ..., S, C], that many; none counts all"
     )
-    std: Std = attrs.field(init=False, repr=False, eq=False)
-
-    @std.default
-    def _default_std(self) -> Std:
-        return Std(self.over, self.first)
+    std: Std = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(lambda self: Std(self.over, self.first), takes_self=True),
+    )
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Needs]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import attrs
 
 from guidance_core import (
+    Blocks,
     Branch,
     Scale,
     SkipBlocks,
@@ -13,12 +16,14 @@ from guidance_core import (
     Window,
     blocks,
     choice,
+    documented,
     hookimpl,
     number,
     text,
 )
 
 
+@documented
 @attrs.frozen
 class STG:
     """Spatio-temporal guidance: move away from the prediction of a deliberately weakened model.
@@ -33,18 +38,24 @@ class STG:
     """
 
     scale: Scale = number(1.0, help="strength s; 0 is off and runs no extra pass")
-    blocks: tuple[int, ...] | None = blocks(
+    blocks: Blocks | None = blocks(
         None, help="indices of the transformer blocks to weaken, from 0; none is all of them"
     )
-    skip: str = choice("attention", ("attention", "blocks"), help="what to skip in those blocks")
+    skip: Literal["attention", "blocks"] = choice(
+        "attention", ("attention", "blocks"), help="what to skip in those blocks"
+    )
     start: float = number(0.0, ge=0, le=1, help="fraction of the steps after which it starts")
     stop: float = number(1.0, ge=0, le=1, help="fraction of the steps after which it stops")
     branch: str = text("perturbed", help="name of the branch; two stacked STGs need two")
-    perturbation: SkipSelfAttention | SkipBlocks = attrs.field(init=False, repr=False, eq=False)
-
-    @perturbation.default
-    def _make_perturbation(self) -> SkipSelfAttention | SkipBlocks:
-        return SkipSelfAttention(self.blocks) if self.skip == "attention" else SkipBlocks(self.blocks)
+    perturbation: SkipSelfAttention | SkipBlocks = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(
+            lambda self: SkipSelfAttention(self.blocks) if self.skip == "attention" else SkipBlocks(self.blocks),
+            takes_self=True,
+        ),
+    )
 
     def __attrs_post_init__(self) -> None:
         self.window  # noqa: B018  (raises where start lies after stop)

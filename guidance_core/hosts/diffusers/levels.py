@@ -13,9 +13,10 @@ from typing import Any
 
 import attrs
 
+from guidance_core.algebra.spaces import PredictionType
 from guidance_core.errors import ConfigurationError
 
-PREDICTION_TYPES: Mapping[str, str] = {
+PREDICTION_TYPES: Mapping[str, PredictionType] = {
     "epsilon": "epsilon",
     "v_prediction": "v",
     "sample": "x0",
@@ -28,7 +29,7 @@ PREDICTION_TYPES: Mapping[str, str] = {
 class Levels:
     """The noise levels of a sampler's steps, as the model sees them."""
 
-    prediction_type: str
+    prediction_type: PredictionType
     "`epsilon`, `v`, `x0` or `flow`."
     sigmas: tuple[float, ...]
     "Of each step, and the final one."
@@ -63,7 +64,7 @@ def levels_of(scheduler: Any) -> Levels:
     return kind(scheduler)
 
 
-def _prediction_type(scheduler: Any) -> str:
+def _prediction_type(scheduler: Any) -> PredictionType:
     given = scheduler.config.get("prediction_type", "epsilon")
     if given not in PREDICTION_TYPES:
         raise ConfigurationError(
@@ -74,7 +75,9 @@ def _prediction_type(scheduler: Any) -> str:
 
 
 def _levels(
-    prediction_type: str, pairs: Sequence[tuple[float, float]], evaluations: Sequence[tuple[int, int]] | None = None
+    prediction_type: PredictionType,
+    pairs: Sequence[tuple[float, float]],
+    evaluations: Sequence[tuple[int, int]] | None = None,
 ) -> Levels:
     """Put levels together.
 

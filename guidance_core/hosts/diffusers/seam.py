@@ -214,7 +214,7 @@ class Seam:
         denoise = Forwards(model, conditions, self.pattern, facts)
         given = sample if self.pattern.outputs else sample[0]
         try:
-            result = run.step(step, given, denoise, model=name if len(self._models) > 1 else None, **levels)
+            result: Any = run.step(step, given, denoise, model=name if len(self._models) > 1 else None, **levels)
         except BaseException as error:
             self._told = error
             raise

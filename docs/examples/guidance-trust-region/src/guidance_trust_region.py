@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import attrs
 import torch
-from guidance_core import Branch, Needs, Scale, Step, hookimpl, number, ratio
+from guidance_core import Branch, Needs, Scale, Step, documented, hookimpl, number, ratio
 
 
+@documented
 @attrs.frozen
 class TrustRegion:
     """Trust-region guidance: classifier-free guidance whose step is bounded for each sample.
@@ -37,5 +38,5 @@ class TrustRegion:
     def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the bounded step."""
         c, u = predictions["cond"], predictions["uncond"]
-        d = (step.value(self.scale) - 1) * (c - u)
+        d = (c - u) * (step.value(self.scale) - 1)
         return d * ratio(step.value(self.radius) * step.norm(c), step.norm(d)).clamp(max=1.0)
