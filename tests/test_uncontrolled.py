@@ -104,10 +104,10 @@ def test_ranks_end_with_the_process_that_started_them(tmp_path, how):
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment, start_new_session=True)
     try:
         written = [tmp_path / "0", tmp_path / "1"]
-        _wait_until(lambda: all(each.exists() and each.read_text() for each in written), 60)
+        _wait_until(lambda: all(each.exists() and each.read_text() for each in written), 180)
         parent.send_signal(getattr(signal, how))
-        parent.wait(timeout=10)
-        _wait_until(lambda: not _members(parent.pid), 10)
+        parent.wait(timeout=60)
+        _wait_until(lambda: not _members(parent.pid), 60)
         assert not list(tmp_path.glob("guidance-core-ranks-*"))
     finally:
         for process in _members(parent.pid):

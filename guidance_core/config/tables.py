@@ -10,7 +10,6 @@ a tensor is `{"tensor": [1.0, 3.0]}`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
@@ -18,7 +17,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
 
 import attrs
 import cattrs
@@ -102,9 +101,8 @@ def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
     cls = plugin_class(name)
     if not attrs.has(cls):
         raise ConfigurationError(f"plugin {name!r} ({cls.__name__}) is not an attrs class.")
-    with contextlib.suppress(Exception):  # names that are there for type checkers only
-        attrs.resolve_types(cls)
     fields = {field.alias or field.name: field for field in attrs.fields(cls) if field.init}
+    types = _types_of(cls)
     for parameter in parameters:
         if parameter not in fields:
             hint = suggest(parameter, fields)
@@ -114,7 +112,7 @@ def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
                 )
             raise UnknownNameError(f"plugin {name!r} has no parameter {brief(parameter)}.{hint}")
     try:
-        return cls(**{parameter: _typed(fields[parameter], value) for parameter, value in parameters.items()})
+        return cls(**{parameter: _typed(fields[parameter], types, value) for parameter, value in parameters.items()})
     except GuidanceError as error:
         raise type(error)(f"plugin {name!r}: {error}") from None
     except (Exception, SystemExit) as error:
@@ -122,18 +120,27 @@ def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
         raise ConfigurationError(f"{what}: {told(error)}") from error
 
 
-def _typed(field: attrs.Attribute[Any], value: Any) -> Any:
+def _types_of(cls: type) -> Mapping[str, Any]:
+    """Return the types of a class's fields; none where one is a name that is there for type checkers only."""
+    try:
+        return get_type_hints(cls)
+    except Exception:
+        return {}
+
+
+def _typed(field: attrs.Attribute[Any], types: Mapping[str, Any], value: Any) -> Any:
     decoded = decode(value)
-    takes_anything = field.converter is not None or field.type in (Any, object) or isinstance(field.type, str)
-    if field.type is None or takes_anything or isinstance(decoded, PerOutput | TensorValue | Schedule):
+    wanted = types.get(field.name, field.type)
+    takes_anything = field.converter is not None or wanted in (Any, object) or isinstance(wanted, str)
+    if wanted is None or takes_anything or isinstance(decoded, PerOutput | TensorValue | Schedule):
         return decoded
     try:
-        if field.type is float and isinstance(decoded, str):
+        if wanted is float and isinstance(decoded, str):
             raise ValueError("not a number")
-        return _converter.structure(value, field.type)
+        return _converter.structure(value, wanted)
     except Exception:
         raise ConfigurationError(
-            f"{field.name} must be {getattr(field.type, '__name__', field.type)}; got {brief(value)}."
+            f"{field.name} must be {getattr(wanted, '__name__', wanted)}; got {brief(value)}."
         ) from None
 
 

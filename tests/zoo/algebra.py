@@ -119,11 +119,18 @@ class KnowsTwoKindsOfModels(Linear):
 @broken("accumulation", "further from the same in float64")
 @attrs.frozen
 class AddsUpInHalf(Looking):
-    """Computes in the dtype of the sample instead of float32."""
+    """Computes with the eleven bits of float16 instead of float32."""
 
     def direction(self, step, c, u):
-        narrow = step.sample.dtype
-        return c.to(narrow) - u.to(narrow)
+        return _in_half(c) - _in_half(u)
+
+
+def _in_half(x):
+    """Return what float16 would make of `x`, in the dtype of `x`; float64 is left as it is."""
+    if x.dtype == torch.float64:
+        return x
+    mantissa, exponent = torch.frexp(x)
+    return torch.ldexp(torch.round(mantissa * 2**11) / 2**11, exponent)
 
 
 @broken("accumulation", "makes tensors of bfloat16")
@@ -138,11 +145,11 @@ class RoundsToBfloat16(Looking):
 @broken("accumulation", "further from the same in float64")
 @attrs.frozen
 class WeighsInHalf(Looking):
-    """Makes a tensor of its weight in the dtype of the sample, where it is another number."""
+    """Makes a tensor of its weight in float16, where it is another number."""
 
     def delta(self, step, c, u):
-        weight = (step.value(self.scale) - 1) * (1 + step.sigma / 3)
-        return torch.as_tensor(weight, dtype=step.sample.dtype) * (c - u)
+        weight = torch.as_tensor((step.value(self.scale) - 1) * (1 + step.sigma / 3))
+        return _in_half(weight.to(c.dtype)) * (c - u)
 
 
 @broken("structure-and-dtype", "dtype")
