@@ -20,9 +20,9 @@ class TCFG:
         u′ = ⟨u, v⟩·v
         guided = c + (s − 1)·(c − u′)
 
-    The vector follows from the three inner products of c and u: with the larger eigenvalue λ of their Gram matrix and its
-    eigenvector (a, b), v = (a·c + b·u)/√λ. Nothing longer than a prediction is formed. Where c and u are orthogonal
-    and of one length every direction is as good, and c is taken.
+    The vector follows from the three inner products of c and u: with the larger eigenvalue λ of their Gram matrix
+    and its eigenvector (a, b), v = (a·c + b·u)/√λ. Where c and u are orthogonal and of one length, every direction
+    is as good, and that of c is taken.
 
     Source: Kwon et al., arXiv:2503.18137, Alg. 1; as in diffusers' TangentialClassifierFreeGuidance.
     """
