@@ -16,9 +16,11 @@ SHIPPED: Mapping[str, Mapping[str, str]] = {
         "gate": "guidance_plugins.gate:Gate",
         "interval": "guidance_plugins.interval:Interval",
         "ltx2": "guidance_plugins.ltx2:LTX2",
+        "mambo-g": "guidance_plugins.mambo_g:MamboG",
         "normalize": "guidance_plugins.normalize:Normalize",
         "rescale": "guidance_plugins.rescale:Rescale",
         "stg": "guidance_plugins.stg:STG",
+        "tcfg": "guidance_plugins.tcfg:TCFG",
     },
     EXECUTORS: {
         "all_gather": "guidance_core.executors.all_gather:AllGatherExecutor",

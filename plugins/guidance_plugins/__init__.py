@@ -9,8 +9,10 @@ from guidance_plugins.cfg_zero_star import CFGZeroStar
 from guidance_plugins.gate import Gate
 from guidance_plugins.interval import Interval
 from guidance_plugins.ltx2 import LTX2
+from guidance_plugins.mambo_g import MamboG
 from guidance_plugins.normalize import Normalize
 from guidance_plugins.rescale import Rescale
 from guidance_plugins.stg import STG
+from guidance_plugins.tcfg import TCFG
 
-__all__ = ["APG", "CFG", "LTX2", "STG", "CFGZeroStar", "Gate", "Interval", "Normalize", "Rescale"]
+__all__ = ["APG", "CFG", "LTX2", "STG", "TCFG", "CFGZeroStar", "Gate", "Interval", "MamboG", "Normalize", "Rescale"]

@@ -1,0 +1,48 @@
+"""Magnitude-aware guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import attrs
+import torch
+
+from guidance_core import Branch, Needs, Scale, Step, documented, hookimpl, number
+
+
+@documented
+@attrs.frozen
+class MamboG:
+    """Magnitude-aware mitigation for boosted guidance: the further u is from c, the smaller the scale.
+
+        r = ‖c − u‖/‖u‖                       per sample
+        s′ = 1 + (s − 1)·exp(−α·r)
+        guided = c + (s′ − 1)·(c − u)
+
+    Where u is 0 and c is not, r is infinite and there is no guidance; where both are 0 there is nothing to guide.
+
+    Source: arXiv:2508.03442; as in diffusers' MagnitudeAwareGuidance.
+    """
+
+    excludes: ClassVar[tuple[str, ...]] = ("cfg", "apg", "cfg-zero-star", "tcfg")
+
+    scale: Scale = number(10.0, help="guidance scale s; 1 is off and runs no extra pass")
+    alpha: Scale = number(8.0, ge=0, help="how fast the scale falls with the ratio of the norms; 0 is plain cfg")
+
+    @hookimpl
+    def build_branches(self, step: Step) -> list[Branch | Needs]:
+        """Ask for the prediction of `uncond`, unless s is 1 for every output."""
+        active = step.active(self.scale, neutral=1.0)
+        if not active:
+            return []
+        return [Branch("uncond", condition="negative", required=True), Needs(outputs=active)]
+
+    @hookimpl
+    def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return what to add to c."""
+        c, u = predictions["cond"], predictions["uncond"]
+        d = c - u
+        ratio = torch.nan_to_num(step.norm(d) / step.norm(u), nan=0.0)
+        damped = torch.exp(-(ratio * step.value(self.alpha)).nan_to_num(nan=0.0))
+        return d * (damped * (step.value(self.scale) - 1))
