@@ -249,8 +249,7 @@ class Run:
             model: as of `step`.
             sigma_map: as of `step`.
 
-        Raises:
-            As `step`.
+        It raises what `step` does.
         """
         plan = self.plan_at(sigma, sample, alpha=alpha, model=model, sigma_map=sigma_map)
         return self._ended(plan, self._executed(plan, denoise))
