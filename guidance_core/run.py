@@ -66,7 +66,8 @@ class Run:
         self.passes = 0
         "Branches evaluated so far."
         self.executor = executor
-        self._program = program
+        self._program = self._whole = program
+        self._selection: Selection | None = None
         self._seeds = program.settings.seeds
         self._is_other = program.settings.prediction_type == OTHER
         self._state: States = {}
@@ -326,7 +327,11 @@ class Run:
             }
             for name, by_output in self._state.items()
         }
-        self._use(self.executor.begin(lambda: self._program.selected(selection)))
+        whole = selection if self._selection is None else self._selection.then(selection)
+        turns = (*self.identity.turns, selection.indices)
+        seeds = self._seeds.selected(selection.indices)
+        self._use(self.executor.begin(lambda: self._whole.resumed(seeds, whole, turns)))
+        self._selection = whole
         self._state = state
         self._held.select(selection)
         self._rows, self._made = len(selection.indices), None
@@ -350,8 +355,10 @@ class Run:
         Raises:
             ConfigurationError: the seeds cannot be used.
         """
-        drawn = None if seeds is None else Seeds.of(seeds)
-        other = Run(self.executor.begin(lambda: self._program.anew(drawn)), self.executor)
+        own = self._seeds if seeds is None else Seeds.of(seeds)
+        whole = self._whole.anew()
+        other = Run(self.executor.begin(lambda: whole.resumed(own, self._selection, ())), self.executor)
+        other._whole, other._selection = whole, self._selection
         other._state = copied(self._state)
         other._held = self._held.copied()
         other._version, other.passes = self._version, self.passes
@@ -363,8 +370,10 @@ class Run:
 
         `torch.save` writes it, unless a plugin keeps objects that cannot be written. Tensors are not copied.
         """
-        saved = Saved(self._state, self._held, self._last, self._version, self.passes, self._seeds, self._rows)
-        return to_dict(self._program, saved)
+        saved = Saved(
+            *(self._state, self._held, self._last, self._version, self.passes, self._seeds, self._rows, self._selection)
+        )
+        return to_dict(self._whole, saved)
 
     def load_state_dict(self, data: Mapping[str, Any]) -> None:
         """Go on where the run was whose `state_dict` this is; this one was started with the same arguments.
@@ -374,9 +383,11 @@ class Run:
         Raises:
             ConfigurationError: it is no such data, or of a run with other methods, parameters or sigmas.
         """
-        saved = from_dict(self._program, data)
+        saved = from_dict(self._whole, data)
         at = (saved.version, saved.passes, *((saved.last.index, saved.last.evaluation) if saved.last else ()))
-        self._use(self.executor.begin(lambda: self._program.resumed(saved.seeds, at)))
+        turns = (*self.identity.turns, at)
+        self._use(self.executor.begin(lambda: self._whole.resumed(saved.seeds, saved.selection, turns)))
+        self._selection = saved.selection
         self._state, self._held, self._last = saved.states, saved.held, saved.last
         self._version, self.passes, self._rows, self._made = saved.version, saved.passes, saved.rows, None
 
@@ -497,7 +508,7 @@ class Run:
             check_differentiable(layout, self.executor)
             scheduled = scheduled.for_samples(samples)
         writes = -1
-        if self._counts_writes or index == 0:
+        if self._counts_writes or self._made is None:
             writes = writes_to(samples.values())
             self._counts_writes = writes >= 0
         plan = Plan(
@@ -513,7 +524,7 @@ class Run:
             writes,
         )
         if sigma_map is not None:
-            plan.noise = mapped(plan.noise, structure, sigma_map, samples)
+            plan.noise = mapped(plan.noise, structure, sigma_map, samples, self.settings.prediction_type)
         return plan
 
     def _following(self, plan: Plan) -> Plan | None:

@@ -42,7 +42,7 @@ from guidance_core import (
     number,
     numbers,
 )
-from guidance_plugins import APG, CFG, STG, CFGZeroStar, Interval, Rescale
+from guidance_plugins import APG, CFG, STG, CFGZeroStar, Gate, Interval, Rescale
 
 SIGMAS = [0.9, 0.6, 0.3, 0.0]
 CONDITIONS = {"positive": {"text": text(seed=1)}, "negative": {"text": text(seed=2)}}
@@ -691,3 +691,42 @@ def test_a_statistic_states_what_it_covers():
         Statistic("samples")
     with pytest.raises(ConfigurationError, match="covers dimension 5"):
         start([CFG(3.0), Rescale(over=[5])]).step(0, X, lambda branch: X + len(branch.name))
+
+
+def test_dimensions_that_cover_the_batch_are_said_to():
+    c = text(seed=5)
+    with pytest.raises(ConfigurationError, match="covers the batch of a tensor that has 3 dimensions; say 0"):
+        start([APG(3.0, over=(-1, -2, -3))]).step(0, X, lambda branch: c * len(branch.name))
+    assert Rescale(over=[-1, -2]) == Rescale(over=[-2, -1])
+
+
+def test_two_conditions_have_noise_of_their_own():
+    @attrs.frozen
+    class Both:
+        @hookimpl
+        def build_branches(self, step):
+            return [Amend(name, edit=Noised(0.0, 1.0)) for name in ("positive", "negative")]
+
+    denoise, seen = looks()
+    start([Both(), CFG(3.0)]).step(0, X, denoise)
+    assert not torch.equal(seen[0].inputs["text"], seen[1].inputs["text"])
+
+
+def test_a_gate_reuses_what_the_plugins_before_it_made_and_they_do_not_act_again():
+    @attrs.frozen
+    class Adds:
+        @hookimpl
+        def combine(self, step, predictions):
+            return torch.ones_like(predictions["cond"])
+
+    @attrs.frozen
+    class Halves:
+        @hookimpl
+        def postprocess(self, step, guided, reference):
+            return 0.5 * guided
+
+    for plugins in ([CFG(3.0), Adds(), Gate(lo=0.5)], [CFG(3.0), Halves(), Gate(lo=0.5)]):
+        run = start(plugins, sigmas=[1.0, 0.75, 0.5, 0.25, 0.0])
+        made = [run.step(i, X, lambda b: X * 0 + (2 if b.name == "cond" else 1)) for i in range(4)]
+        assert all(torch.equal(each, made[0]) for each in made)
+        assert run.passes == 6

@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_methods import NoisedCondition, text
 
-from guidance_core import ConfigurationError, Guidance, Needs, hookimpl
+from guidance_core import ConfigurationError, Guidance, Needs, OverwrittenError, hookimpl
 from guidance_plugins import APG, CFG, LTX2, STG, Gate, Interval, Rescale
 
 CONDITIONS = {"positive": {"text": text(seed=1)}, "negative": {"text": text(seed=2)}}
@@ -499,3 +499,73 @@ def test_whole_numbers_are_no_sample_of_another_type():
                 torch.ones(2, 3, dtype=torch.int64),
                 lambda b, s=shapes: torch.ones(s if b.name == "cond" else (2, 4)),
             )
+
+
+def test_what_was_selected_is_saved():
+    plugins, settings = STACKS["per sample"], {"seeds": [1, 2]}
+    run, alone = start(plugins, **settings), start(plugins, **settings)
+    for each in (run, alone):
+        made(each, [0])
+        each.select([1, 0])
+    made(run, [1])
+    data = run.state_dict()
+    expected = made(run, [2, 3])
+    resumed = start(plugins)
+    resumed.load_state_dict(data)
+    assert all(torch.equal(one, two) for one, two in zip(made(resumed, [2, 3]), expected, strict=True))
+    alone.select([0])  # of the samples that it has now
+    alone.load_state_dict(data)
+    assert all(torch.equal(one, two) for one, two in zip(made(alone, [2, 3]), expected, strict=True))
+    assert (resumed.seeds, alone.seeds) == ((2, 1), (2, 1))
+
+
+def test_a_fork_of_selected_samples_goes_on_with_them():
+    run = start(STACKS["noise"], seeds=[1, 2])
+    made(run, [0])
+    run.select([1, 0])
+    other = run.fork(seeds=[5, 6])
+    other.select([1])
+    assert other.seeds == (6,)
+    seen = []
+    other.step(1, X[:1], lambda branch: (seen.append(branch), X[:1] * 1)[1])
+    assert seen[0].run_id == other.id
+    assert torch.equal(seen[1].inputs["text"], CONDITIONS["negative"]["text"][:1])
+
+
+def test_outputs_with_levels_of_their_own_need_each_of_them():
+    run = Guidance([CFG(3.0)]).start(
+        conditions=CONDITIONS,
+        sigmas={"video": [1.0, 0.5, 0.0], "audio": [0.8, 0.3, 0.0]},
+        prediction_type="flow",
+        outputs=("video", "audio"),
+    )
+    sample = {"video": X, "audio": X}
+    with pytest.raises(ConfigurationError, match="levels of their own: give sigma as a dict"):
+        run.step_at(1.0, sample, lambda branch: {"video": X + 0, "audio": X + 0})
+    run.step_at({"video": 0.5, "audio": 0.3}, sample, lambda branch: {"video": X + 0, "audio": X + 1})
+    assert run.last.index == 1
+
+
+def test_a_level_above_all_of_the_run_is_refused():
+    with pytest.raises(ConfigurationError, match="sigma 999 lies above all noise levels"):
+        start([CFG(3.0)]).step_at(999.0, X, lambda branch: X + 0)
+
+
+@pytest.mark.parametrize("given", [[[0.0, 800.0, 800.0]], [[0.0, 1.5, 0.2]]])
+def test_timesteps_are_no_noise_levels(given):
+    run = start([CFG(3.0)], sigmas=[0.8, 0.0], prediction_type="flow", alphas=None)
+    with pytest.raises(ConfigurationError, match=r"sigma_map of 'output' must lie in \[0, 1\]"):
+        run.step(0, X, lambda branch: X + 0, sigma_map=torch.tensor(given))
+
+
+def test_a_map_does_not_replace_signal_levels_of_the_host():
+    run = start([CFG(3.0), Rescale(space="x0")], prediction_type="v", sigmas=[0.8, 0.0], alphas=[0.9])
+    with pytest.raises(ConfigurationError, match="needs the signal level of each element"):
+        run.step(0, X, lambda branch: X + 0, sigma_map=torch.tensor([[0.1, 0.2, 0.3]]))
+
+
+def test_writes_into_the_sample_are_seen_whichever_step_is_the_first():
+    for begin in (0, 2):
+        x = X.clone()
+        with pytest.raises(OverwrittenError, match="the sample"):
+            start([CFG(3.0)]).step(begin, x, lambda branch, x=x: x.add_(1.0) * 1)

@@ -188,7 +188,7 @@ def _affine_by_element(source: str, target: str, noise: Noise) -> Affine:
         alpha: float | Tensor = 1.0 - sigma
     elif noise.alpha == 1.0:
         alpha = 1.0
-    elif "v" in (source, target):
+    elif "v" in (source, target) and (noise.alpha is None or _is_implied(noise)):
         alpha = (1.0 - sigma * sigma).clamp(min=0.0).sqrt()
     else:
         raise ConfigurationError(
@@ -198,6 +198,11 @@ def _affine_by_element(source: str, target: str, noise: Noise) -> Affine:
     a1, b1 = _to_x0_by_element(source, alpha, sigma)
     a2, b2 = _from_x0_by_element(target, alpha, sigma)
     return AffineByElement(a2 + b2 * a1, b2 * b1)
+
+
+def _is_implied(noise: Noise) -> bool:
+    """Whether the signal level is the one that v predictions imply."""
+    return noise.sigma <= 1 and math.isclose(noise.alpha or 0.0, math.sqrt(1.0 - noise.sigma**2), abs_tol=1e-4)
 
 
 def _inverse(value: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def as_over(given: Over) -> Covered:
     dims: Any = given if is_list else (given,)
     if not dims or not all(isinstance(dim, int) and not isinstance(dim, bool) and abs(dim) < 100 for dim in dims):
         raise ConfigurationError(f"{allowed}; got {brief(given)}.")
-    return tuple(dims)
+    return tuple(sorted(set(dims)))
 
 
 def _check_first(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -135,6 +135,10 @@ class Statistic:
             outside = [dim for dim in over if not -ndim <= dim < ndim]
             if outside:
                 raise ConfigurationError(f"{self} covers dimension {outside[0]} of a tensor that has {ndim}.")
+            if any(dim + ndim == 0 for dim in over):
+                raise ConfigurationError(
+                    f"{self} covers the batch of a tensor that has {ndim} dimensions; say 0 if that is meant."
+                )
             return tuple(sorted({dim % ndim for dim in over}))
         if over == "tensor":
             return tuple(range(ndim))
@@ -300,11 +304,10 @@ class Quantile(Statistic):
         values = rows[0].abs() if self.absolute else rows[0]
         place = self.q * (values.shape[1] - 1)
         low = int(place)
-        below = values.kthvalue(low + 1, dim=1).values
-        if place == low:
-            return below
-        above = values.kthvalue(low + 2, dim=1).values
-        return torch.lerp(below, above, place - low)
+        found = values.kthvalue(low + 1, dim=1).values
+        if place != low:
+            found = torch.lerp(found, values.kthvalue(low + 2, dim=1).values, place - low)
+        return torch.where(values.isnan().any(dim=1), torch.nan, found)
 
 
 def kept_parts(statistic: Statistic, tensors: tuple[Tensor, ...], parts: Tensor) -> Tensor:
@@ -344,7 +347,7 @@ def ratio(numerator: Tensor, denominator: Tensor, share: float | Tensor = 1.0) -
     else:
         rest = _rest(share, numerator)
         quotient = rest.addcdiv(numerator, denominator, value=share)
-    return quotient.nan_to_num_(1.0, 1.0)
+    return quotient.nan_to_num_(1.0, 1.0, 1.0)
 
 
 def _rest(share: float, beside: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class Seeds:
     def selected(self, indices: Sequence[int]) -> Seeds:
         """Return the seeds of some samples."""
         each = tuple(self.of_sample(number) for number in indices)
-        return Seeds(each[0], each, self.is_drawn)
+        return Seeds(self.one, each, self.is_drawn)
 
     def check_count(self, samples: int) -> None:
         """Raise `ConfigurationError` unless there is a seed for each sample."""
@@ -91,7 +91,7 @@ def noise_like(tensor: Any, seeds: Seeds, samples: int | None, key: tuple[object
         tensor: floating point. If its first dimension is the batch, each row's noise depends on that sample's
             seed; all of another tensor, which the samples share, on the first one's.
         seeds: of the run.
-        samples: the batch size, where it is known.
+        samples: the batch size; None before there is a sample, when all share one noise.
         key: what the noise is for, and where the run stands.
         who: who asks, for errors.
 
@@ -103,10 +103,10 @@ def noise_like(tensor: Any, seeds: Seeds, samples: int | None, key: tuple[object
         raise PluginError(f"{who} asks for noise like a {got}; noise has the form of a floating-point tensor.")
     working = torch.float64 if tensor.dtype is torch.float64 else torch.float32
     made = torch.empty(tensor.shape, dtype=working, device="cpu")
-    batch = len(seeds.each) if seeds.each is not None else samples
-    is_by_sample = tensor.ndim > 0 and (tensor.shape[0] == batch if batch is not None else tensor.ndim > 1)
+    is_by_sample = samples is not None and tensor.ndim > 0 and tensor.shape[0] == samples
     for number, row in enumerate(made if is_by_sample else [made]):
-        generator = torch.Generator().manual_seed(_mixed(seeds.of_sample(number), *key))
+        seed = seeds.of_sample(number) if is_by_sample else seeds.one
+        generator = torch.Generator().manual_seed(_mixed(seed, *key))
         row.normal_(generator=generator)
     return made.to(tensor.device, tensor.dtype, non_blocking=True)
 

@@ -408,6 +408,11 @@ class Step:
         return noise_like(tensor, self._moment.run.seeds, samples, key, f"plugin {self._name!r}")
 
     @property
+    def name(self) -> str:
+        """Name of the plugin itself in its stack."""
+        return self._name
+
+    @property
     def plugins(self) -> tuple[str, ...]:
         """Names of all plugins of the stack, in order; a second `cfg` is named `cfg#2`."""
         return self._moment.run.plugins

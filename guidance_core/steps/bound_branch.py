@@ -98,7 +98,7 @@ class BoundBranch:
         if amend is None or amend.edit is None:
             return inputs
         try:
-            changed = amend.edit(MappingProxyType(dict(inputs)), partial(self._noise, amend))
+            changed = amend.edit(MappingProxyType(dict(inputs)), partial(self._noise, amend, condition))
         except Exception as error:
             if isinstance(error, GuidanceError):
                 raise
@@ -113,8 +113,8 @@ class BoundBranch:
             )
         return {**inputs, **changed}
 
-    def _noise(self, amend: Amend, tensor: Tensor, purpose: str) -> Tensor:
-        key = (self.step, amend.plugin, None, purpose)
+    def _noise(self, amend: Amend, condition: str, tensor: Tensor, purpose: str) -> Tensor:
+        key = (self.step, amend.plugin, f"condition {condition}", purpose)
         rows = next((each.shape[0] for each in self._samples.values()), None)
         return noise_like(tensor, self._moment.run.seeds, rows, key, f"plugin {amend.plugin!r}")
 

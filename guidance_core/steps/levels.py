@@ -10,7 +10,7 @@ import attrs
 from torch import Tensor
 
 from guidance_core.algebra.outputs import Structure
-from guidance_core.algebra.spaces import Noise
+from guidance_core.algebra.spaces import Noise, check_sigma
 from guidance_core.errors import ConfigurationError, brief
 from guidance_core.methods.step import placed
 
@@ -50,6 +50,11 @@ def nearest_step(levels: Sequence[float], sigma: float, first: int) -> int:
         sigma: the noise level that a sampler evaluates.
         first: the step made last, before which a run does not go.
     """
+    if sigma > max(levels) * CHURN * (1 + ROUNDING):
+        raise ConfigurationError(
+            f"sigma {sigma:.6g} lies above all noise levels of the run, {max(levels):.6g} and less. Give start() those "
+            "of the sampler."
+        )
     return min(range(first, len(levels) - 1), key=lambda index: abs(levels[index] - sigma))
 
 
@@ -71,12 +76,13 @@ def checked_level(what: str, given: Any) -> float:
 
 
 def mapped(
-    noise: Mapping[str, Noise], structure: Structure, given: Any, samples: Mapping[str, Tensor]
+    noise: Mapping[str, Noise], structure: Structure, given: Any, samples: Mapping[str, Tensor], prediction_type: str
 ) -> Mapping[str, Noise]:
     """Return noise levels with those of single elements, given in the structure of the sample.
 
     Raises:
-        ConfigurationError: they have another structure, do not broadcast to the sample, or are negative on a CPU.
+        ConfigurationError: they have another structure, do not broadcast to the sample, or are no noise levels (which
+            is looked at on CPUs only).
     """
     entries = structure.entries(given)
     if entries is None:
@@ -85,6 +91,8 @@ def mapped(
     for entry, (name, level) in zip(entries, noise.items(), strict=True):
         if entry.device.type == "cpu" and not bool((entry >= 0).all()):
             raise ConfigurationError(f"sigma_map of {name!r} must not be negative or NaN.")
+        if entry.device.type == "cpu":
+            check_sigma(f"sigma_map of {name!r}", float(entry.max()), prediction_type)
         map = placed(entry, samples[name], f"sigma_map of {name!r}")
         found[name] = attrs.evolve(level, map=map)
     return found

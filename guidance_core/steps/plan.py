@@ -453,7 +453,10 @@ class Plan:
         sample = self.samples[output]
         sample = sample if rows is None else sample[rows]
         piece = self.moment.run.piece(output)
-        return BasePrediction(base, sample, own, self.noise[output], piece=piece).measure(*key)
+        noise = self.noise[output]
+        if rows is not None and noise.map is not None and noise.map.shape[0] > 1:
+            noise = attrs.evolve(noise, map=noise.map[rows])
+        return BasePrediction(base, sample, own, noise, piece=piece).measure(*key)
 
 
 def _is_finite(tensor: Tensor) -> bool:

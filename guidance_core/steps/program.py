@@ -125,20 +125,19 @@ class Program:
         """Return the program of the same run for a sample with other outputs."""
         return Program(self.stack, self.settings, outputs=outputs, identity=self.identity)
 
-    def anew(self, seeds: Seeds | None = None) -> Program:
-        """Return the program of another run with the same settings, perhaps with other seeds."""
-        settings = self.settings if seeds is None else attrs.evolve(self.settings, seeds=seeds)
-        return Program(self.stack, settings, outputs=self.outputs)
+    def anew(self) -> Program:
+        """Return the program of another run with the same settings."""
+        return Program(self.stack, self.settings, outputs=self.outputs)
 
-    def resumed(self, seeds: Seeds, at: tuple[int, ...]) -> Program:
-        """Return the program of the same run with other seeds, which goes on `at` some place."""
-        settings = attrs.evolve(self.settings, seeds=seeds)
-        turns = (*self.identity.turns, at)
-        identity = RunIdentity(self.identity.id, self.stack.plugins, settings, turns)
-        return Program(self.stack, settings, outputs=self.outputs, identity=identity)
+    def resumed(self, seeds: Seeds, selection: Selection | None, turns: tuple[tuple[int, ...], ...]) -> Program:
+        """Return the program of the same run with other seeds, perhaps for some samples only."""
+        program = self if selection is None else self.selected(selection, turns)
+        settings = attrs.evolve(program.settings, seeds=seeds)
+        identity = RunIdentity(self.identity.id, program.stack.plugins, settings, turns)
+        return Program(program.stack, settings, outputs=self.outputs, identity=identity)
 
-    def selected(self, selection: Selection) -> Program:
-        """Return the program of the same run for some samples of its batch."""
+    def selected(self, selection: Selection, turns: tuple[tuple[int, ...], ...]) -> Program:
+        """Return the program of the same run for some samples of its batch, after these `turns`."""
         given = self.settings.conditions
         conditions = None
         if given is not None:
@@ -150,7 +149,6 @@ class Program:
             self.settings, conditions=conditions, seeds=self.settings.seeds.selected(selection.indices)
         )
         stack = Stack.of([selection.of_plugin(plugin) for plugin in self.stack.plugins.values()], self.stack.given)
-        turns = (*self.identity.turns, selection.indices)
         identity = RunIdentity(self.identity.id, stack.plugins, settings, turns)
         return Program(stack, settings, outputs=self.outputs, identity=identity)
 
@@ -203,12 +201,21 @@ class Program:
         branches = [BoundBranch(each, layout, moment) for each in layout.branches]
         return Scheduled(layout, moment, tuple(branches))
 
+    @property
+    def _is_one_alpha(self) -> bool:
+        """Whether the signal level is the same at every noise level."""
+        return self.settings.alphas is not None and len(set(self.settings.alphas)) == 1
+
     def alpha(self, index: int) -> float | None:
         """Return the signal level of a step, where the host gave one."""
         return None if self.settings.alphas is None else self.settings.alphas[index]
 
     def find(self, sigma: Sigma, first: int) -> int:
         """Return the step that an evaluation at this noise level belongs to, among those from `first` on."""
+        if not isinstance(sigma, Mapping) and None not in self.settings.sigmas and len(self.outputs) > 1:
+            raise ConfigurationError(
+                f"the outputs {', '.join(self.outputs)} have noise levels of their own: give sigma as a dict of them."
+            )
         levels = {self.outputs[0]: sigma} if not isinstance(sigma, Mapping) else sigma
         output = str(next(iter(levels), None))
         if output not in self._facts.sigmas:
@@ -243,7 +250,7 @@ class Program:
             check_sigma("sigma", value, self.settings.prediction_type)
             if not found:
                 check_belongs(self._facts.sigmas[name], index, value, name)
-            own_alpha = self.alpha(index) if level is None else None
+            own_alpha = self.alpha(index) if level is None or self._is_one_alpha else None
             signal = own_alpha if alpha is None else checked_level("alpha", alpha)
             noise[name] = (Noise if level is None else GivenNoise)(value, signal)
         return {name: noise[name] for name in self.outputs}

@@ -12,6 +12,7 @@ from guidance_core.methods.noise import Seeds
 from guidance_core.methods.step import Moment, States
 from guidance_core.steps.held import HeldOutputs
 from guidance_core.steps.program import Program
+from guidance_core.steps.selection import Selection
 
 FORMAT = 1
 
@@ -27,6 +28,8 @@ class Saved:
     passes: int
     seeds: Seeds
     rows: int | None
+    selection: Selection | None
+    "Which samples of the batch that the run began with it has now."
 
 
 def to_dict(program: Program, saved: Saved) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def to_dict(program: Program, saved: Saved) -> dict[str, Any]:
         "steps": saved.version,
         "passes": saved.passes,
         "rows": saved.rows,
+        "selection": None if saved.selection is None else [list(saved.selection.indices), saved.selection.batch],
         "seeds": saved.seeds.given if isinstance(saved.seeds.given, int) else list(saved.seeds.given),
         "state": {
             name: {"" if output is None else output: dict(kept) for output, kept in by_output.items()}
@@ -69,7 +73,7 @@ def _read(program: Program, data: Mapping[str, Any]) -> Saved:
     for what, mine, theirs in zip(("methods or parameters", "sigmas"), own, data["methods"], strict=True):
         if mine != theirs:
             raise ConfigurationError(f"the saved state is of a run with other {what}; start this one as that was.")
-    last = data["last"]
+    last, selected = data["last"], data["selection"]
     held = HeldOutputs(program.settings.prediction_type)
     held.load(data["x0"])
     return Saved(
@@ -83,6 +87,7 @@ def _read(program: Program, data: Mapping[str, Any]) -> Saved:
         passes=data["passes"],
         seeds=Seeds.of(data["seeds"]),
         rows=data["rows"],
+        selection=None if selected is None else Selection(tuple(selected[0]), selected[1]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from guidance_core.errors import ConfigurationError, brief
-from guidance_core.parameters.schedules import Table
+from guidance_core.parameters.schedules import Schedule, Table
 from guidance_core.parameters.values import PerOutput, TensorValue
 
 PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(None))
@@ -42,6 +43,10 @@ class Selection:
     indices: tuple[int, ...]
     batch: int
 
+    def then(self, other: Selection) -> Selection:
+        """Return the selection that makes this one, and the other one from its samples."""
+        return Selection(tuple(self.indices[index] for index in other.indices), self.batch)
+
     def of(self, value: Any, what: str) -> Any:
         """Return a value with the rows of these samples; tensors of another first dimension stay as they are.
 
@@ -65,8 +70,9 @@ class Selection:
             return Table(tuple((bound, self.of(inner, what)) for bound, inner in value.rows))
         if isinstance(value, Mapping):
             return {key: self.of(inner, what) for key, inner in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(self.of(inner, what) for inner in value)
+        if type(value) in (list, tuple, deque):
+            made = [self.of(inner, what) for inner in value]
+            return deque(made, value.maxlen) if isinstance(value, deque) else type(value)(made)
         if isinstance(value, PLAIN):
             return value
         if callable(getattr(value, "select", None)):
@@ -81,11 +87,28 @@ class Selection:
         changed = {}
         for field in attrs.fields(type(plugin)):
             value = getattr(plugin, field.name)
-            if field.init and isinstance(value, (TensorValue, PerOutput, Table)):
+            if field.init and isinstance(value, Schedule) and not isinstance(value, Table) and self._is_met_in(value):
+                raise ConfigurationError(
+                    f"plugin {type(plugin).__name__}: {field.name} has values for each sample in a schedule, "
+                    "which cannot be selected; start a run for these samples."
+                )
+            if field.init and isinstance(value, Tensor) and value.ndim and value.shape[0] == self.batch:
+                changed[field.alias or field.name] = self.of(value, "")
+            elif field.init and isinstance(value, (TensorValue, PerOutput, Table)):
                 selected = self.of(value, f"plugin {type(plugin).__name__}")
                 if selected != value:
                     changed[field.alias or field.name] = selected
         return attrs.evolve(plugin, **changed) if changed else plugin
+
+    def _is_met_in(self, schedule: Any) -> bool:
+        """Whether a schedule of somebody else holds a tensor with the batch as its first dimension."""
+        held = (
+            [getattr(schedule, field.name) for field in attrs.fields(type(schedule))]
+            if attrs.has(type(schedule))
+            else []
+        )
+        tensors = (each.tensor if isinstance(each, TensorValue) else each for each in held)
+        return any(isinstance(each, Tensor) and each.ndim and each.shape[0] == self.batch for each in tensors)
 
     def of_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return a condition's model inputs for these samples; what is not a tensor stays as it is."""

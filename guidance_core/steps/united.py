@@ -75,12 +75,20 @@ def edits_of(requests: Sequence[Request]) -> dict[str, Amend]:
         if not isinstance(amend, Amend) or amend.edit is None:
             continue
         first = edits.setdefault(amend.condition, amend)
-        if first.edit != amend.edit:
+        if not _is_one(first.edit, amend.edit):
             raise BranchConflictError(
                 f"plugin {first.plugin!r} and plugin {amend.plugin!r} edit the inputs of condition "
                 f"{amend.condition!r} differently. Leave one out, or limit them to different steps."
             )
     return edits
+
+
+def _is_one(one: Any, other: Any) -> bool:
+    """Whether two edits are one; those that cannot be compared, as where they hold tensors, are two."""
+    try:
+        return one is other or bool(one == other)
+    except Exception:
+        return False
 
 
 def _amend(united: United, amend: Amend) -> None:

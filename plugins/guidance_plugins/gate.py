@@ -54,7 +54,13 @@ class Gate:
         known = step.shared.get("stored", {})
         if inside and all(known.get(output, "") == step.model for output in active):
             step.shared["reuses"] = True
-            return [*(request for request in asked if not isinstance(request, Branch)), Needs(outputs=active)]
+            before = step.plugins[: step.plugins.index(step.name)]  # what they make of the prediction is in Δ
+            kept = (
+                request
+                for request in asked
+                if not isinstance(request, Branch) and not (isinstance(request, Needs) and request.plugin in before)
+            )
+            return [*kept, Needs(outputs=active)]
         step.shared.update(reuses=False, stored={**known, **dict.fromkeys(active, step.model)})
         return [*asked, Needs(reference=True, outputs=active)]
 
