@@ -187,7 +187,7 @@ def test_a_rising_schedule_has_levels_between_its_own():
     ("settings", "levels", "advice"),
     [
         ({}, {}, r"start the run with alphas=\[...\], one per step, or alphas=1.0"),
-        ({"alphas": 1.0}, {"sigma": 0.7}, r"give this step alpha=... beside sigma=..., or 1.0"),
+        ({"alphas": [0.3, 0.5, 0.7, 0.9, 0.95]}, {"sigma": 0.7}, r"give this step alpha=... beside sigma=..., or 1.0"),
     ],
 )
 def test_the_hint_names_the_argument_that_was_missing(settings, levels, advice):

@@ -101,7 +101,12 @@ def test_ranks_end_with_the_process_that_started_them(tmp_path, how):
     script.write_text(SCRIPT)
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment, start_new_session=True)
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup ignores it, for its children too
+    )
     try:
         written = [tmp_path / "0", tmp_path / "1"]
         _wait_until(lambda: all(each.exists() and each.read_text() for each in written), 180)
