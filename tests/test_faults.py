@@ -25,7 +25,7 @@ RAISED = {
     "other dtype": ("DenoiserError", "bfloat16"),
     "other names": ("DenoiserError", "must be a dict with video, audio; got a dict with picture, audio"),
     "no prediction": ("DenoiserError", "got None"),
-    "sparse": ("RankFailedError", "NotImplementedError: "),
+    "sparse": ("DenoiserError", "must be a dense tensor; got one with the layout sparse_coo"),
     "no memory": ("RankFailedError", "OutOfMemoryError: no memory for the payload"),
     "cannot be written": ("RankFailedError", "RuntimeError: a prediction that cannot be copied"),
     "nan": ("NonFiniteError", "output 'video' holds NaN or infinity"),

@@ -16,6 +16,7 @@ from memory_jobs import CONDITIONS, SPECS, Model, drawn, sample
 from guidance_core import (
     BatchedExecutor,
     Branch,
+    DenoiserError,
     Guidance,
     Needs,
     OverwrittenError,
@@ -395,3 +396,20 @@ def test_a_denoiser_that_writes_into_the_sample_is_the_same_error_on_every_rank(
         assert len(set(found)) == 1
         assert found[0].startswith("OverwrittenError: rank")
         assert f"branch '{branch}'" in found[0]
+
+
+@pytest.mark.parametrize("executor", ["serial", "batched"])
+def test_a_prediction_that_is_not_dense_is_refused_by_name(executor):
+    class Denoise:
+        def __call__(self, branch):
+            return torch.ones(2, 3).to_sparse() if branch.name == "uncond" else torch.ones(2, 3)
+
+        def batch(self, branches):
+            return [self(branch) for branch in branches]
+
+    conditions = {"positive": {}, "negative": {}}
+    run = Guidance.from_spec("cfg:scale=3").start(
+        conditions=conditions, sigmas=[1.0, 0.0], prediction_type="flow", executor=executor
+    )
+    with pytest.raises(DenoiserError, match=r"'uncond' .* must be a dense tensor; got one with the layout sparse_coo"):
+        run.step(0, torch.zeros(2, 3), Denoise())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
+import torch
 from torch import Tensor
 
 from guidance_core.errors import ConfigurationError, GuidanceError
@@ -110,6 +111,16 @@ class Structure:
         if self.kind == "dict":
             return dict(named)
         return tuple(map(named.__getitem__, self.names))
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor has every element in memory: not a sparse or nested one, nor one in a library's own layout."""
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
+def layout_of(tensor: Tensor) -> str:
+    """Return the layout of a tensor that is not dense, for messages."""
+    return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
 
 
 def read_sample(
