@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
+import torch
 from torch import Tensor
 
 from guidance_core.errors import ConfigurationError, GuidanceError
@@ -112,6 +113,16 @@ class Structure:
         return tuple(map(named.__getitem__, self.names))
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor has every element in memory: not a sparse or nested one, nor one in a library's own layout."""
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
+def layout_of(tensor: Tensor) -> str:
+    """Return the layout of a tensor that is not dense, for messages."""
+    return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+
+
 def read_sample(
     sample: Any, declared: tuple[str, ...] | None, known: Structure | None, *, any_dtype: bool = False
 ) -> tuple[Structure, dict[str, Tensor]]:
@@ -140,6 +151,10 @@ def read_sample(
             raise ConfigurationError(
                 f"the sample ({name}) must be floating point; got {tensor.dtype}. Whole numbers, such as tokens, are a "
                 "sample of prediction_type='other'."
+            )
+        if not is_dense(tensor):
+            raise ConfigurationError(
+                f"the sample ({name}) must be a dense tensor; got one with the layout {layout_of(tensor)}."
             )
         if tensor.ndim == 0 or tensor.numel() == 0:
             raise ConfigurationError(

@@ -16,7 +16,7 @@ from torch import Tensor
 from guidance_core.algebra.arithmetic import Weight, evaluate
 from guidance_core.algebra.digest import digest
 from guidance_core.algebra.memory import copy_of
-from guidance_core.algebra.outputs import Structure
+from guidance_core.algebra.outputs import Structure, is_dense, layout_of
 from guidance_core.algebra.spaces import OTHER, Noise
 from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError, NonFiniteError
 from guidance_core.methods.reference import BasePrediction, Measured
@@ -379,6 +379,11 @@ class Plan:
             for branch, entries in made:
                 given[branch.name] = tensor = entries[number]
                 shape = whole if branch.rows is None else self.shape_of(output, branch.rows)
+                if not is_dense(tensor):
+                    raise DenoiserError(
+                        f"branch {branch.name!r} of step {self.index}: output {output!r} must be a dense tensor; got "
+                        f"one with the layout {layout_of(tensor)}."
+                    )
                 if tensor.shape != shape or tensor.dtype is not first.dtype or tensor.device != sample.device:
                     raise self._misshapen(branch, output, tensor, first)
             if not first.dtype.is_floating_point:
