@@ -96,7 +96,8 @@ class Bounds:
         for name, given in mine.result.items():
             expected = serial.result[name].double()
             error, allowed = (given.double() - expected).abs(), self.twins[0].bound[name]
-            rounding = torch.finfo(given.dtype).eps * expected.abs()
+            info = torch.finfo(given.dtype)
+            rounding = info.eps * (expected.abs() + info.smallest_normal)
             if allowed is None:
                 away = torch.stack([(each[name] - exact[name]).abs() for each in moved if each is not None])
                 own = 64 * torch.finfo(torch.promote_types(given.dtype, torch.float32)).eps

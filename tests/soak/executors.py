@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -27,23 +25,18 @@ class Found:
     outcomes: list[str] = attrs.field(factory=list)
     "Equal on all ranks."
     wrong: str = ""
-    "What is not as it should be."
+    "What is not as it should be, first."
+    trace: str = ""
+    "Where it was raised."
 
 
-def search(group: Any, seed: int, numbers: Sequence[int], notes: str, plant: str = "") -> list[Found]:
-    """Play examples; stop at the first that is wrong here."""
-    found = []
-    with planted(plant, group.rank()):
-        for number in numbers:
-            Path(notes, str(group.rank())).write_text(str(number))
-            found.append(played(group, seed, number))
-            if found[-1].wrong:
-                break
-    return found
-
-
-def played(group: Any, seed: int, number: int) -> Found:
+def search(group: Any, seed: int, number: int, plant: str = "") -> Found:
     """Play an example serially and in its way."""
+    with planted(plant, group.rank()):
+        return _played(group, seed, number)
+
+
+def _played(group: Any, seed: int, number: int) -> Found:
     example, found = drawn(seed, number, "executors"), Found(number)
     where = "the start"
     try:
@@ -53,17 +46,15 @@ def played(group: Any, seed: int, number: int) -> Found:
         for at, move in enumerate(example.moves):
             where = f"move {at} ({move.kind})"
             expected, given = serial.play(at, move), other.play(at, move)
-            found.moves.append(move.kind + (", refused" if expected.error == "refused" else ""))
+            found.moves.append("refused" if expected.error == "refused" else move.kind)
             found.outcomes.append(given.digest)
             found.steps += given.result is not None
             if bounds is not None:
                 found.units = max(found.units, units := bounds.units(at, move, given, expected))
                 if units > 1:
-                    found.wrong = f"{where}: the error is {units:.3g} times what all-reduce allows"
-                    break
+                    found.wrong = found.wrong or f"{where} is {units:.3g} times as far from serial as all-reduce may be"
             elif given.digest != expected.digest:
-                found.wrong = f"{where} differs from serial: {given.digest} instead of {expected.digest}"
-                break
-    except Exception:
-        found.wrong = f"{where} raised\n{traceback.format_exc()}"
+                found.wrong = found.wrong or f"{where} differs from serial"
+    except Exception as error:
+        found.wrong, found.trace = f"{where} raised {type(error).__name__}: {error}", traceback.format_exc()
     return found

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Sequence
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -51,18 +49,15 @@ class Found:
     events: list[Event] = attrs.field(factory=list)
     outcomes: list[str] = attrs.field(factory=list)
     wrong: str = ""
+    "What is not as it should be, first."
+    trace: str = ""
+    "Where it was raised."
 
 
-def search(group: Any, seed: int, numbers: Sequence[int], notes: str, plant: str = "") -> list[Found]:
-    """Play examples; stop at the first that is wrong here."""
-    found = []
+def search(group: Any, seed: int, number: int, plant: str = "") -> Found:
+    """Play an example in which something fails."""
     with planted(plant, group.rank()):
-        for number in numbers:
-            Path(notes, str(group.rank())).write_text(str(number))
-            found.append(Play(group, seed, number).played())
-            if found[-1].wrong:
-                break
-    return found
+        return Play(group, seed, number).played()
 
 
 class Play:
@@ -82,7 +77,6 @@ class Play:
         """Return the example with methods that may fail, and the fault of each move that has one."""
         kinds = [name for name in IN_STEP if name != "combine raises" or not example.way.adds_up]
         faults = {chosen.randrange(LENGTH): chosen.choice(kinds)}
-        looks = not faults.keys().isdisjoint({"build_branches raises", "another branch"})
         named = set(faults.values())
         looks = bool(named & {"build_branches raises", "another branch"})
         breaks = BreaksInCombine if "combine raises" in named else Breaks
@@ -124,10 +118,9 @@ class Play:
                 found.steps += given.result is not None
                 found.outcomes.append(given.digest)
                 if not self._agree(given, expected):
-                    found.wrong = f"{where} differs from serial: {given.digest} instead of {expected.digest}"
-                    break
-        except Exception:
-            found.wrong = f"{where} raised\n{traceback.format_exc()}"
+                    found.wrong = found.wrong or f"{where} differs from serial"
+        except Exception as error:
+            found.wrong, found.trace = f"{where} raised {type(error).__name__}: {error}", traceback.format_exc()
         return found
 
     def _agree(self, given: Outcome, expected: Outcome) -> bool:

@@ -49,7 +49,7 @@ class Stacks:
 
     def stack(self) -> list[Any]:
         """Return a method or none, and what may stand beside it, in any order."""
-        makers = [self._nothing, self.cfg, self.cfg, self.stg]
+        makers = [self._nothing, self._nothing, self.cfg, self.cfg, self.stg]
         if not self.adds_up:
             makers += [self.apg, self.apg, self.cfg_zero_star, self.cfg_zero_star]
         if self._converts and len(self.outputs) > 1:
@@ -61,7 +61,7 @@ class Stacks:
             beside.append(self.renoised)
         if self.dimensions > 2:
             beside.append(self.first_tokens)
-        for make in self.chosen.sample(beside, self.chosen.choice([0, 1, 1, 2, 2, 3])):
+        for make in self.chosen.sample(beside, self.chosen.choice([0, 0, 1, 1, 2, 2, 3])):
             plugins.insert(self.chosen.randint(0, len(plugins)), make())
         if not plugins:
             self.seen.append(("method", "none"))

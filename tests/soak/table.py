@@ -50,5 +50,7 @@ class Table:
         for kind in self.kinds:
             total = self.total(kind)
             lines.append(f"{kind} ({total:,})")
-            lines += [f"    {name:{width}} {count:8,} {count / max(total, 1):6.1%}" for name, count in self.of(kind).items()]
+            lines += [
+                f"    {name:{width}} {count:8,} {count / max(total, 1):6.1%}" for name, count in self.of(kind).items()
+            ]
         return "\n".join(lines)

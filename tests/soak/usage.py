@@ -29,8 +29,11 @@ class Usage:
         return Usage(*(now - then for now, then in zip(attrs.astuple(self), attrs.astuple(since), strict=True)))
 
 
-TOLERANCE = Usage(mib=16.0, tensors=20, threads=0, descriptors=0)
-"How much a rank may grow from the start to the middle of a search, and from the middle to its end."
+TOLERANCE = Usage(mib=16.0, tensors=300, threads=0, descriptors=0)
+"""How much a rank may grow from the start to the middle of a search, and from the middle to its end.
+
+The library keeps up to 256 tensors of one number each. One tensor for each fault would be a thousand.
+"""
 
 
 def of_rank(group: Any) -> Usage:
