@@ -135,8 +135,8 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
     base = predictions[BASE]
     if base.shape != scene.sample.shape:
         scene.like = base
-    terms: list[Term] = [(predictions[layout.center], 1.0)]
-    away = [(predictions[branch], strength) for branch, strength in layout.placed_away(base)]
+    center, away = layout.centered(predictions)
+    terms: list[Term] = [(center, 1.0)]
     if layout.combining or layout.combine_wrappers:
         terms += _deltas(scene, predictions, tracked)
     return correct(scene, terms, away, base, base)

@@ -31,9 +31,7 @@ def results_of(
         if layout.held:
             results[name] = held.result(plan, name)
         elif layout.is_plain and not isinstance(predictions, Sums):
-            given = predictions[name]
-            center = given[layout.center]
-            away = [(given[branch], strength) for branch, strength in layout.placed_away(center)]
+            center, away = layout.centered(predictions[name])
             result = evaluate([(center, 1.0)], away=away, dtype=center.dtype)
             results[name] = result.clone() if result is center else result
         elif isinstance(predictions, Sums):

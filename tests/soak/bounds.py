@@ -15,8 +15,8 @@ from torch import Tensor
 
 from guidance_core import Needs, hookimpl
 from soak.examples import Example, Move
-from soak.host import Host, by_name
-from soak.player import Outcome, Player, Track
+from soak.host import by_name
+from soak.player import Outcome, Player
 
 TWINS = 3
 ENLARGED = 4.0
@@ -54,9 +54,6 @@ class Twin(Player):
 
     def started(self, stack: Any, **changed: Any) -> Any:
         return super().started([self.shaken, *stack], **changed)
-
-    def step(self, track: Track, index: int, x: Any, host: Host, levels: dict[str, float], kind: str = "next") -> Any:
-        return super().step(track, index, x, host, levels, "next" if kind == "by sigma" else kind)
 
     def finished(self, plan: Any, made: dict[str, Any]) -> Any:
         working = torch.promote_types(self.example.predicted, torch.float32)

@@ -135,11 +135,15 @@ class Player:
     def step(self, track: Track, index: int, x: Any, host: Host, levels: dict[str, float], kind: str = "next") -> Any:
         """Evaluate a step in one call, or in halves."""
         run = track.run
-        if kind == "by sigma":
-            return run.step_at(levels["sigma"], x, host, alpha=levels.get("alpha"))
         if not self.in_halves and kind != "raise in the block":
+            if kind == "by sigma":
+                return run.step_at(levels["sigma"], x, host, alpha=levels.get("alpha"))
             return run.step(index, x, host, **levels)
-        with run.plan(index, x, **levels) as plan:
+        if kind == "by sigma":
+            begun = run.plan_at(levels["sigma"], x, alpha=levels.get("alpha"))
+        else:
+            begun = run.plan(index, x, **levels)
+        with begun as plan:
             made = {branch.name: host(branch) for branch in plan.own_branches}
             if kind == "raise in the block":
                 raise HostError("interrupted")
