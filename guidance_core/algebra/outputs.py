@@ -144,6 +144,11 @@ def read_sample(
         entries = structure.entries(sample)
         if entries is None:
             raise structure.misfit(sample, "the sample", ConfigurationError)
+        for name, tensor in zip(structure.names, entries, strict=True):
+            if not is_dense(tensor):
+                raise ConfigurationError(
+                    f"the sample ({name}) must be a dense tensor; got one with the layout {layout_of(tensor)}."
+                )
     samples = {}
     for number, name in enumerate(structure.names):
         samples[name] = tensor = entries[number]
@@ -151,10 +156,6 @@ def read_sample(
             raise ConfigurationError(
                 f"the sample ({name}) must be floating point; got {tensor.dtype}. Whole numbers, such as tokens, are a "
                 "sample of prediction_type='other'."
-            )
-        if not is_dense(tensor):
-            raise ConfigurationError(
-                f"the sample ({name}) must be a dense tensor; got one with the layout {layout_of(tensor)}."
             )
         if tensor.ndim == 0 or tensor.numel() == 0:
             raise ConfigurationError(

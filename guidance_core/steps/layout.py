@@ -136,9 +136,9 @@ class OutputLayout:
 
         Where strengths are tensors, the center may be another branch in each sample.
         """
+        center = predictions[self.center]
         if not self.has_tensor_strengths:
-            return predictions[self.center], [(predictions[branch], strength) for branch, strength in self.away]
-        center = predictions[BASE]
+            return center, [(predictions[branch], strength) for branch, strength in self.away]
         if not self._has_other_centers:
             placed = self._placed(self.away, center)
             return center, [(predictions[branch], strength) for branch, strength in placed]
