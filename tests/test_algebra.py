@@ -473,7 +473,7 @@ def test_equal_predictions_are_returned_as_they_are(strengths, shape, seed, dtyp
     assert torch.equal(made, cond)
 
 
-by_sample = st.lists(st.floats(-30, 30, width=32), min_size=4, max_size=4).map(torch.tensor)
+by_sample = st.lists(strengths, min_size=4, max_size=4).map(torch.tensor)
 
 
 @settings(deadline=None, max_examples=60)
@@ -484,6 +484,7 @@ by_sample = st.lists(st.floats(-30, 30, width=32), min_size=4, max_size=4).map(t
 @example([-1.0], 0, 10.0)
 @example([torch.tensor([-1.04, 3.0, -0.97, 0.0])], 0, 10.0)
 @example([2.0, torch.tensor([-3.01, 0.5, -2.9, 7.0]), 0.25], 0, 10.0)
+@example([torch.tensor([19.7, 19.3, 3.3, 0.7]), torch.tensor([-20.68, -20.31, -4.29, -1.71])], 0, 1000.0)
 def test_strengths_of_both_signs_lose_no_more_than_the_terms_do(given_strengths, seed, magnitude):
     """Where the weight of `cond` nearly vanishes, the sum is formed from another branch, in each sample by itself."""
     x, predictions = predict(seed, 4, 64, 64)
@@ -496,7 +497,8 @@ def test_strengths_of_both_signs_lose_no_more_than_the_terms_do(given_strengths,
     }
     weights = {"cond": 1 + sum(away.values()), **{branch: -strength for branch, strength in away.items()}}
     terms = [weight * predictions[branch].double() for branch, weight in weights.items()]
-    allowed = len(terms) * EPS32 * sum(term.abs() for term in terms) + EPS32 * made.double().abs()
+    # Half a unit for each of two roundings of a term: its difference, and its product.
+    allowed = 2 * len(terms) * EPS32 * sum(term.abs() for term in terms) + EPS32 * made.double().abs()
     assert ((made.double() - sum(terms)).abs() <= allowed + 1e-30).all()
 
 
