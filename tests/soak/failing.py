@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import traceback
 from random import Random
@@ -14,7 +13,7 @@ import torch
 from guidance_core import GuidanceError
 from soak.examples import STEPS, Example, Move, drawn
 from soak.faults import AT_START, FAULTS, IN_STEP, Breaks, BreaksInCombine, Trap, failing_executors, spoiling
-from soak.host import Host, HostError, by_name, structured
+from soak.host import CONDITIONS, Host, HostError, by_name, structured
 from soak.plants import planted
 from soak.player import Outcome, Player, Track
 
@@ -71,33 +70,30 @@ class Play:
         self.here = group.rank() == self.victim
         self.trap = Trap()
         self.at_start = chosen.choice(AT_START) if chosen.random() < 0.2 else ""
-        self.example, self.faults = self._drawn(chosen, drawn(seed, number, "faults"))
-
-    def _drawn(self, chosen: Random, example: Example) -> tuple[Example, dict[int, str]]:
-        """Return the example with methods that may fail, and the fault of each move that has one."""
+        example = drawn(seed, number, "faults")
         kinds = [name for name in IN_STEP if name != "combine raises" or not example.way.adds_up]
-        faults = {chosen.randrange(LENGTH): chosen.choice(kinds)}
-        named = set(faults.values())
-        looks = bool(named & {"build_branches raises", "another branch"})
-        breaks = BreaksInCombine if "combine raises" in named else Breaks
-        moves = chosen.choices(list(MOVES), list(MOVES.values()), k=LENGTH)
+        self.at, self.fault = chosen.randrange(LENGTH), chosen.choice(kinds)
+        self.example = self._prepared(chosen, example)
+
+    def _prepared(self, chosen: Random, example: Example) -> Example:
+        """Return the example with methods that may fail, settings that show it, and moves of this search."""
+        breaks = BreaksInCombine if self.fault == "combine raises" else Breaks
+        looks = self.fault in ("build_branches raises", "another branch")
+        stacks = []
+        for stack in example.stacks:
+            place = chosen.randint(0, len(stack))
+            stacks.append((*stack[:place], breaks(self.trap, looks), *stack[place:]))
         settings = dict(example.settings)
-        settings["check_finite"] |= bool(named & {"NaN", "a result that is not finite"})
-        if "another sample" in named:
+        if self.fault in ("NaN", "a result that is not finite"):
+            settings["check_finite"] = True
+        if self.fault == "another sample":
             settings["check_inputs"] = "always"
         elif self.at_start == "another condition":
             settings["check_inputs"] = "first"
-        at = [chosen.randint(0, len(stack)) for stack in example.stacks]
-        stacks = [
-            (*stack[:place], breaks(self.trap, looks), *stack[place:])
-            for place, stack in zip(at, example.stacks, strict=True)
-        ]
-        drawn_moves = tuple(
-            Move("next" if at in faults else kind, chosen.randrange(2), chosen.randrange(2**31))
-            for at, kind in enumerate(moves)
-        )
-        changed = {"stacks": tuple(stacks), "moves": drawn_moves, "settings": settings}
-        return attrs.evolve(example, **changed), faults
+        kinds = chosen.choices(list(MOVES), list(MOVES.values()), k=LENGTH)
+        kinds[self.at] = "next"
+        moves = tuple(Move(kind, chosen.randrange(2), chosen.randrange(2**31)) for kind in kinds)
+        return attrs.evolve(example, stacks=tuple(stacks), moves=moves, settings=settings)
 
     def played(self) -> Found:
         """Play it, and note what each rank must see alike."""
@@ -109,9 +105,11 @@ class Play:
                 self._fails_at_start(executor)
             other = Player(example, executor, in_halves=example.way.in_halves)
             for at, move in enumerate(example.moves):
-                fault = self.faults.get(at, "")
-                where = f"move {at} ({move.kind}{', after ' + fault if fault else ''})"
-                given = self._fails(other, at, move, fault) if fault else None
+                where = f"move {at} ({move.kind})"
+                given = None
+                if at == self.at:
+                    where += f", in which {self.fault!r} on rank {self.victim},"
+                    given = self._fails(other, at, move, self.fault)
                 if given is None:
                     given = other.play(at, move)
                 expected = serial.play(at, move)
@@ -137,7 +135,7 @@ class Play:
     def _fails(self, other: Player, at: int, move: Move, fault: str) -> Outcome | None:
         """Make a move in which the victim does something wrong; return what it gave if nothing came of that."""
         track = other.track(move)
-        announced = getattr(other.executor, "_shared").announced is not None  # noqa: B009
+        announced = other.executor._shared.announced is not None
         index, levels = other.place(track, move)
         host, x = other.host(at, track), other.sample(at, track)
         act = lambda: other.step(track, index, x, host, levels)
@@ -211,25 +209,20 @@ class Play:
         return None
 
     def _fails_at_start(self, executor: Any) -> None:
-        """Start runs that differ on the victim, and make a step where that is what shows it."""
+        """Start runs that differ on the victim, and make a step, which shows the rest."""
         fault, example = self.at_start, self.example
-        changed = example
+        stack, changed = example.stacks[0], {}
         if self.here and fault == "another parameter":
-            changed = attrs.evolve(example, stacks=((*example.stacks[0], Breaks(self.trap)),))
+            stack = (*stack, Breaks(self.trap))
         if self.here and fault == "another condition":
-            changed = attrs.evolve(example, number=-1 - example.number)
+            changed = {"conditions": {name: {"text": torch.zeros(example.rows, 3, 4)} for name in CONDITIONS}}
         if self.here and fault == "a hook raises at the start":
             self.trap.fault = fault
 
         def act() -> Any:
-            player = Player(attrs.evolve(changed, stacks=changed.stacks[:1]), executor)
-            first = player.tracks[0]
-            if fault == "another order of runs":
-                second = Track(player.started(changed.stacks[0]), first.rows)
-                first = second if self.here else first
-            honest = Player.__new__(Player)
-            honest.example, honest.in_halves = example, False
-            return player.step(first, 0, honest.sample(0, first), honest.host(0, first), {})
+            player = Player(attrs.evolve(example, stacks=()), executor)
+            runs = [player.started(stack, **changed) for _ in range(2 if fault == "another order of runs" else 1)]
+            track = Track(runs[-1] if self.here else runs[0], example.rows)
+            return player.step(track, 0, player.sample(0, track), player.host(0, track), {})
 
-        with contextlib.suppress(TypeError):
-            self._watched(act, fault, None)
+        self._watched(act, fault, None)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from soak.examples import Example
 
+CONDITIONS = ("positive", "negative")
+
 
 class HostError(Exception):
     """What a host raises by itself."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidance_core import ConfigurationError, Executor, Guidance, RankFailedError
 from soak.examples import SIGMAS, STEPS, Example, Move
-from soak.host import Host, HostError, by_name, structured, tensors, text
+from soak.host import CONDITIONS, Host, HostError, by_name, structured, tensors, text
 
 LONGEST = 4
 "Runs at once, and samples of a batch."
@@ -65,7 +65,7 @@ class Player:
         """Return a new run."""
         example = self.example
         given: dict[str, Any] = {
-            "conditions": {name: {"text": text(example, name)} for name in ("positive", "negative")},
+            "conditions": {name: {"text": text(example, name)} for name in CONDITIONS},
             "sigmas": SIGMAS,
             "prediction_type": example.prediction_type,
             "outputs": example.names if example.structure == "tuple" else None,
