@@ -29,7 +29,9 @@ help:
 	@echo "make test-hosts  run the tests of the pipelines and models of others"
 	@echo "make test-lowest  run the core's tests with the lowest versions that pyproject.toml allows, except torch"
 	@echo "make test-newest  run them on the newest Python found, or NEWEST=..."
-	@echo "make soak    search: 2,000 steps on three ranks with random faults, and all properties with new examples"
+	@echo "make soak    search: random stacks on all executors, steps with faults on ranks, and new examples of all"
+	@echo "    properties; 20 minutes, and less with ONLY=faults:17 (one example) or PLANT=ulp, state or confirm (a mistake"
+	@echo "    to be found)"
 	@echo "make conformance  search: check all that ships with 20 seeds, and with ten times the examples"
 	@echo "make mutants  break the code on purpose, one place at a time, and see that a test fails; takes hours,"
 	@echo "    and less with MUTANTS=listed, MUTANTS=search, MUTANTS=name or MODULE=guidance_core/algebra/spaces.py"
@@ -104,10 +106,12 @@ test-newest: $(VENV)/.dev
 		$(VENV)-newest/bin/python -m pytest $(CORE_TESTS) $(PYTEST_ARGS); \
 	fi
 
+# ONLY: one example, as a failure names it; PLANT: a mistake in the library that the search must find.
 soak: $(VENV)/.dev
-	@echo "seed $(SEED); the same again: make soak SEED=$(SEED)"
-	$(BIN)/python tests/soak.py --seed $(SEED)
+	cd tests && ../$(BIN)/python -m soak --seed $(SEED) $(addprefix --only=,$(ONLY)) $(addprefix --plant=,$(PLANT))
+ifeq ($(ONLY)$(PLANT),)
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile random --hypothesis-seed $(SEED) $(PYTEST_ARGS)
+endif
 
 conformance: $(VENV)/.dev
 	@echo "seed $(SEED); the same again: make conformance SEED=$(SEED)"

@@ -116,6 +116,20 @@ def other_dtype(group: Any, name: str) -> bool:
     return same
 
 
+def held_first(group: Any, name: str) -> bool:
+    """Begin a fork with a step in which nothing runs, and go on with predictions of another dtype than the sample's."""
+    spec = "ltx2:cfg_scale=3,stg_blocks=3,skip_step=1"
+    runs = [start(EXECUTORS[name](group), spec), start("serial", spec)]
+    same = []
+    for step in range(4):
+        if step == 1:
+            runs = [run.fork() for run in runs]
+        sample = {output: each.half() for output, each in CASE.tensors("sample", step).items()}
+        result, expected = (run.step(step, sample, Counting(CASE, step)) for run in runs)
+        same.append(all((mine - expected[output]).abs().max() < 0.05 for output, mine in result.items()))
+    return all(same)
+
+
 def interrupted(group: Any, name: str, odd: int) -> list[str]:
     """Interrupt one rank while it waits for the second agreement; the error of that step, of the next, and after."""
     executor, here = EXECUTORS[name](group), group.rank() == odd

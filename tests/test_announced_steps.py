@@ -71,6 +71,11 @@ def test_predictions_may_change_their_dtype_between_steps(ranks, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_step_in_which_nothing_runs_shows_no_dtype(ranks, name):
+    assert all(ranks.run(announced_jobs.held_first, name, ranks=5)), "the fifth rank has no pass"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_an_interrupt_between_two_steps_reaches_all_ranks_and_leaves_the_group_usable(name):
     with Ranks(2, outlives_failures=True, patience=60) as pair:
         found = pair.run(announced_jobs.interrupted, name, 0)

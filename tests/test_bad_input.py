@@ -20,6 +20,7 @@ from guidance_core import (
     IdentityAttention,
     IsolateOutputs,
     Linear,
+    Multiply,
     NonFiniteError,
     PluginError,
     SkipBlocks,
@@ -285,6 +286,40 @@ def test_a_prediction_that_does_not_fit_the_base_branch(uncond, says):
     predictions = {"cond": torch.zeros(2, 3), "uncond": uncond}
     with pytest.raises(DenoiserError, match="'uncond'.*" + says):
         start([CFG()]).step(0, torch.zeros(2, 3), lambda branch: predictions[branch.name])
+
+
+LAYOUTS = {
+    "sparse_coo": torch.Tensor.to_sparse,
+    "sparse_csr": torch.Tensor.to_sparse_csr,
+    "_mkldnn": torch.Tensor.to_mkldnn,
+    "nested": lambda tensor: torch.nested.as_nested_tensor(list(tensor)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(nested|Sparse)")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_tensor_that_is_not_dense_is_refused_by_name(layout, scale):
+    x, changed = torch.ones(2, 4), LAYOUTS[layout](torch.ones(2, 4))
+
+    @attrs.frozen
+    class Returns:
+        what: object = attrs.field(eq=False)
+
+        @hookimpl
+        def postprocess(self, step, guided, reference):
+            return self.what
+
+    says = f"must be a dense tensor; got one with the layout {layout}"
+    with pytest.raises(DenoiserError, match=f"branch 'cond' of step 0: output 'output' {says}"):
+        start([CFG(scale)]).step(0, x, lambda branch: changed)
+    with pytest.raises(ConfigurationError, match=rf"the sample \(output\) {says}"):
+        start([CFG(scale)]).step(0, changed, never)
+    with pytest.raises(ConfigurationError, match=f"sigma_map of 'output' {says}"):
+        start([CFG(scale)]).step(0, x, never, sigma_map=changed)
+    for result in (changed, Multiply(changed)):
+        with pytest.raises(PluginError, match=f"'returns' must return .*; got a tensor with the layout {layout}"):
+            start([CFG(scale), Returns(result)]).step(0, x, lambda branch: x + 0)
 
 
 def test_other_keys_than_the_sample():

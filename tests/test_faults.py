@@ -136,13 +136,6 @@ def test_a_rank_that_never_sends_its_payload_is_named_before_the_group_breaks(na
             assert "rank 2 of 3 does not answer" in each.message
 
 
-def test_random_plans_and_faults_leave_nothing_behind():
-    import soak
-
-    with Ranks(3, timeout=30, outlives_failures=True, patience=120) as pool:
-        soak.check(pool.run(soak.soak, 180, 1))
-
-
 @pytest.fixture
 def two_hosts():
     """Two network namespaces joined by a virtual cable, or a skip that says why there are none."""

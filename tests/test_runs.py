@@ -95,6 +95,23 @@ def test_gate_reuses_the_guidance_of_the_step_before():
     torch.testing.assert_close(results[3], steps[6] + delta)
 
 
+@pytest.mark.parametrize("is_first", [False, True])
+def test_gate_stores_nothing_where_interval_allows_no_guidance(is_first):
+    gate, interval = Gate(0.25), Interval(0.1, 0.5)
+    run = flow_run([gate, CFG(3.0), interval] if is_first else [interval, CFG(3.0), gate], [0.9, 0.8, 0.5, 0.25, 0.0])
+    steps = draw(0, 1, 2, count=8)
+    results, passes = [], []
+    for i in range(4):
+        predictions = {"cond": steps[2 * i], "uncond": steps[2 * i + 1]}
+        plan = run.plan(i, torch.zeros(1, 2))
+        passes.append([branch.name for branch in plan.branches])
+        results.append(run.finish(plan, {name: predictions[name] for name in passes[-1]}))
+    assert passes == [["cond"], ["cond"], ["cond", "uncond"], ["cond"]]
+    assert torch.equal(results[1], steps[2])
+    torch.testing.assert_close(results[2], steps[4] + 2.0 * (steps[4] - steps[5]))
+    torch.testing.assert_close(results[3], steps[6] + 2.0 * (steps[4] - steps[5]))
+
+
 def test_gate_runs_in_full_where_the_model_changes():
     run = flow_run([CFG(3.0), Gate(0.5)], [1.0, 0.75, 0.5, 0.25, 0.0])
     counts = []

@@ -144,6 +144,11 @@ def read_sample(
         entries = structure.entries(sample)
         if entries is None:
             raise structure.misfit(sample, "the sample", ConfigurationError)
+        for name, tensor in zip(structure.names, entries, strict=True):
+            if not is_dense(tensor):
+                raise ConfigurationError(
+                    f"the sample ({name}) must be a dense tensor; got one with the layout {layout_of(tensor)}."
+                )
     samples = {}
     for number, name in enumerate(structure.names):
         samples[name] = tensor = entries[number]

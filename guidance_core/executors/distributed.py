@@ -264,7 +264,8 @@ class DistributedExecutor(Executor):
             else:
                 share = self._share(plan, predictions)
                 dtypes = self._agree(plan, dtypes)
-            self._agreed[plan.identity] = dtypes
+            if plan.branches:  # where nothing runs, no prediction shows its dtype
+                self._agreed[plan.identity] = dtypes
             if placed.agrees and not self.control:
                 placed.form = self._form(plan, placed.placement)
             collected = self._collected(plan, share, dtypes)

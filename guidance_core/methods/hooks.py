@@ -13,7 +13,9 @@ from typing import Any
 
 import attrs
 import pluggy
+from torch import Tensor
 
+from guidance_core.algebra.outputs import is_dense, layout_of
 from guidance_core.errors import ConfigurationError, GuidanceError, PluginError, brief, text_of, told
 from guidance_core.methods import hookspecs
 
@@ -54,6 +56,8 @@ class Implementation:
 
 def _shown(value: Any) -> str:
     """Say what a hook returned without printing whole tensors."""
+    if isinstance(value, Tensor) and not is_dense(value):
+        return f"a tensor with the layout {layout_of(value)}"
     if hasattr(value, "shape"):
         return f"a tensor {tuple(value.shape)}"
     if isinstance(value, (tuple, list)):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import Term, Weight, accumulation_dtype, evaluate, is_blocked
+from guidance_core.algebra.outputs import is_dense
 from guidance_core.algebra.spaces import IDENTITY, Affine, Noise, affine
 from guidance_core.errors import PluginError
 from guidance_core.methods.hooks import Implementation, around
@@ -134,8 +135,8 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
     base = predictions[BASE]
     if base.shape != scene.sample.shape:
         scene.like = base
-    terms: list[Term] = [(predictions[layout.center], 1.0)]
-    away = [(predictions[branch], strength) for branch, strength in layout.placed_away(base)]
+    center, away = layout.centered(predictions)
+    terms: list[Term] = [(center, 1.0)]
     if layout.combining or layout.combine_wrappers:
         terms += _deltas(scene, predictions, tracked)
     return correct(scene, terms, away, base, base)
@@ -276,10 +277,11 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor], tracked: Mapping[st
 
 def _check_tensor(implementation: Implementation, result: Any, like: Tensor) -> None:
     is_floating = isinstance(result, Tensor) and result.is_floating_point()
-    if is_floating and result.shape == like.shape and result.device == like.device:
+    is_whole = is_floating and is_dense(result)
+    if is_whole and result.shape == like.shape and result.device == like.device:
         return
     expected = f"a floating-point tensor of shape {tuple(like.shape)}, or None,"
-    if is_floating:
+    if is_whole:
         raise PluginError(
             f"plugin {implementation.plugin!r} must return {expected} on {like.device} from {implementation.hook}; "
             f"got shape {tuple(result.shape)} on {result.device}."
@@ -291,6 +293,7 @@ def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> T
     factor = result.factor
     if (
         isinstance(factor, Tensor)
+        and is_dense(factor)
         and factor.ndim == like.ndim
         and (
             factor.numel() == 1 or all(size in (1, whole) for size, whole in zip(factor.shape, like.shape, strict=True))

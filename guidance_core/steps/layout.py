@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
-from guidance_core.algebra.arithmetic import Weight
+from guidance_core.algebra.arithmetic import Term, Weight, accumulation_dtype
 from guidance_core.algebra.digest import digest
 from guidance_core.methods.hooks import Implementation
 from guidance_core.methods.requests import BASE, Amend, Branch, Needs
@@ -95,9 +96,14 @@ class OutputLayout:
             ConfigurationError: a tensor strength does not broadcast to the sample.
         """
         strengths = self.placed_strengths(sample)
-        base: Weight = 1.0
+        base: Any = 1.0
         for _, strength in strengths:
+            # Strengths of both signs cancel, which must not show what they were rounded to.
+            if isinstance(strength, Tensor) and strength.device.type != "mps":  # which has no float64
+                strength = strength.double()
             base = base + strength
+        if isinstance(base, Tensor):
+            base = base.to(accumulation_dtype(sample))
         return [(BASE, base), *((branch, -strength) for branch, strength in strengths)]
 
     center: str = attrs.field(init=False)
@@ -114,9 +120,29 @@ class OutputLayout:
     @center.default
     def _default_center(self) -> str:
         if self.has_tensor_strengths:
-            return BASE
+            return BASE  # or another in each sample; see `centered`
         weights: dict[str, Any] = {BASE: self._weight_of_base, **dict(self.strengths)}
         return max(weights, key=lambda branch: abs(weights[branch]))
+
+    has_other_centers: bool = attrs.field(init=False)
+    "Whether, with tensors, a branch has a larger weight than `cond` in some sample; yes where only a device knows."
+
+    @has_other_centers.default
+    def _default_has_other_centers(self) -> bool:
+        tensors = [strength for _, strength in self.strengths if isinstance(strength, Tensor)]
+        if not tensors:
+            return False
+        if any(tensor.device.type != "cpu" for tensor in tensors):
+            return True
+        dims = max(tensor.ndim for tensor in tensors)
+        aligned = [
+            strength.reshape(*strength.shape, *(1,) * (dims - strength.ndim))
+            if isinstance(strength, Tensor)
+            else torch.tensor(strength, device="cpu")
+            for _, strength in self.strengths
+        ]
+        base = functools.reduce(torch.add, aligned).add(1.0).abs()
+        return any(bool((base < strength.abs()).any()) for strength in aligned)
 
     away: tuple[tuple[str, float | Tensor], ...] = attrs.field(init=False)
     "How far to move from the center away from each other branch; a tensor or the largest number first."
@@ -130,9 +156,24 @@ class OutputLayout:
         moving = [each for each in away.items() if isinstance(each[1], Tensor) or each[1] != 0.0]
         return tuple(sorted(moving, key=lambda each: -math.inf if isinstance(each[1], Tensor) else -abs(each[1])))
 
-    def placed_away(self, sample: Tensor) -> Sequence[tuple[str, Weight]]:
-        """Return `away` with tensors ready to be multiplied with a prediction."""
-        return self.away if not self.has_tensor_strengths else self._placed(self.away, sample)
+    def centered(self, predictions: Mapping[str, Tensor]) -> tuple[Tensor, list[Term]]:
+        """Return the prediction from which the sum is formed, and how far to move it away from others.
+
+        Where strengths are tensors, the center may be another branch in each sample.
+        """
+        center = predictions[self.center]
+        if not self.has_tensor_strengths:
+            return center, [(predictions[branch], strength) for branch, strength in self.away]
+        if not self.has_other_centers:
+            placed = self._placed(self.away, center)
+            return center, [(predictions[branch], strength) for branch, strength in placed]
+        (_, base), *others = self.weights(center)
+        largest: Any = abs(base)
+        for branch, weight in others:
+            center = torch.where(largest < abs(weight), predictions[branch], center)
+            largest = largest.clamp(min=abs(weight))
+        # The center's own difference is 0, so that its weight does not count.
+        return center, [(predictions[branch], -weight) for branch, weight in (*others, (BASE, base))]
 
     def placed_strengths(self, sample: Tensor) -> Sequence[tuple[str, Weight]]:
         """Return how far to move away from each branch, tensors ready to be multiplied with a prediction.

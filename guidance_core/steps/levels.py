@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from guidance_core.algebra.outputs import Structure
+from guidance_core.algebra.outputs import Structure, is_dense, layout_of
 from guidance_core.algebra.spaces import Noise, check_sigma
 from guidance_core.errors import ConfigurationError, brief
 from guidance_core.methods.step import placed
@@ -89,6 +89,10 @@ def mapped(
         raise structure.misfit(given, "sigma_map", ConfigurationError)
     found = {}
     for entry, (name, level) in zip(entries, noise.items(), strict=True):
+        if not is_dense(entry):
+            raise ConfigurationError(
+                f"sigma_map of {name!r} must be a dense tensor; got one with the layout {layout_of(entry)}."
+            )
         if entry.device.type == "cpu" and not bool((entry >= 0).all()):
             raise ConfigurationError(f"sigma_map of {name!r} must not be negative or NaN.")
         if entry.device.type == "cpu":

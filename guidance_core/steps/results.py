@@ -32,8 +32,10 @@ def results_of(
             results[name] = held.result(plan, name)
         elif layout.is_plain and not isinstance(predictions, Sums):
             given = predictions[name]
-            center = given[layout.center]
-            away = [(given[branch], strength) for branch, strength in layout.placed_away(center)]
+            if layout.has_tensor_strengths:
+                center, away = layout.centered(given)
+            else:  # the same, without a call that would take 1 % of a step
+                center, away = given[layout.center], [(given[branch], strength) for branch, strength in layout.away]
             result = evaluate([(center, 1.0)], away=away, dtype=center.dtype)
             results[name] = result.clone() if result is center else result
         elif isinstance(predictions, Sums):

@@ -20,7 +20,8 @@ class Gate:
     The default window is the second half of the steps. Only `cond` runs there. Δ is kept in the
     prediction's own space, for each output, and is dropped when the host changes the model: that step
     is run in full, and stored anew. It holds everything that the plugins given before the gate made
-    of the prediction; corrections given after it are applied to the sum.
+    of the prediction; corrections given after it are applied to the sum. Where `interval` stands in the
+    stack makes no difference: outside its window there is no guidance, to be stored or reused.
 
     Source: Castillo et al., arXiv:2312.12487 (reuse of the guidance direction).
     """
@@ -35,7 +36,7 @@ class Gate:
         default=attrs.Factory(lambda self: Window(self.lo, self.hi, self.by), takes_self=True),
     )
 
-    @hookimpl(wrapper=True)
+    @hookimpl(wrapper=True, tryfirst=True)  # outermost, to see what is left of the branches
     def build_branches(self, step: Step) -> Generator[None, list[Request], list[Request]]:
         """Drop every branch where the guidance can be reused; else have it stored, if it will be."""
         asked = yield
