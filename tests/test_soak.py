@@ -34,7 +34,8 @@ def test_ranks_give_what_one_process_gives_and_fail_together():
     ("plant", "searches", "says"),
     [
         ("ulp", "executors", "differs from serial"),
-        ("state", "faults", "differs from serial"),
+        # What a failed step left in memory is kept, and is not the same each time; it may be too large for float16.
+        ("state", "faults", "differs from serial|raised NonFiniteError"),
         ("confirm", "executors", "the ranks are not at the same point|does not answer"),
         ("confirm", "faults", "not one of .* on all ranks|the ranks are not at the same point|does not answer"),
     ],
