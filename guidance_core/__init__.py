@@ -74,6 +74,7 @@ from guidance_core.methods.perturbations import (
     SkipSelfAttention,
     UseCondition,
 )
+from guidance_core.methods.pieces import negative_pass, parallel, with_momentum
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
 from guidance_core.methods.step import Step
@@ -173,9 +174,11 @@ __all__ = [
     "hookimpl",
     "inner",
     "names",
+    "negative_pass",
     "norm",
     "number",
     "numbers",
+    "parallel",
     "ratio",
     "register_executor",
     "register_plugin",
@@ -188,4 +191,5 @@ __all__ = [
     "unregister_executor",
     "unregister_plugin",
     "whole",
+    "with_momentum",
 ]

@@ -43,7 +43,7 @@ class Stack:
                 _check_plugin(plugin)
                 name = plugin_name(type(plugin))
                 # A class may answer as it likes; what it raises is told here.
-                _ = [getattr(type(plugin), declared, None) for declared in ("excludes", "any_order")]
+                _ = [getattr(type(plugin), declared, None) for declared in ("excludes", "form_of", "any_order")]
                 _ = [getattr(plugin, declared, None) for declared in ("preset", "presets")]
             seen[name] += 1
             named[name if seen[name] == 1 else f"{name}#{seen[name]}"] = plugin
@@ -108,8 +108,11 @@ def _check_plugin(plugin: Any) -> None:
 def _check_exclusions(named: Mapping[str, Any]) -> None:
     for name, plugin in named.items():
         excluded = getattr(type(plugin), "excludes", ())
-        for other in named:
-            if other != name and other.partition("#")[0] in excluded:
+        form = getattr(type(plugin), "form_of", None)
+        for other, given in named.items():
+            first = other.partition("#")[0]
+            is_form = form is not None and form in (first, getattr(type(given), "form_of", None))
+            if first in excluded or (is_form and first != name.partition("#")[0]):
                 raise ConfigurationError(
                     f"plugins {name!r} and {other!r} exclude each other: both are forms of the same guidance, and "
                     "together they would apply it twice. Leave one out."

@@ -9,11 +9,8 @@ import attrs
 import torch
 
 from guidance_core import (
-    Branch,
-    Inner,
-    Needs,
-    Norm,
     Over,
+    Request,
     Scale,
     Space,
     Step,
@@ -21,7 +18,10 @@ from guidance_core import (
     documented,
     extent,
     hookimpl,
+    negative_pass,
     number,
+    parallel,
+    with_momentum,
 )
 
 
@@ -43,7 +43,7 @@ class APG:
     Source: Sadat et al., arXiv:2410.02416, Alg. 1; in x0 space, as section 4 recommends.
     """
 
-    excludes: ClassVar[tuple[str, ...]] = ("cfg", "cfg-zero-star")
+    form_of: ClassVar[str] = "cfg"
 
     scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
     eta: Scale = number(0.0, help="weight η of the parallel part; 1 keeps it all")
@@ -59,23 +59,10 @@ class APG:
         "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
     )
 
-    norm: Norm = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(lambda self: Norm(self.over), takes_self=True)
-    )
-    inner: Inner = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(lambda self: Inner(self.over), takes_self=True)
-    )
-
     @hookimpl
-    def build_branches(self, step: Step) -> list[Branch | Needs]:
+    def build_branches(self, step: Step) -> list[Request]:
         """Ask for the prediction of `uncond`, unless s is 1 for every output."""
-        active = step.active(self.scale, neutral=1.0)
-        if not active:
-            return []
-        return [
-            Branch("uncond", condition="negative", required=True),
-            Needs(space=self.space, outputs=active),
-        ]
+        return negative_pass(step, self.scale, space=self.space)
 
     @hookimpl
     def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -84,20 +71,10 @@ class APG:
         s, eta, beta, r = (step.value(each) for each in (self.scale, self.eta, self.momentum, self.threshold))
 
         difference = c - u
-        d = difference
-        if isinstance(beta, torch.Tensor) or beta != 0:
-            if "direction" in step.state:
-                d = d + beta * step.state["direction"]
-            step.state["direction"] = d
+        d = with_momentum(step, difference, beta)
         if isinstance(r, torch.Tensor) or r > 0:
-            length = step.measure(self.norm, d)
+            length = step.norm(d, self.over)
             d = d * torch.where(length > r, r / length, 1.0)
-        parallel = self._projected(step, d, c)
-        d = d - parallel + eta * parallel
+        along = parallel(step, d, c, self.over)
+        d = d - along + eta * along
         return (s - 1) * d if self.form == "paper" else s * d - difference
-
-    def _projected(self, step: Step, d: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """Return the part of `d` parallel to `c`; 0 where c is 0."""
-        length = step.measure(self.norm, c)
-        unit = c / torch.where(length > 0, length, 1.0)
-        return step.measure(self.inner, d, unit) * unit

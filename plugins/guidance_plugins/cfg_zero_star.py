@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Branch, Needs, Scale, Step, documented, hookimpl, number, ratio, whole
+from guidance_core import Needs, Request, Scale, Step, documented, hookimpl, negative_pass, number, ratio, whole
 
 
 @documented
@@ -25,21 +25,18 @@ class CFGZeroStar:
     Source: Fan et al., arXiv:2503.18886, eq. 9 and Alg. 1. Made for flow predictions.
     """
 
-    excludes: ClassVar[tuple[str, ...]] = ("cfg", "apg")
+    form_of: ClassVar[str] = "cfg"
     neutral: ClassVar[Mapping[str, float]] = {"scale": 1.0, "zero_steps": 0}
 
     scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
     zero_steps: int = whole(1, help="number of first steps whose result is zero")
 
     @hookimpl
-    def build_branches(self, step: Step) -> list[Branch | Needs]:
+    def build_branches(self, step: Step) -> list[Request]:
         """Ask for the prediction of `uncond` once the zero steps are over."""
         if step.index < self.zero_steps:
             return [Needs(fixed=True)]
-        active = step.active(self.scale, neutral=1.0)
-        if not active:
-            return []
-        return [Branch("uncond", condition="negative", required=True), Needs(outputs=active)]
+        return negative_pass(step, self.scale)
 
     @hookimpl
     def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Branch, Needs, Scale, Step, documented, hookimpl, number
+from guidance_core import Request, Scale, Step, documented, hookimpl, negative_pass, number
 
 
 @documented
@@ -27,17 +27,14 @@ class TCFG:
     Source: Kwon et al., arXiv:2503.18137, Alg. 1; as in diffusers' TangentialClassifierFreeGuidance.
     """
 
-    excludes: ClassVar[tuple[str, ...]] = ("cfg", "apg", "cfg-zero-star")
+    form_of: ClassVar[str] = "cfg"
 
     scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
 
     @hookimpl
-    def build_branches(self, step: Step) -> list[Branch | Needs]:
+    def build_branches(self, step: Step) -> list[Request]:
         """Ask for the prediction of `uncond`, unless s is 1 for every output."""
-        active = step.active(self.scale, neutral=1.0)
-        if not active:
-            return []
-        return [Branch("uncond", condition="negative", required=True), Needs(outputs=active)]
+        return negative_pass(step, self.scale)
 
     @hookimpl
     def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -36,7 +36,8 @@ def partners(subject: Subject) -> dict[str, Any]:
 
 
 def _excluded(subject: Subject) -> tuple[str, ...]:
-    return tuple(getattr(subject.cls, "excludes", ()))
+    form = getattr(subject.cls, "form_of", None)
+    return (*getattr(subject.cls, "excludes", ()), *(() if form is None else (form,)))
 
 
 @check(

@@ -1,0 +1,75 @@
+"""What several methods have in common: the pass with the negative condition, projection, and momentum.
+
+Each takes the `Step` that a hook is given, so that it is right too where outputs are pieces of longer ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidance_core.algebra.spaces import Space
+from guidance_core.algebra.statistics import Over
+from guidance_core.methods.requests import Branch, Needs, Request
+from guidance_core.methods.step import Step
+
+
+def negative_pass(step: Step, scale: Any, *, space: Space | None = None, neutral: float = 1.0) -> list[Request]:
+    """Ask for the prediction `uncond`, of the condition `negative`, where a scale is not neutral.
+
+    For the `build_branches` of a method that looks at u in `combine`: its hooks are then called for these outputs.
+
+    Args:
+        step: what the hook is given.
+        scale: the parameter, as the plugin holds it.
+        space: the space in which the method works; None for the host's.
+        neutral: the scale at which the method is off.
+
+    Returns:
+        Nothing where the scale is neutral for every output.
+
+    Raises:
+        ConfigurationError: as `Step.value`.
+    """
+    active = step.active(scale, neutral=neutral)
+    if not active:
+        return []
+    return [Branch("uncond", condition="negative", required=True), Needs(space=space, outputs=active)]
+
+
+def parallel(step: Step, x: Tensor, onto: Tensor, over: Over = "sample") -> Tensor:
+    """Return the part of `x` that is parallel to `onto`, `[B, ...]` as both; 0 where `onto` is 0.
+
+        ⟨x, e⟩·e,   e = onto/‖onto‖
+
+    Args:
+        step: what the hook is given.
+        x: `[B, ...]`, as a prediction.
+        onto: of the same shape.
+        over: what one projection covers, such as `sample`, `token` or dimensions.
+
+    Raises:
+        ConfigurationError: a dimension does not exist.
+    """
+    length = step.norm(onto, over)
+    unit = onto / torch.where(length > 0, length, 1.0)
+    return step.inner(x, unit, over) * unit
+
+
+def with_momentum(step: Step, d: Tensor, beta: float | Tensor, key: str = "momentum") -> Tensor:
+    """Return m = d + β·m′ and keep it in `step.state`; m′ is that of the last step, 0 in the first.
+
+    Args:
+        step: what the hook is given.
+        d: `[B, ...]`.
+        beta: the share of m′ to add, a number or a tensor that broadcasts; at the number 0 nothing is kept.
+        key: the name under which it is kept.
+    """
+    if not isinstance(beta, Tensor) and beta == 0:
+        return d
+    if key in step.state:
+        d = d + beta * step.state[key]
+    step.state[key] = d
+    return d
