@@ -12,6 +12,7 @@ from guidance_core.errors import brief
 from guidance_core.executors.placement import Placement
 from guidance_core.methods.requests import BASE, Branch
 from guidance_core.methods.stack import Stack
+from guidance_core.recipes import Chosen
 from guidance_core.steps.layout import Layout
 
 
@@ -52,6 +53,18 @@ class ParameterDescription:
 
 
 @attrs.frozen
+class RecipeDescription:
+    """The model whose rule the methods are, and its parameters."""
+
+    name: str
+    title: str
+    parameters: tuple[ParameterDescription, ...]
+    source: str
+    compared: str
+    "With what it was compared by a run; `read, not compared` otherwise."
+
+
+@attrs.frozen
 class Description:
     """The effective plan of a run. `str()` gives a table, `to_dict()` plain data."""
 
@@ -59,6 +72,7 @@ class Description:
     executor: str
     steps: tuple[StepsDescription, ...]
     assumptions: tuple[str, ...] = ()
+    recipe: RecipeDescription | None = None
 
     @property
     def total_passes(self) -> int:
@@ -80,15 +94,15 @@ class Description:
 
     def __str__(self) -> str:
         """Return the description as text."""
-        lines = [f"executor   {self.executor}"]
+        lines = []
+        if self.recipe is not None:
+            lines.append(f"recipe     @{self.recipe.name}: {self.recipe.title}")
+            lines += _table(self.recipe.parameters)
+            lines.append(f"             {self.recipe.compared} ({self.recipe.source})")
+        lines.append(f"executor   {self.executor}")
         for name, parameters in self.plugins.items():
             lines.append(f"plugin     {name}")
-            width = max((len(parameter.name) for parameter in parameters), default=0)
-            shown = max((len(parameter.value) for parameter in parameters), default=0)
-            lines += [
-                f"             {parameter.name:<{width}}  {parameter.value:<{shown}}  ({parameter.origin})"
-                for parameter in parameters
-            ]
+            lines += _table(parameters)
         if not self.plugins:
             lines.append("plugin     none: the base prediction is returned as it is")
         for group in self.steps:
@@ -103,6 +117,15 @@ class Description:
         lines.append(f"total      {self.total_passes} passes in {self.step_count} steps")
         lines += [f"assumed    {assumption}" for assumption in self.assumptions]
         return "\n".join(lines)
+
+
+def _table(parameters: Sequence[ParameterDescription]) -> list[str]:
+    width = max((len(parameter.name) for parameter in parameters), default=0)
+    shown = max((len(parameter.value) for parameter in parameters), default=0)
+    return [
+        f"             {parameter.name:<{width}}  {parameter.value:<{shown}}  ({parameter.origin})"
+        for parameter in parameters
+    ]
 
 
 def _placed(ranks: Sequence[str]) -> str:
@@ -134,6 +157,7 @@ def describe_run(
     layouts: Sequence[Layout],
     placed: Callable[[Sequence[Branch]], Placement | None],
     assumptions: Sequence[str] = (),
+    recipe: Chosen | None = None,
 ) -> Description:
     """Describe the steps that `layouts` stand for, and where an executor of that description places them."""
     groups = []
@@ -154,7 +178,23 @@ def describe_run(
         name: tuple(ParameterDescription(field, shown(each.value), each.origin) for field, each in settled.items())
         for name, settled in stack.settled().items()
     }
-    return Description(plugins, executor, tuple(groups), tuple(assumptions))
+    if recipe is not None:
+        taken = list(plugins)[: len(recipe.stack())]
+        plugins |= {name: tuple(map(_of_recipe, plugins[name])) for name in taken}
+    about = None if recipe is None else _described(recipe)
+    return Description(plugins, executor, tuple(groups), tuple(assumptions), about)
+
+
+def _of_recipe(parameter: ParameterDescription) -> ParameterDescription:
+    return attrs.evolve(parameter, origin="recipe") if parameter.origin == "given" else parameter
+
+
+def _described(chosen: Chosen) -> RecipeDescription:
+    parameters = tuple(
+        ParameterDescription(name, shown(value), origin) for name, (value, origin) in chosen.origins.items()
+    )
+    recipe = chosen.recipe
+    return RecipeDescription(recipe.name, recipe.title, parameters, recipe.source, recipe.checked)
 
 
 def _of_layout(layout: Layout) -> tuple[tuple[PassDescription, ...], tuple[str, ...]]:

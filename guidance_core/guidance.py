@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 
@@ -14,7 +15,7 @@ from guidance_core.config import tables
 from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, GuidanceError, brief, told
+from guidance_core.errors import ConfigurationError, GuidanceError, SpecError, brief, told
 from guidance_core.executors.base import Executor, check_differentiable
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
@@ -22,6 +23,8 @@ from guidance_core.methods.capabilities import Supports
 from guidance_core.methods.noise import Seeds
 from guidance_core.methods.split import Split
 from guidance_core.methods.stack import Stack
+from guidance_core.parameters.values import by_name
+from guidance_core.recipes import Chosen, recipe_named
 from guidance_core.run import Run
 from guidance_core.steps.program import Program
 from guidance_core.steps.settings import RunSettings
@@ -49,6 +52,20 @@ MOST_RANKS = 10_000
 "For which `describe` places passes."
 
 
+class RecipeOf:
+    """`guidance.recipe` is what a stack was made from; `Guidance.recipe(name, **parameters)` makes one."""
+
+    @overload
+    def __get__(self, guidance: None, owner: type[Guidance]) -> Callable[..., Guidance]: ...
+
+    @overload
+    def __get__(self, guidance: Guidance, owner: type[Guidance]) -> Chosen | None: ...
+
+    def __get__(self, guidance: Guidance | None, owner: type[Guidance]) -> Any:
+        """Return the one or the other."""
+        return owner._from_recipe if guidance is None else guidance._chosen
+
+
 class Guidance:
     """A stack of guidance methods. It is immutable and may be shared by any number of runs."""
 
@@ -62,6 +79,13 @@ class Guidance:
             hint = f"; use Guidance.from_spec({brief(plugins)})" if isinstance(plugins, str) else ""
             raise ConfigurationError(f"Guidance takes a list of plugins; got {type(plugins).__name__}{hint}.")
         self._stack = Stack.of(plugins)
+        self._chosen: Chosen | None = None
+
+    recipe = RecipeOf()
+    """The recipe that it was made from, with its parameters and what it needs of a run; None where there is none.
+
+    `Guidance.recipe(name, **parameters)` makes a stack from one.
+    """
 
     @property
     def plugins(self) -> tuple[Any, ...]:
@@ -74,8 +98,8 @@ class Guidance:
         return self._stack.named_outputs()
 
     def __eq__(self, other: object) -> bool:
-        """Compare the plugins and their parameters."""
-        return isinstance(other, Guidance) and self.plugins == other.plugins
+        """Compare the recipe, and the plugins with their parameters."""
+        return isinstance(other, Guidance) and self.plugins == other.plugins and self._chosen == other._chosen
 
     def __hash__(self) -> int:
         """Agree with equality."""
@@ -83,6 +107,9 @@ class Guidance:
 
     def __repr__(self) -> str:
         """Return the call that makes it."""
+        if self._chosen is not None:
+            with contextlib.suppress(SpecError):
+                return f"Guidance.from_spec({self.to_spec()!r})"
         return f"Guidance([{', '.join(map(repr, self.plugins))}])"
 
     @classmethod
@@ -100,9 +127,56 @@ class Guidance:
     @untraced
     def from_dict(cls, data: Any) -> Guidance:
         """Build a stack from plain data: `{"guidance": [{"plugin": "cfg", "scale": 3}]}`."""
-        loaded = tables.load_plugins(data)
+        listed = tables.tables_of(data)
+        chosen = None
+        if listed and isinstance(listed[0], Mapping) and "recipe" in listed[0]:
+            parameters = {name: value for name, value in by_name(listed[0]).items() if name != "recipe"}
+            chosen = recipe_named(listed[0]["recipe"]).choose(parameters)
+        elif any(isinstance(table, Mapping) and "recipe" in table for table in listed):
+            raise SpecError("a recipe comes first, before the methods that are added to it, and there is one at most.")
+        return cls._with(chosen, listed[chosen is not None :])
+
+    @classmethod
+    @untraced
+    def _from_recipe(cls, name: str, /, **parameters: Any) -> Guidance:
+        """Build the stack of a model's recipe, such as `Guidance.recipe("qwen-image", true_cfg_scale=4)`.
+
+        Args:
+            name: of the recipe.
+            parameters: under the model's own names; those not given have the model's defaults.
+
+        Raises:
+            UnknownNameError: no such recipe or parameter; the nearest is suggested.
+            ConfigurationError: a value is not allowed, does nothing, or contradicts another.
+        """
+        return cls._with(recipe_named(name).choose(parameters), ())
+
+    def expanded(self) -> Guidance:
+        """Return the same stack of methods without the recipe that it was made from."""
+        return Guidance(self.plugins)
+
+    def with_parameters(self, **parameters: Any) -> Guidance:
+        """Return the stack with other values of the recipe's parameters.
+
+        Raises:
+            ConfigurationError: it is not made from a recipe, or a value is not allowed.
+            UnknownNameError: the recipe has no such parameter.
+        """
+        if self._chosen is None:
+            raise ConfigurationError("with_parameters changes those of a recipe; this stack is not made from one.")
+        first, *others = self.to_dict()[tables.TABLE]
+        return self.from_dict([{**first, **parameters}, *others])
+
+    @classmethod
+    def _with(cls, chosen: Chosen | None, others: Sequence[Any]) -> Guidance:
+        """Return the stack of a recipe, if there is one, and of further tables."""
+        if any(isinstance(table, Mapping) and "recipe" in table for table in others):
+            raise SpecError("a stack has one recipe at most, which comes first.")
+        loaded = [] if chosen is None else chosen.plugins()
+        loaded += tables.load_plugins(others)
         guidance = cls([plugin for plugin, _ in loaded])
         guidance._stack = Stack.of(guidance.plugins, [given for _, given in loaded])
+        guidance._chosen = chosen
         return guidance
 
     @classmethod
@@ -121,7 +195,10 @@ class Guidance:
         Raises:
             SpecError: a plugin is not published under an entry point, or a value cannot be written.
         """
-        return tables.dump_plugins(self.plugins)
+        if self._chosen is None:
+            return tables.dump_plugins(self.plugins)
+        others = tables.dump_plugins(self.plugins[len(self._chosen.stack()) :])[tables.TABLE]
+        return {tables.TABLE: [self._chosen.to_dict(), *others]}
 
     def to_spec(self) -> str:
         """Return the one-line form."""
@@ -198,7 +275,7 @@ class Guidance:
                 sigmas=levels_of_outputs,
                 alphas=None if alphas is None else checked_alphas(alphas, steps),
                 prediction_type=checked_type(prediction_type),
-                outputs=checked_outputs(outputs),
+                outputs=checked_outputs(outputs) or self._outputs_of_recipe(),
                 check_finite=checked_flag("check_finite", check_finite),
                 check_inputs=checked_word("check_inputs", check_inputs, ("first", "always", "never")),
                 seeds=Seeds.of(seeds),
@@ -206,6 +283,7 @@ class Guidance:
                 shards=checked_shards(shards, self._stack),
                 given=checked_call(given),
                 trace=checked_trace(trace),
+                recipe=self._chosen,
             )
             for output, levels in settings.sigmas.items():
                 what = "sigmas" if output is None else f"sigmas of {output!r}"
@@ -249,17 +327,26 @@ class Guidance:
             conditions=None,
             sigmas=checked_sigmas(sigmas),
             alphas=None,
-            prediction_type="flow",
-            outputs=checked_outputs(outputs),
+            prediction_type=checked_type("flow" if self._chosen is None else self._chosen.prediction_types[0]),
+            outputs=checked_outputs(outputs) or self._outputs_of_recipe(),
             check_finite=False,
+            recipe=self._chosen,
         )
         program = Program(self._stack, settings)
         ranks = checked_count("ranks", ranks, MOST_RANKS)
         if ranks == 1:
             serial = SerialExecutor()
-            return describe_run(self._stack, serial.describe(), program.layouts, serial.placed, assumptions)
+            return describe_run(
+                self._stack, serial.describe(), program.layouts, serial.placed, assumptions, self._chosen
+            )
         executor = f"{ranks} ranks, as all_gather and all_reduce place the passes"
-        return describe_run(self._stack, executor, program.layouts, partial(place_branches, ranks=ranks), assumptions)
+        return describe_run(
+            self._stack, executor, program.layouts, partial(place_branches, ranks=ranks), assumptions, self._chosen
+        )
+
+    def _outputs_of_recipe(self) -> tuple[str, ...] | None:
+        """Return the outputs of the recipe's model, where it has several."""
+        return None if self._chosen is None else self._chosen.outputs or None
 
     def checked_executor(self, executor: str | Executor) -> Executor:
         """Return the executor of that name, or the given one, if it can carry the stack's methods.

@@ -244,7 +244,13 @@ class Run(Standing[Executor]):
 
     def describe(self) -> Description:
         """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
-        return describe_run(self._program.stack, self.executor.describe(), self.layouts, self.executor.placed)
+        return describe_run(
+            self._program.stack,
+            self.executor.describe(),
+            self.layouts,
+            self.executor.placed,
+            recipe=self.settings.recipe,
+        )
 
     def local_passes(self, index: int) -> int:
         """Return how many forwards this process makes at a step, for caches that count them.

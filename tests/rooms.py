@@ -21,6 +21,7 @@ ORDER = (
     "algebra",
     "methods",
     "config",
+    "recipes",
     "steps",
     "executors",
     "describe",

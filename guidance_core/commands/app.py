@@ -11,6 +11,7 @@ from guidance_core.commands.check import check
 from guidance_core.commands.describe import describe
 from guidance_core.commands.new import new
 from guidance_core.commands.plugins import plugins
+from guidance_core.commands.recipes import recipes_app
 from guidance_core.commands.sample import sample
 from guidance_core.version import __version__
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 for command in (plugins, describe, sample, check, new):
     app.command()(command)
+app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")
 
 

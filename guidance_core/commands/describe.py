@@ -11,7 +11,8 @@ from guidance_core.guidance import Guidance
 
 
 def describe(
-    spec: Annotated[str, typer.Argument(help=SPEC)],
+    spec: Annotated[str | None, typer.Argument(help=SPEC)] = None,
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, with parameters or without, instead of methods.")] = "",
     steps: Annotated[int, typer.Option(help="Number of steps of the run to describe.")] = 30,
     outputs: Annotated[str, typer.Option(help="Names of the outputs, such as video,audio.")] = "",
     ranks: Annotated[int, typer.Option(min=1, help="Also show which of so many ranks runs what.")] = 1,
@@ -19,7 +20,10 @@ def describe(
 ) -> None:
     """Show what a stack will do: passes per step, who asked for each, where each value came from."""
     names = [name.strip() for name in outputs.split(",")] if outputs else None
-    description = Guidance.from_spec(spec).describe(steps, outputs=names, ranks=ranks)
+    if bool(recipe) == (spec is not None):
+        raise typer.BadParameter("give a spec or --recipe; the spec '@qwen-image,gate:lo=0.5' adds to a recipe.")
+    guidance = Guidance.from_spec(f"@{recipe.removeprefix('@')}" if spec is None else spec)
+    description = guidance.describe(steps, outputs=names, ranks=ranks)
     if as_json:
         print_json(description.to_dict())
     else:

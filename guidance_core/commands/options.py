@@ -8,7 +8,10 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-SPEC = "Methods in one line, such as 'cfg:scale=3,rescale:phi=0.7'. Empty: no guidance."
+SPEC = (
+    "Methods in one line, such as 'cfg:scale=3,rescale:phi=0.7', or a recipe, such as '@qwen-image'. "
+    "Empty: no guidance."
+)
 
 
 def print_json(data: Any) -> None:

@@ -1,6 +1,8 @@
 """The one-line form of a stack: `cfg:scale=3,rescale:phi=0.7`.
 
-    spec      = [plugin {"," plugin}]
+    spec      = [part {"," part}]
+    part      = plugin | recipe                  a recipe comes first
+    recipe    = "@" name [":" parameter {"," parameter}]
     plugin    = name [":" parameter {"," parameter}]
     parameter = name "=" value
     value     = number | true | false | none | word | "quoted text"
@@ -28,7 +30,7 @@ _TOKEN = re.compile(
     (?P<number>[-+]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+(?![\w.-]))
   | (?P<word>[A-Za-z_][\w.\-\#]*|\d[\w.\-]*)
   | (?P<quoted>"(?:[^"\\]|\\.)*")
-  | (?P<mark>[:=,\[\]{}()])
+  | (?P<mark>[:=,\[\]{}()@])
     )""",
     re.VERBOSE,
 )
@@ -115,7 +117,11 @@ class _Parser:
             self._take(",", "',' or the end")
 
     def _plugin(self) -> dict[str, Any]:
-        table: dict[str, Any] = {"plugin": self._name("the name of a plugin")}
+        if self._look().text == "@":
+            self._take("@")
+            table: dict[str, Any] = {"recipe": self._name("the name of a recipe")}
+        else:
+            table = {"plugin": self._name("the name of a plugin")}
         if self._look().text == "=":
             raise self._error("expected a plugin, as in 'cfg:scale=3', found a parameter", self._look().at)
         if self._look().text != ":":
@@ -220,8 +226,10 @@ def format_spec(data: Mapping[str, Any]) -> str:
     """Return the spec that stands for plain data."""
     parts = []
     for table in data["guidance"]:
-        parameters = [f"{name}={_format(value)}" for name, value in table.items() if name != "plugin"]
-        parts.append(table["plugin"] + (":" + ",".join(parameters) if parameters else ""))
+        kind = "recipe" if "recipe" in table else "plugin"
+        parameters = [f"{name}={_format(value)}" for name, value in table.items() if name != kind]
+        name = table["plugin"] if kind == "plugin" else f"@{table['recipe']}"
+        parts.append(name + (":" + ",".join(parameters) if parameters else ""))
     return ",".join(parts)
 
 

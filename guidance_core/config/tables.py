@@ -46,13 +46,11 @@ MOST = 10**300
 _converter = cattrs.Converter(detailed_validation=False)
 
 
-def load_plugins(data: Any) -> list[tuple[Any, frozenset[str]]]:
-    """Return the plugins that plain data stands for, each with the names of the parameters it gives.
+def tables_of(data: Any) -> list[Mapping[str, Any]]:
+    """Return the tables of plain data, one for each plugin or recipe.
 
     Raises:
         SpecError: the data has another form.
-        UnknownNameError: no such plugin or parameter; the nearest is suggested.
-        ConfigurationError: a value is not allowed.
     """
     check_size(data)
     extra = sorted(map(str, set(data) - {TABLE})) if isinstance(data, Mapping) else []
@@ -66,6 +64,17 @@ def load_plugins(data: Any) -> list[tuple[Any, frozenset[str]]]:
         raise SpecError(f'guidance is a list of tables under "{TABLE}", one per plugin; got {got}.{hint}')
     if len(tables) > MOST_PLUGINS:
         raise SpecError(f"a stack has at most {MOST_PLUGINS} plugins; got {len(tables):,}.")
+    return list(tables)
+
+
+def load_plugins(tables: Sequence[Any]) -> list[tuple[Any, frozenset[str]]]:
+    """Return the plugins that tables stand for, each with the names of the parameters it gives.
+
+    Raises:
+        SpecError: a table has another form.
+        UnknownNameError: no such plugin or parameter; the nearest is suggested.
+        ConfigurationError: a value is not allowed.
+    """
     loaded = []
     for table in tables:
         if not isinstance(table, Mapping) or not isinstance(table.get("plugin"), str):
@@ -101,23 +110,36 @@ def build_plugin(name: str, parameters: Mapping[str, Any]) -> Any:
     cls = plugin_class(name)
     if not attrs.has(cls):
         raise ConfigurationError(f"plugin {name!r} ({cls.__name__}) is not an attrs class.")
-    fields = {field.alias or field.name: field for field in attrs.fields(cls) if field.init}
-    types = _types_of(cls)
+    for parameter in parameters:
+        if parameter in plugin_names() and parameter not in _fields_of(cls):
+            raise UnknownNameError(
+                f"plugin {name!r} has no parameter {brief(parameter)}. {brief(parameter)} is a plugin itself: its "
+                "parameters follow a colon, as in 'rescale:phi=0.7'."
+            )
+    return build(f"plugin {name!r}", cls, parameters)
+
+
+def build(what: str, cls: type, parameters: Mapping[str, Any]) -> Any:
+    """Make an instance of an attrs class from plain values, or from values as its fields take them.
+
+    Raises:
+        UnknownNameError: it has no such parameter; the nearest is suggested.
+        ConfigurationError: a value is not allowed.
+    """
+    fields, types = _fields_of(cls), _types_of(cls)
     for parameter in parameters:
         if parameter not in fields:
-            hint = suggest(parameter, fields)
-            if parameter in plugin_names():
-                hint = (
-                    f" {brief(parameter)} is a plugin itself: its parameters follow a colon, as in 'rescale:phi=0.7'."
-                )
-            raise UnknownNameError(f"plugin {name!r} has no parameter {brief(parameter)}.{hint}")
+            raise UnknownNameError(f"{what} has no parameter {brief(parameter)}.{suggest(parameter, fields)}")
     try:
         return cls(**{parameter: _typed(fields[parameter], types, value) for parameter, value in parameters.items()})
     except GuidanceError as error:
-        raise type(error)(f"plugin {name!r}: {error}") from None
+        raise type(error)(f"{what}: {error}") from None
     except (Exception, SystemExit) as error:
-        what = f"plugin {name!r} cannot be made from {brief(dict(parameters))}"
-        raise ConfigurationError(f"{what}: {told(error)}") from error
+        raise ConfigurationError(f"{what} cannot be made from {brief(dict(parameters))}: {told(error)}") from error
+
+
+def _fields_of(cls: type) -> dict[str, attrs.Attribute[Any]]:
+    return {field.alias or field.name: field for field in attrs.fields(cls) if field.init}
 
 
 def _types_of(cls: type) -> Mapping[str, Any]:
@@ -193,7 +215,7 @@ def dump_plugins(plugins: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
         SpecError: a plugin has no published name by which it could be found again, or a parameter's
             value cannot be written.
     """
-    return {TABLE: [{"plugin": _published_name(type(plugin)), **_parameters(plugin)} for plugin in plugins]}
+    return {TABLE: [{"plugin": _published_name(type(plugin)), **parameters_of(plugin)} for plugin in plugins]}
 
 
 def _published_name(cls: type) -> str:
@@ -207,7 +229,12 @@ def _published_name(cls: type) -> str:
     return name
 
 
-def _parameters(plugin: Any) -> dict[str, Any]:
+def parameters_of(plugin: Any) -> dict[str, Any]:
+    """Return the parameters of a plugin that differ from the defaults, as plain data.
+
+    Raises:
+        SpecError: a value cannot be written.
+    """
     return {
         name: encode(getattr(plugin, name), f"{type(plugin).__name__}: {name}")
         for name, settled in settle(plugin).items()

@@ -5,6 +5,7 @@ from guidance_core.discovery.registry import (
     ONLY,
     ONLY_EXECUTORS,
     Found,
+    entries_of,
     entry_name,
     executor_class,
     executor_names,
@@ -20,7 +21,7 @@ from guidance_core.discovery.registry import (
     unregister_executor,
     unregister_plugin,
 )
-from guidance_core.discovery.shipped import EXECUTORS, PLUGINS
+from guidance_core.discovery.shipped import EXECUTORS, PLUGINS, RECIPES
 from guidance_core.discovery.versions import versions_of
 
 __all__ = [
@@ -29,7 +30,9 @@ __all__ = [
     "ONLY",
     "ONLY_EXECUTORS",
     "PLUGINS",
+    "RECIPES",
     "Found",
+    "entries_of",
     "entry_name",
     "executor_class",
     "executor_names",

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from guidance_core.discovery.shipped import EXECUTORS, PLUGINS
+from guidance_core.discovery.shipped import EXECUTORS, PLUGINS, RECIPES
 from guidance_core.errors import brief, shortened, told
 
 NAME = re.compile(r"[A-Za-z0-9_][\w.\-]{0,99}")
@@ -112,7 +112,7 @@ def _read_one(distribution: Distribution, entries: list[Entry], problems: list[P
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if line.startswith("[") and line.endswith("]"):
             group = line[1:-1]
-        elif line and line[0] not in "#;" and group in (PLUGINS, EXECUTORS):
+        elif line and line[0] not in "#;" and group in (PLUGINS, EXECUTORS, RECIPES):
             published, equals, target = map(str.strip, line.partition("="))
             where = f"line {number} of its entry_points.txt"
             if not equals:

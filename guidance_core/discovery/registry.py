@@ -169,6 +169,13 @@ def published(name: str, cls: type) -> Iterator[None]:
         _also.reset(token)
 
 
+def entries_of(group: str) -> list[Entry]:
+    """Return what distributions publish in a group, in order of names; nothing where the environment says so."""
+    if _is_disabled():
+        return []
+    return sorted((each for each in installed().entries if each.group == group), key=lambda each: each.name)
+
+
 def _published(group: str) -> dict[str, list[Entry]]:
     """Return what distributions publish by name: what this library ships first, then the rest by name."""
     found = {name: [_shipped(group, name)] for name in SHIPPED[group]}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 LIBRARY = "guidance-core"
 PLUGINS = "guidance_core.plugins"
 EXECUTORS = "guidance_core.executors"
+RECIPES = "guidance_core.recipes"
 
 SHIPPED: Mapping[str, Mapping[str, str]] = {
     PLUGINS: {

@@ -64,6 +64,7 @@ class Program:
         self.stack = stack
         self.settings = settings
         self.identity = identity or RunIdentity(next(_run_ids), stack.plugins, settings)
+        settings.check_recipe(outputs or settings.outputs)
         self.outputs = outputs or settings.outputs or stack.named_outputs() or (SINGLE,)
         sigmas = settings.sigmas
         if None not in sigmas and set(sigmas) != set(self.outputs):

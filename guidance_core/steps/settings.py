@@ -17,6 +17,7 @@ from guidance_core.methods.capabilities import Supports
 from guidance_core.methods.noise import Seeds
 from guidance_core.methods.split import Split
 from guidance_core.parameters.settled import settle
+from guidance_core.recipes import Chosen
 
 
 @attrs.frozen(eq=False)
@@ -41,6 +42,13 @@ class RunSettings:
     "Returns what else a host wants equal on all ranks, by name; called in the first step where there are several."
     trace: Callable[[Any], object] | None = None
     "Called with a record of each step."
+    recipe: Chosen | None = None
+    "What the methods were made from, if from a recipe."
+
+    def check_recipe(self, outputs: tuple[str, ...] | None) -> None:
+        """Raise `ConfigurationError` where the run is not one of the recipe's model; None is what is not known yet."""
+        if self.recipe is not None:
+            self.recipe.check_run(self.prediction_type, self.conditions, outputs)
 
     @property
     def blocks(self) -> Mapping[str, int] | None:

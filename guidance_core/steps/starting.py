@@ -131,10 +131,11 @@ def _numbers(what: str, given: Any) -> tuple[float, ...]:
     return levels
 
 
-def checked_type(given: PredictionType) -> PredictionType:
+def checked_type(given: Any) -> PredictionType:
     """Return a prediction type, or raise `ConfigurationError`."""
     check_space("prediction_type", given, (*SPACES, OTHER))
-    return given
+    checked: PredictionType = given
+    return checked
 
 
 def checked_shards(shards: Any, stack: Stack) -> Split | None:

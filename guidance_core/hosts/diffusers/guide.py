@@ -17,6 +17,7 @@ from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.diffusers.patterns import Pattern, pattern_of
 from guidance_core.hosts.diffusers.seam import Seam
+from guidance_core.recipes import Recipe, recipe_of
 
 
 class GuidanceArgumentWarning(UserWarning):
@@ -25,7 +26,7 @@ class GuidanceArgumentWarning(UserWarning):
 
 def guide(
     pipe: Any,
-    guidance: str | Guidance | Sequence[Any],
+    guidance: str | Guidance | Sequence[Any] | None = None,
     *,
     executor: str | Executor = "serial",
     pattern: Pattern | None = None,
@@ -36,7 +37,8 @@ def guide(
 
     Args:
         pipe: a pipeline of diffusers; it is not changed.
-        guidance: a spec, a `Guidance`, or a list of plugins.
+        guidance: a spec, a `Guidance`, or a list of plugins. If not given, the recipe of the pipeline's model, whose
+            parameters the call takes under their own names.
         executor: what runs the branches; `all_gather` and `all_reduce` spread them over the ranks of torchrun.
         pattern: how the pipeline calls its model, for one that is not known.
 
@@ -59,7 +61,7 @@ def guide(
 @contextlib.contextmanager
 def guided(
     pipe: Any,
-    guidance: str | Guidance | Sequence[Any],
+    guidance: str | Guidance | Sequence[Any] | None = None,
     *,
     executor: str | Executor = "serial",
     pattern: Pattern | None = None,
@@ -77,7 +79,7 @@ def guided(
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
         seam = Seam(self, stack, pattern, executor)
         try:
-            given = _given(own, self, arguments, named)
+            seam.guidance, given = _of_call(stack, _given(own, self, arguments, named))
             _check_arguments(own.__name__, pattern, given)
             with seam.installed(given.get("generator")):
                 made = own.__call__(self, **_turned_on(own, pattern, given))
@@ -100,7 +102,7 @@ class _Guided:
 
 
 def _checked(
-    pipe: Any, guidance: str | Guidance | Sequence[Any], executor: str | Executor, pattern: Pattern | None
+    pipe: Any, guidance: str | Guidance | Sequence[Any] | None, executor: str | Executor, pattern: Pattern | None
 ) -> tuple[Guidance, Pattern]:
     """Return the stack, and how the pipeline calls its model; find every mistake that needs no call."""
     if isinstance(pipe, type) or inspect.isroutine(pipe) or isinstance(pipe, (str, Guidance)):
@@ -111,7 +113,9 @@ def _checked(
             if is_guided
             else f"the first argument of guide() is a pipeline, as from_pretrained() returns it; got {got}."
         )
-    if isinstance(guidance, str):
+    if guidance is None:
+        stack = Guidance.recipe(_recipe_of(pipe).name)
+    elif isinstance(guidance, str):
         stack = Guidance.from_spec(guidance)
     else:
         is_one = hasattr(guidance, "__attrs_attrs__")
@@ -130,6 +134,24 @@ def _checked(
             "use 'serial', 'all_gather' or 'all_reduce'."
         )
     return stack, pattern
+
+
+def _recipe_of(pipe: Any) -> Recipe:
+    """Return the recipe of a pipeline's model."""
+    parts = {name for name, part in getattr(pipe, "components", {}).items() if part is not None}
+    names = {str(name) for name in (getattr(pipe, "name_or_path", None),) if name}
+    return recipe_of(names, type(pipe).__name__, parts)
+
+
+def _of_call(stack: Guidance, given: dict[str, Any]) -> tuple[Guidance, dict[str, Any]]:
+    """Return the stack with the recipe's parameters that a call gives, and the rest of what it gives."""
+    chosen = stack.recipe
+    if chosen is None:
+        return stack, given
+    taken = {name: given[name] for name in chosen.values if given.get(name) is not None and name not in chosen.given}
+    if not taken:
+        return stack, given
+    return stack.with_parameters(**taken), {name: value for name, value in given.items() if name not in taken}
 
 
 def _given(own: type, pipe: Any, arguments: Sequence[Any], named: dict[str, Any]) -> dict[str, Any]:

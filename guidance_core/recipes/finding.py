@@ -1,0 +1,166 @@
+"""Where recipes come from: the tables of this package, entry points, and what a program registers."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import tomllib
+from collections.abc import Collection, Mapping
+from importlib import resources
+from importlib.metadata import EntryPoint
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from guidance_core.discovery import RECIPES, entries_of
+from guidance_core.errors import ConfigurationError, UnknownNameError, brief, suggest, told
+from guidance_core.recipes.recipe import Recipe
+from guidance_core.version import __version__
+
+_registered: dict[str, Recipe] = {}
+
+
+@attrs.frozen
+class FoundRecipe:
+    """One recipe that is published, loaded or not."""
+
+    name: str
+    distribution: str
+    version: str
+    recipe: Recipe | None = None
+    failure: str | None = None
+    "Why it could not be loaded."
+
+
+@functools.cache
+def shipped() -> Mapping[str, Recipe]:
+    """Return the recipes of this library by name."""
+    found: dict[str, Recipe] = {}
+    for file in sorted(
+        resources.files("guidance_core.recipes").joinpath("models").iterdir(), key=lambda each: each.name
+    ):
+        if file.name.endswith(".toml"):
+            for name, data in tomllib.loads(file.read_text(encoding="utf-8")).items():
+                found[name] = Recipe.from_dict(name, data)
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+def find_recipes() -> list[FoundRecipe]:
+    """Return every recipe: those of this library, then those of others; failures are listed, never raised."""
+    ours = [FoundRecipe(name, "guidance-core", __version__, recipe) for name, recipe in shipped().items()]
+    mine = [FoundRecipe(name, "", "", recipe) for name, recipe in _registered.items()]
+    return [*ours, *mine, *(_published(entry.name) for entry in entries_of(RECIPES))]
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all recipes, installed or not; loads none of others."""
+    return list(dict.fromkeys([*shipped(), *_registered, *(entry.name for entry in entries_of(RECIPES))]))
+
+
+def recipe_named(name: str) -> Recipe:
+    """Return the recipe of that name.
+
+    Raises:
+        UnknownNameError: there is none; the nearest is suggested.
+        ConfigurationError: it cannot be loaded.
+    """
+    if not isinstance(name, str):
+        raise ConfigurationError(f"a recipe has a name, such as 'qwen-image'; got {brief(name)}.")
+    name = name.removeprefix("@")
+    found = shipped().get(name) or _registered.get(name)
+    if found is not None:
+        return found
+    if name not in recipe_names():
+        raise UnknownNameError(f"there is no recipe {brief(name)}.{suggest(name, recipe_names())}")
+    published = _published(name)
+    if published.recipe is None:
+        raise ConfigurationError(
+            f"the recipe {name!r} of {published.distribution} could not be loaded: {published.failure}."
+        )
+    return published.recipe
+
+
+def register_recipe(recipe: Recipe) -> None:
+    """Have a recipe found under its name in this process, as if a distribution published it.
+
+    Raises:
+        ConfigurationError: the name is taken.
+    """
+    if not isinstance(recipe, Recipe):
+        raise ConfigurationError(f"register_recipe takes a Recipe; got {brief(recipe)}.")
+    if recipe.name in recipe_names():
+        raise ConfigurationError(f"there is a recipe {recipe.name!r} already; choose another name.")
+    _registered[recipe.name] = recipe
+
+
+def unregister_recipe(name: str) -> None:
+    """Remove a recipe that this program registered.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if _registered.pop(name, None) is None:
+        raise UnknownNameError(f"no recipe {brief(name)} was registered.{suggest(name, _registered)}")
+
+
+def recipe_of(models: Collection[str], pipeline: str, parts: Collection[str] = ()) -> Recipe:
+    """Return the recipe of a model that a host holds.
+
+    Args:
+        models: names under which the model may be known, such as `Qwen/Qwen-Image`, or the folder it was loaded from.
+        pipeline: class of the pipeline that runs it.
+        parts: names of the components that it has.
+
+    Raises:
+        UnknownNameError: there is none, or more than one, which the error names.
+    """
+    known = [found.recipe for found in find_recipes() if found.recipe is not None]
+    by_name = [recipe for recipe in known if any(_is_named(model, recipe) for model in models)]
+    fitting = by_name or [recipe for recipe in known if pipeline in recipe.pipelines]
+    if len(fitting) > 1:  # those that ask for most of what is there
+        fitting = [recipe for recipe in fitting if set(recipe.parts) <= set(parts)]
+        most = max((len(recipe.parts) for recipe in fitting), default=0)
+        fitting = [recipe for recipe in fitting if len(recipe.parts) == most]
+    if len(fitting) == 1:
+        return fitting[0]
+    about = f"{pipeline}{''.join(f', {model}' for model in sorted(models))}"
+    if not fitting:
+        raise UnknownNameError(f"there is no recipe for {about}; give a spec, such as 'cfg:scale=5'.")
+    names = ", ".join(f"@{recipe.name}" for recipe in fitting)
+    raise UnknownNameError(f"several recipes fit {about}: {names}. Name one of them.")
+
+
+def _is_named(model: str, recipe: Recipe) -> bool:
+    given = model.replace("\\", "/").rstrip("/").lower()
+    for pattern in recipe.models:
+        wanted = pattern.lower()
+        of_folder = fnmatch.fnmatchcase(given.rpartition("/")[2], wanted.rpartition("/")[2])
+        if fnmatch.fnmatchcase(given, wanted) or (of_folder and not _is_repository(given)):
+            return True
+    return False
+
+
+def _is_repository(name: str) -> bool:
+    """Whether a name is that of a repository, `owner/name`, and not of a folder."""
+    return name.count("/") == 1 and not name.startswith(("/", "."))
+
+
+def _published(name: str) -> FoundRecipe:
+    entries = [entry for entry in entries_of(RECIPES) if entry.name == name]
+    first = entries[0]
+    told_of: dict[str, Any] = {"name": name, "distribution": first.distribution, "version": first.version}
+    if name in shipped():
+        return FoundRecipe(**told_of, failure=f"the name {name!r} belongs to a recipe that guidance-core ships")
+    if len(entries) > 1:
+        owners = " and ".join(sorted({each.distribution for each in entries}))
+        return FoundRecipe(**told_of, failure=f"several distributions provide it: {owners}")
+    try:
+        found = EntryPoint(first.name, first.target, first.group).load()
+    except Exception as error:
+        return FoundRecipe(**told_of, failure=told(error))
+    if not isinstance(found, Recipe):
+        return FoundRecipe(**told_of, failure=f"{first.target} is not a guidance_core.recipes.Recipe")
+    if found.name != name:
+        return FoundRecipe(**told_of, failure=f"the recipe calls itself {found.name!r}")
+    return FoundRecipe(**told_of, recipe=found)

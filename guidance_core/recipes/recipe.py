@@ -1,0 +1,276 @@
+"""The guidance rule of one published model, as data.
+
+    name = "z-image"
+    prediction_types = ["flow"]
+    conditions = ["negative"]
+    parameters.guidance_scale = { default = 5.0, help = "added to c: c + s·(c − u); 0 is off" }
+    parameters.cfg_normalization = { default = false, help = "keep the norm of c" }
+    stack = [
+        { plugin = "cfg", scale = "=guidance_scale + 1" },
+        { plugin = "normalize", form = "clamp", when = "=cfg_normalization" },
+    ]
+
+A text that begins with `=` is an expression over the parameters (`recipes.expressions`). A table with `when` counts
+where that is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from guidance_core.config.tables import build, encode, load_plugins, parameters_of, without_tuples
+from guidance_core.errors import ConfigurationError, GuidanceError, SpecError, UnknownNameError, brief, suggest
+from guidance_core.recipes.expressions import MARK, Expression, check_names
+from guidance_core.recipes.parameters import field_of
+
+WHEN = "when"
+
+
+@attrs.frozen
+class Refused:
+    """Values of parameters that contradict each other."""
+
+    when: Expression
+    why: str
+
+
+def _texts(given: Any) -> tuple[str, ...]:
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(each, str) for each in texts):
+        raise SpecError(f"expected a list of texts; got {brief(given)}.")
+    return texts
+
+
+@attrs.frozen(eq=False, repr=False)
+class Recipe:
+    """The guidance rule of one published model, under the model's own parameter names.
+
+    Publish one under an entry point in `guidance_core.recipes`, with its name.
+    """
+
+    name: str
+    title: str
+    "The model, in words."
+    source: str
+    "Where the rule was read: a file and its version."
+    prediction_types: tuple[str, ...] = attrs.field(converter=_texts)
+    "What the model's denoiser may return to be guided by it; the first is what the model predicts."
+    stack: tuple[Mapping[str, Any], ...] = attrs.field(converter=tuple)
+    "A table for each plugin, in order."
+    parameters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    "By name: default, help, bounds."
+    conditions: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    "What the run must give besides `positive`, unless parameters switch off what needs it."
+    outputs: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    "Names of the outputs of a model that has several."
+    models: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    "Names under which the model is published, such as `Qwen/Qwen-Image`; `*` stands for anything."
+    pipelines: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    "Classes of diffusers' pipelines that run the model."
+    parts: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    "Components that tell the model from others of the same pipeline, such as `transformer_2`."
+    compared: str = ""
+    "What it was compared with by a run, and how closely; empty where it was read only."
+    distilled: bool = False
+    "Whether the model was trained to need no guidance."
+    ignores: Mapping[str, str] = attrs.field(factory=dict)
+    "Parameters of the model that do nothing in this variant, and why."
+    refused: tuple[Refused, ...] = ()
+    "Values that contradict each other."
+    notes: str = ""
+
+    cls: type = attrs.field(init=False, repr=False)
+    "Holds values of the parameters, checked."
+
+    @cls.default
+    def _made(self) -> type:
+        fields = {name: field_of(f"the recipe {self.name!r}", name, about) for name, about in self.parameters.items()}
+        made = attrs.make_class(f"@{self.name}", fields, frozen=True)
+        for expression in self._expressions():
+            check_names(expression, fields)
+        return made
+
+    @classmethod
+    def from_dict(cls, name: str, data: Mapping[str, Any]) -> Recipe:
+        """Return the recipe that plain data stands for, as read from TOML.
+
+        Raises:
+            SpecError: it has another form.
+        """
+        known = {field.name: field for field in attrs.fields(cls) if field.init and field.name != "name"}
+        if not isinstance(data, Mapping):
+            raise SpecError(f"the recipe {name!r} is a table; got {brief(data)}.")
+        for key in data:
+            if key not in known:
+                raise SpecError(f"the recipe {name!r} has {key!r}, which is not known.{suggest(key, known)}")
+        needed = [key for key, field in known.items() if field.default is attrs.NOTHING and key not in data]
+        if needed:
+            raise SpecError(f"the recipe {name!r} lacks {', '.join(needed)}.")
+        refused = tuple(
+            Refused(Expression(str(each["when"]).removeprefix(MARK)), str(each["why"]))
+            for each in data.get("refused", ())
+        )
+        try:
+            return cls(name=name, **{**data, "refused": refused})
+        except SpecError as error:
+            raise SpecError(f"the recipe {name!r}: {error}") from None
+
+    @property
+    def checked(self) -> str:
+        """How far it can be relied on, in words."""
+        return f"compared with {self.compared}" if self.compared else "read, not compared"
+
+    def __repr__(self) -> str:
+        """Return its name."""
+        return f"Recipe({self.name!r})"
+
+    def _expressions(self) -> Iterator[Expression]:
+        yield from (each.when for each in self.refused)
+        for table in self.stack:
+            if not isinstance(table, Mapping) or not isinstance(table.get("plugin"), str):
+                raise SpecError(f'each part of its stack is a table with "plugin"; got {brief(table)}.')
+            yield from _expressions_in(table)
+
+    def choose(self, parameters: Mapping[str, Any]) -> Chosen:
+        """Return the recipe with values of its parameters, plain or as plugins take them.
+
+        Raises:
+            UnknownNameError: it has no such parameter; the nearest is suggested.
+            ConfigurationError: a value is not allowed, does nothing, or contradicts another.
+        """
+        for name in parameters:
+            if name in self.ignores:
+                raise ConfigurationError(f"the recipe {self.name!r} ignores {name!r}: {self.ignores[name]}.")
+            if name not in self.parameters:
+                hint = suggest(name, self.parameters)
+                raise UnknownNameError(f"the recipe {self.name!r} has no parameter {brief(name)}.{hint}")
+        try:
+            values = build("", self.cls, parameters)
+        except GuidanceError as error:
+            text = str(error).removeprefix(": ").removeprefix(f"{self.cls.__name__}: ")
+            raise type(error)(f"the recipe {self.name!r}: {text}") from None
+        chosen = Chosen(self, values, frozenset(parameters))
+        for each in self.refused:
+            if each.when.of(chosen.values):
+                raise ConfigurationError(f"the recipe {self.name!r}: {each.why}.")
+        return chosen
+
+
+@attrs.frozen
+class Chosen:
+    """A recipe with values of its parameters: what a model's guidance is, and what it needs of a run."""
+
+    recipe: Recipe
+    parameters: Any
+    "Holds the value of each, under its name."
+    given: frozenset[str] = attrs.field(eq=False, repr=False)
+    "Names of those that were given."
+
+    @property
+    def name(self) -> str:
+        """Name of the recipe."""
+        return self.recipe.name
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The value of each parameter, by name."""
+        fields = attrs.fields(type(self.parameters))
+        return MappingProxyType({field.name: getattr(self.parameters, field.name) for field in fields})
+
+    @property
+    def prediction_types(self) -> tuple[str, ...]:
+        """What the denoiser may return."""
+        return self.recipe.prediction_types
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The conditions that the run must give besides `positive`."""
+        return self.recipe.conditions
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, of a model that has several."""
+        return self.recipe.outputs
+
+    def stack(self) -> list[dict[str, Any]]:
+        """Return a table for each plugin, with the values put in.
+
+        Raises:
+            ConfigurationError: a value is one with which it cannot be computed.
+        """
+        values = self.values
+        tables = []
+        for table in self.recipe.stack:
+            filled = {key: _filled(value, values) for key, value in table.items()}
+            if filled.pop(WHEN, True):
+                tables.append(filled)
+        return tables
+
+    def plugins(self) -> list[tuple[Any, frozenset[str]]]:
+        """Return the plugins, each with the names of the parameters that the recipe gives it.
+
+        Raises:
+            ConfigurationError: a value is one with which it cannot be computed, or that a plugin refuses.
+        """
+        try:
+            return load_plugins(self.stack())
+        except GuidanceError as error:
+            raise type(error)(f"the recipe {self.name!r}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain data that names it, and the parameters that differ from the defaults.
+
+        Raises:
+            SpecError: a value cannot be written.
+        """
+        return {"recipe": self.name, **parameters_of(self.parameters)}
+
+    @property
+    def origins(self) -> Mapping[str, tuple[Any, str]]:
+        """The value of each parameter, and whether it was given or is the model's default."""
+        return {
+            name: (value, "given" if name in self.given else "the model's default")
+            for name, value in self.values.items()
+        }
+
+    def check_run(
+        self, prediction_type: str, conditions: Mapping[str, Any] | None, outputs: tuple[str, ...] | None
+    ) -> None:
+        """Raise `ConfigurationError` where a run is not one of the recipe's model; None is what is not known."""
+        what = f"the recipe {self.name!r}"
+        if prediction_type not in self.prediction_types:
+            raise ConfigurationError(
+                f"{what} is for {' or '.join(self.prediction_types)} predictions; the run says {prediction_type!r}."
+            )
+        if outputs is None:
+            return
+        fits = set(outputs) == set(self.outputs) if self.outputs else len(outputs) == 1
+        if not fits:
+            wanted = f"the outputs {', '.join(self.outputs)}" if self.outputs else "one output"
+            raise ConfigurationError(f"{what} is for a model with {wanted}; the run has {', '.join(outputs)}.")
+
+
+def _expressions_in(value: Any) -> Iterator[Expression]:
+    if isinstance(value, str) and value.startswith(MARK):
+        yield Expression(value.removeprefix(MARK))
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _expressions_in(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _expressions_in(each)
+
+
+def _filled(value: Any, values: Mapping[str, Any]) -> Any:
+    """Return plain data with the values of its expressions."""
+    if isinstance(value, str) and value.startswith(MARK):
+        return without_tuples(encode(Expression(value.removeprefix(MARK)).of(values), "a parameter"))
+    if isinstance(value, Mapping):
+        return {key: _filled(each, values) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_filled(each, values) for each in value]
+    return value

@@ -1,0 +1,303 @@
+"""Recipes: data that makes a model's stack, wherever a stack can be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from installed import install, on_path
+
+from guidance_core import ConfigurationError, Cosine, Guidance, Linear, SpecError, Table, UnknownNameError
+from guidance_core.recipes import (
+    Recipe,
+    find_recipes,
+    recipe_named,
+    recipe_names,
+    recipe_of,
+    register_recipe,
+    unregister_recipe,
+)
+from guidance_core.recipes.__main__ import with_table
+from guidance_core.recipes.expressions import Expression
+from guidance_core.recipes.finding import shipped
+
+BOTH = {"positive": {}, "negative": {}}
+
+
+@pytest.fixture
+def mine():
+    """A recipe with everything that one can have."""
+    recipe = Recipe.from_dict(
+        "mine",
+        {
+            "title": "Mine",
+            "source": "mine 1.0",
+            "prediction_types": ["flow", "x0"],
+            "conditions": ["negative"],
+            "models": ["me/mine-*"],
+            "pipelines": ["MyPipeline"],
+            "parameters": {
+                "strength": {"default": 5.0, "ge": 0, "help": "counts from c"},
+                "norm": {"default": False, "help": "match norms"},
+                "until": {"default": 1.0, "ge": 0, "le": 1},
+            },
+            "stack": [
+                {"plugin": "cfg", "scale": "=strength + 1"},
+                {"plugin": "normalize", "form": "match", "when": "=norm"},
+                {"plugin": "interval", "hi": "=until", "by": "fraction", "when": "=until < 1"},
+            ],
+            "ignores": {"quality": "it was read by an older version"},
+            "refused": [{"when": "=norm and strength == 0", "why": "norm has nothing to match where strength is 0"}],
+        },
+    )
+    register_recipe(recipe)
+    yield recipe
+    unregister_recipe("mine")
+
+
+def test_a_recipe_makes_the_stack_that_its_parameters_say(mine):
+    assert Guidance.recipe("mine").expanded() == Guidance.from_spec("cfg:scale=6")
+    both = Guidance.recipe("mine", strength=2, norm=True, until=0.5)
+    expected = "cfg:scale=3,normalize:form=match,interval:hi=0.5,by=fraction"
+    assert both.expanded() == Guidance.from_spec(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"video": 1, "audio": 2}, {"video": 2.0, "audio": 3.0}),
+        (Linear(5, 1), Linear(6, 2)),
+        (Cosine(5, 1), Cosine(6, 2)),
+        (Table({0.5: 1.0, 1.0: 2.0}), Table({0.5: 2.0, 1.0: 3.0})),
+        (torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.0])),
+    ],
+    ids=["outputs", "linear", "cosine", "table", "tensor"],
+)
+def test_an_expression_changes_every_number_of_a_parameter_alike(mine, given, expected):
+    stack = Guidance.recipe("mine", strength=given)
+    assert stack.expanded() == Guidance([type(stack.plugins[0])(expected)])
+    assert Guidance.from_spec(stack.to_spec()) == stack
+
+
+def test_it_survives_every_written_form_and_equality(mine):
+    for spec in ("@mine", "@mine:strength=2,norm=true", "@mine:strength=linear(5, 1),gate:lo=0.5"):
+        stack = Guidance.from_spec(spec)
+        again = [
+            Guidance.from_spec(stack.to_spec()),
+            Guidance.from_dict(stack.to_dict()),
+            Guidance.from_json(stack.to_json()),
+            Guidance.from_toml(stack.to_toml()),
+            eval(repr(stack), {"Guidance": Guidance}),
+        ]
+        assert all(each == stack and hash(each) == hash(stack) for each in again)
+        assert all(each.recipe.name == "mine" for each in again)
+        assert stack != stack.expanded()
+    assert Guidance.from_spec("@mine:strength=5") == Guidance.recipe("mine"), "the default, given"
+    assert Guidance.from_spec("@mine:strength=2") != Guidance.recipe("mine")
+
+
+def test_methods_may_follow_and_keep_their_place(mine):
+    stack = Guidance.from_spec("@mine:strength=2,gate:lo=0.5")
+    assert stack.expanded() == Guidance.from_spec("cfg:scale=3,gate:lo=0.5")
+    assert stack.with_parameters(strength=4).expanded() == Guidance.from_spec("cfg:scale=5,gate:lo=0.5")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "says"),
+    [
+        ({"strenght": 2}, UnknownNameError, "has no parameter 'strenght'. Did you mean 'strength'?"),
+        ({"speed": 2}, UnknownNameError, r"has no parameter 'speed'\. There is: norm, strength, until"),
+        ({"strength": -1}, ConfigurationError, r"strength must lie in \[0, inf\); got -1"),
+        ({"strength": "much"}, ConfigurationError, "strength must be a number"),
+        ({"norm": 1}, ConfigurationError, "norm must be true or false"),
+        ({"quality": 1}, ConfigurationError, "ignores 'quality': it was read by an older version"),
+        ({"norm": True, "strength": 0}, ConfigurationError, "nothing to match where strength is 0"),
+        ({"until": Linear(1, 0)}, ConfigurationError, "cannot be computed with until="),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_name(mine, parameters, error, says):
+    with pytest.raises(error, match=f"recipe 'mine'.*{says}"):
+        Guidance.recipe("mine", **parameters)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "says"),
+    [
+        ("@qwen-imag", UnknownNameError, "no recipe 'qwen-imag'. Did you mean 'qwen-image'?"),
+        ("cfg:scale=3,@qwen-image", SpecError, "a recipe comes first"),
+        ("@qwen-image,@z-image", SpecError, "one recipe at most"),
+        ("@", SpecError, "expected the name of a recipe"),
+        ("@qwen-image:", SpecError, "expected the name of a parameter"),
+    ],
+)
+def test_a_wrong_spec_says_what_is_wrong(spec, error, says):
+    with pytest.raises(error, match=says):
+        Guidance.from_spec(spec)
+
+
+def test_a_run_of_another_model_is_refused_at_start(mine):
+    given = {"conditions": BOTH, "sigmas": [1.0, 0.0], "prediction_type": "flow"}
+    stack = Guidance.recipe("mine")
+    stack.start(**given)
+    stack.start(**{**given, "prediction_type": "x0"})
+    with pytest.raises(ConfigurationError, match="'mine' is for flow or x0 predictions; the run says 'epsilon'"):
+        stack.start(**{**given, "prediction_type": "epsilon"}, alphas=1.0)
+    with pytest.raises(ConfigurationError, match="with one output; the run has video, audio"):
+        stack.start(**given, outputs=("video", "audio"))
+    with pytest.raises(UnknownNameError, match="needs the condition 'negative'"):
+        stack.start(**{**given, "conditions": {"positive": {}}})
+    x = torch.zeros(1, 3)
+    with pytest.raises(ConfigurationError, match="with one output; the run has a, b"):
+        stack.start(**given).step(0, {"a": x, "b": x}, lambda branch: {"a": x.clone(), "b": x.clone()})
+
+
+def test_the_recipe_of_a_model_with_several_outputs_names_them():
+    recipe = Recipe("two", "Two", "two 1.0", ["x0"], [{"plugin": "cfg", "scale": 3}], outputs=["video", "audio"])
+    register_recipe(recipe)
+    try:
+        stack = Guidance.recipe("two")
+        run = stack.start(conditions=BOTH, sigmas=[1.0, 0.0], prediction_type="x0")
+        assert run.layouts[0].outputs.keys() == {"video", "audio"}
+        with pytest.raises(ConfigurationError, match="outputs video, audio; the run has video, sound"):
+            stack.start(conditions=BOTH, sigmas=[1.0, 0.0], prediction_type="x0", outputs=("video", "sound"))
+    finally:
+        unregister_recipe("two")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"stac": []}, "has 'stac', which is not known. Did you mean 'stack'?"),
+        ({"source": None}, "lacks source"),
+        ({"stack": [{"scale": 3}]}, 'a table with "plugin"'),
+        ({"stack": [{"plugin": "cfg", "scale": "=speed"}]}, "reads 'speed', which is no parameter"),
+        ({"stack": [{"plugin": "cfg", "scale": "=strength +"}]}, "is no expression"),
+        ({"stack": [{"plugin": "cfg", "scale": "=open('x')"}]}, "calls something else"),
+        ({"stack": [{"plugin": "cfg", "scale": "=strength.real"}]}, "a part that is not allowed"),
+        ({"parameters": {"strength": 3}}, "is a table with a default"),
+        ({"parameters": {"strength": {"default": 3.0, "most": 4}}}, "cannot be made"),
+        ({"parameters": {"a b": {"default": 3.0}}}, "has a name that is none"),
+        ({"parameters": {"strength": {"default": 3.0, "kind": "numbr"}}}, "Did you mean 'number'?"),
+    ],
+)
+def test_a_recipe_that_is_not_well_formed_says_where(changed, says):
+    data = {
+        "title": "T",
+        "source": "s",
+        "prediction_types": ["flow"],
+        "parameters": {"strength": {"default": 3.0}},
+        "stack": [{"plugin": "cfg", "scale": "=strength"}],
+    }
+    data = {key: value for key, value in {**data, **changed}.items() if value is not None}
+    with pytest.raises(SpecError, match=f"(?s)recipe 'x'.*{says}"):
+        Recipe.from_dict("x", data)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a + 1", 4.0),
+        ("-a", -3.0),
+        ("2 * a - a / 3", 5.0),
+        ("min(a, 2) + max(a, 9)", 11),
+        ("1 if a > 2 and not b else 0", 1),
+        ("a == 3 or none", True),
+        ("0 < a <= 3", True),
+        ("'x' if b else 'y'", "y"),
+    ],
+)
+def test_expressions(text, expected):
+    assert Expression(text).of({"a": 3.0, "b": False}) == expected
+
+
+def test_an_expression_that_divides_by_zero_is_an_error_of_the_parameter():
+    with pytest.raises(ConfigurationError, match="'1 / a' cannot be computed with a=0"):
+        Expression("1 / a").of({"a": 0})
+
+
+def test_the_recipe_of_a_host_is_found_by_name_or_pipeline(mine):
+    assert recipe_of(["me/mine-large"], "Unknown") is mine
+    assert recipe_of(["/data/models/MINE-large/"], "Unknown") is mine, "the folder that it was loaded from"
+    assert recipe_of(["you/mine-large"], "MyPipeline") is mine, "by the pipeline, since the name is another's"
+    assert recipe_of([], "MyPipeline") is mine
+    assert recipe_of(["Qwen/Qwen-Image"], "MyPipeline").name == "qwen-image", "a name says more than a class"
+    with pytest.raises(UnknownNameError, match="there is no recipe for NoPipeline"):
+        recipe_of([], "NoPipeline")
+    other = Recipe("other", "Other", "s", ["flow"], [], pipelines=["MyPipeline"])
+    register_recipe(other)
+    try:
+        with pytest.raises(UnknownNameError, match="several recipes fit MyPipeline: @mine, @other"):
+            recipe_of([], "MyPipeline")
+    finally:
+        unregister_recipe("other")
+    other = Recipe("other", "Other", "s", ["flow"], [], pipelines=["MyPipeline"], parts=["second"])
+    register_recipe(other)
+    try:
+        assert recipe_of([], "MyPipeline", ["first", "second"]) is other
+        assert recipe_of([], "MyPipeline", ["first"]) is mine
+    finally:
+        unregister_recipe("other")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_can_be_used_as_it_is(name):
+    recipe = recipe_named(name)
+    stack = Guidance.recipe(name)
+    assert Guidance.from_spec(stack.to_spec()) == stack
+    assert stack.describe(4).recipe.name == name
+    given = {name: {} for name in ("positive", *recipe.conditions)}
+    levels = {} if recipe.prediction_types[0] in ("flow", "x0") else {"alphas": 1.0}
+    stack.start(conditions=given, sigmas=[0.9, 0.4, 0.0], prediction_type=recipe.prediction_types[0], **levels)
+    assert all(about.get("help") for about in recipe.parameters.values()), "every parameter says what it does"
+    assert recipe.stack or recipe.distilled
+
+
+MODULE = """
+from guidance_core.recipes import Recipe
+RECIPE = Recipe("theirs", "Theirs", "theirs 1.5", ["flow"], [{"plugin": "cfg", "scale": 2}], conditions=["negative"])
+"""
+
+
+def test_a_distribution_publishes_its_recipe(tmp_path, monkeypatch):
+    install(tmp_path, "their-model", "[guidance_core.recipes]\ntheirs = {module}:RECIPE\n", MODULE)
+    on_path(monkeypatch, tmp_path)
+    assert Guidance.from_spec("@theirs").expanded() == Guidance.from_spec("cfg:scale=2")
+    found = next(each for each in find_recipes() if each.name == "theirs")
+    assert (found.distribution, found.version, found.failure) == ("their-model", "1.5", None)
+    monkeypatch.setenv("GUIDANCE_CORE_DISABLE_AUTOLOAD", "1")
+    with pytest.raises(UnknownNameError, match="no recipe 'theirs'"):
+        Guidance.from_spec("@theirs")
+    assert "qwen-image" in recipe_names(), "those of the library are there in any case"
+
+
+@pytest.mark.parametrize(
+    ("entry", "code", "says"),
+    [
+        ("theirs = {module}:RECIPE", "raise RuntimeError('broken')", "could not be loaded: RuntimeError: broken"),
+        ("theirs = {module}:RECIPE", "RECIPE = {}", "is not a guidance_core.recipes.Recipe"),
+        ("theirs = {module}:NONE", "", "could not be loaded"),
+        ("theirs = {module}:RECIPE", MODULE.replace('"theirs"', '"others"'), "calls itself 'others'"),
+    ],
+)
+def test_a_broken_recipe_harms_no_other(tmp_path, monkeypatch, entry, code, says):
+    name = f"their-broken-{abs(hash((entry, code))) % 10**8}"
+    install(tmp_path, name, f"[guidance_core.recipes]\n{entry}\n", code)
+    on_path(monkeypatch, tmp_path)
+    with pytest.raises(ConfigurationError, match=says):
+        Guidance.from_spec("@theirs")
+    assert next(each for each in find_recipes() if each.name == "theirs").failure
+    assert Guidance.from_spec("@qwen-image").recipe.name == "qwen-image"
+
+
+def test_a_shipped_name_stays_with_what_ships(tmp_path, monkeypatch):
+    install(tmp_path, "taker", "[guidance_core.recipes]\nqwen-image = {module}:RECIPE\n", MODULE)
+    on_path(monkeypatch, tmp_path)
+    assert Guidance.recipe("qwen-image").recipe.recipe is shipped()["qwen-image"]
+    assert [each.failure for each in find_recipes() if each.name == "qwen-image" and each.failure]
+
+
+def test_the_page_shows_the_recipes():
+    page = Path(__file__).parents[1] / "docs" / "recipes.md"
+    text = page.read_text(encoding="utf-8")
+    assert with_table(text) == text, "run python -m guidance_core.recipes docs/recipes.md"
