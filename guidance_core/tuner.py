@@ -18,13 +18,14 @@ import torch.distributed as dist
 from guidance_core.algebra.digest import PARTS, digest
 from guidance_core.algebra.outputs import Structured, read_sample
 from guidance_core.errors import ConfigurationError, RankLostError, brief, suggest
-from guidance_core.executors.agreement import agreement_of, set_aside, shared_error
+from guidance_core.executors.agreement import agreement_of
 from guidance_core.executors.all_reduce import AllReduceExecutor
 from guidance_core.executors.base import Denoiser, Executor
 from guidance_core.executors.clock import device_in, now
 from guidance_core.executors.groups import resolve_group
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.records import START, Record, check_all_well, check_same_plan
+from guidance_core.executors.together import set_aside, shared_error
 from guidance_core.executors.tuned import executor_of
 from guidance_core.executors.tuning import (
     TIMED,

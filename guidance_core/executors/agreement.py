@@ -8,43 +8,32 @@ does not answer is known by name. Nothing is pickled and no device is waited for
 from __future__ import annotations
 
 import datetime
-import json
-import secrets
 import struct
 import time
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import Callable, Hashable
+from typing import Any, TypeAlias
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet
 
 import attrs
 import torch
 
-from guidance_core.algebra.digest import PARTS, digest
-from guidance_core.discovery import versions_of
 from guidance_core.errors import PlanMismatchError, RankLostError
-from guidance_core.executors.base import StartedT
 from guidance_core.executors.groups import control_group, is_alive, timeout_of
 from guidance_core.executors.records import (
     BEFORE,
     BLANK,
     DETAIL,
     LOST,
-    OTHER,
     PHASES,
     PLANNED,
     START,
     TEXT,
     Record,
     check_all_well,
-    check_same_plan,
-    check_same_versions,
-    failure,
 )
 from guidance_core.executors.turns import Turns
-from guidance_core.methods.noise import drawn_together
 from guidance_core.steps.settings import RunIdentity
 
-_VERSIONS = PARTS.index("versions")
 TAG = 29063
 "Of the control messages; a model's own point-to-point messages use others."
 _Listening: TypeAlias = tuple[list[bytearray], list[tuple[int, Any]], dict[int, str]]
@@ -260,9 +249,9 @@ class Shared:
     form: Hashable = None
     "Of the last payload, where it moved without an agreement."
     begun: int = 0
+    "How many runs were started."
     seed: int | None = None
     "Of the next run, if nobody gives one; the first rank drew it."
-    "How many runs were started."
     numbers: WeakKeyDictionary[RunIdentity, int] = attrs.field(factory=WeakKeyDictionary)
     "Which of them each run is."
 
@@ -275,100 +264,6 @@ def agreement_of(group: Any) -> Agreement:
     for gone in [each for each in _shared if not is_alive(each)]:
         del _shared[gone]
     return Agreement(control_group(group), _shared.setdefault(group, Shared()))
-
-
-def set_aside(agreement: Agreement, instead: str) -> None:
-    """Have all ranks give up the step that they announced, if they did, for something else.
-
-    Raises:
-        PlanMismatchError: some of them make it.
-        GuidanceError: one failed.
-    """
-    shared = agreement.shared
-    announced, shared.announced = shared.announced, None
-    if announced is not None:
-        identity = announced.identity()
-        if identity is not None:
-            shared.surprising.add(identity)
-        announced.move()
-        check_all_well(agreement.exchange(Record(text=instead), OTHER))
-
-
-def begin_together(
-    agreement: Agreement, kind: type, own_part: Callable[[], int], make: Callable[[], StartedT]
-) -> StartedT:
-    """Start a run on every rank, or on none: an error on one is raised on all.
-
-    Args:
-        agreement: of the group.
-        kind: class of the executor.
-        own_part: returns what stands for the executor's settings.
-        make: starts the run.
-
-    Raises:
-        PlanMismatchError: versions, methods, parameters or settings differ.
-        ExecutorError: another thread uses the group.
-    """
-    with agreement.shared.turns.taken():
-        set_aside(agreement, "a new run")
-        try:
-            agreement.shared.turns.check()
-        except BaseException as error:
-            _raise_shared(agreement, error)
-        if agreement.shared.seed is None:
-            _draw_seed(agreement, agreement.exchange(Record(inputs=secrets.randbits(62)), START))
-        token = drawn_together.set(agreement.shared.seed)
-        try:
-            run = make()
-            identity = run.identity
-            methods, sigmas, others, _ = identity.fingerprint
-            versions = identity.versions | versions_of([kind])
-            number = agreement.shared.begun
-            parts = (methods, sigmas, others, digest([versions]), 0, 0, 0, 0, number, own_part())
-        except BaseException as error:
-            _raise_shared(agreement, error)
-        finally:
-            drawn_together.reset(token)
-        own = Record(parts, (), identity.summary, inputs=secrets.randbits(62))
-        records = agreement.exchange(own, START)
-        _draw_seed(agreement, records)
-        if len({record.fingerprint[_VERSIONS] for record in records}) > 1:
-            check_same_versions([json.loads(told) for told in agreement.told_in_full(json.dumps(versions))])
-        check_same_plan(records)
-        agreement.shared.begun += 1
-        agreement.shared.numbers[identity] = number
-        agreement.raise_interrupt()
-        return run
-
-
-def _raise_shared(agreement: Agreement, error: BaseException) -> NoReturn:
-    """Raise on all ranks the error that kept this one from starting a run."""
-    shared = shared_error(agreement, error, "starting a run", START)
-    if shared is error:
-        raise error
-    raise shared from error
-
-
-def _draw_seed(agreement: Agreement, records: Sequence[Record]) -> None:
-    """Take the first rank's seed for the next run, or raise what a rank failed with."""
-    check_all_well(records)
-    agreement.shared.seed = records[0].inputs
-
-
-def shared_error(
-    agreement: Agreement, error: BaseException, where: str, phase: int, *, is_late: bool = False
-) -> BaseException:
-    """Tell the others of an error; return the one that all of them raise, from the one that caused it.
-
-    BaseExceptions such as KeyboardInterrupt are told to the others and stay as they are here.
-    """
-    told = error
-    try:
-        check_all_well(agreement.exchange(failure(error, agreement.rank, where, is_late=is_late), phase))
-    except Exception as shared:
-        if isinstance(error, Exception):
-            told = shared
-    return agreement.take_interrupt() or told
 
 
 def lost_ranks(silent: dict[int, str], size: int) -> RankLostError:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from guidance_core.algebra.digest import digest
 from guidance_core.errors import ConfigurationError, brief, suggest
-from guidance_core.executors.agreement import agreement_of, begin_together
+from guidance_core.executors.agreement import agreement_of
 from guidance_core.executors.all_gather import AllGatherExecutor
 from guidance_core.executors.all_reduce import AllReduceExecutor
 from guidance_core.executors.base import Denoiser, Executor, StartedT
@@ -20,6 +20,7 @@ from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.groups import check_alive, resolve_group
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
+from guidance_core.executors.together import begin_together
 from guidance_core.executors.tuned import TunedExecutor, executor_of
 from guidance_core.executors.tuning import Timed, Tuning
 from guidance_core.steps.plan import Plan

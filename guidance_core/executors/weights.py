@@ -12,9 +12,10 @@ import torch
 
 from guidance_core.algebra.digest import digest
 from guidance_core.errors import ConfigurationError, PlanMismatchError
-from guidance_core.executors.agreement import agreement_of, set_aside, shared_error
+from guidance_core.executors.agreement import agreement_of
 from guidance_core.executors.groups import check_alive, resolve_group
 from guidance_core.executors.records import START, Record, check_all_well
+from guidance_core.executors.together import set_aside, shared_error
 from guidance_core.steps.inputs import Inputs
 
 if TYPE_CHECKING:
