@@ -60,6 +60,7 @@ from guidance_core.executors import (
     compare_weights,
     run_branch,
 )
+from guidance_core.executors.degrees import Degrees
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.stacked_denoiser import StackedDenoiser
 from guidance_core.methods.capabilities import Capabilities
@@ -107,6 +108,7 @@ __all__ = [
     "ComparedWeights",
     "ConfigurationError",
     "Cosine",
+    "Degrees",
     "Denoiser",
     "DenoiserError",
     "Executor",

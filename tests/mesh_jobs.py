@@ -18,6 +18,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from guidance_core import (
     AllGatherExecutor,
     AutoExecutor,
+    Degrees,
     Guidance,
     GuidanceError,
     Multiply,
@@ -292,3 +293,41 @@ def own_statistics(group: Any, name: str) -> list[tuple[float, float]]:
     mesh = DeviceMesh("cpu", torch.arange(4).view(2, 2), mesh_dim_names=("guidance", "sequence"))
     guidance = Guidance([*Guidance.from_spec("cfg:scale=5").plugins, OwnPiece()])
     return sharded_run(mesh, guidance, EXECUTORS[name](mesh, mesh_dim="guidance"), False)
+
+
+def along_degrees(group: dist.ProcessGroup) -> tuple[str, bool, list[int], str]:
+    """Guide along the mesh that degrees make, beside a model whose weights are split; compare with one process."""
+    degrees = Degrees.of(group.size(), guidance=2, sequence=1, tensor=2)
+    mesh = degrees.mesh()
+    at = degrees.coordinates(group.rank())
+    told = {dim: mesh[dim].get_local_rank() for dim in ("guidance", "sequence", "tensor")}
+    groups = all(
+        dist.get_process_group_ranks(mesh[dim].get_group())
+        == next(ranks for ranks in degrees.groups(dim) if group.rank() in ranks)
+        for dim in told
+    )
+    model, whole = tensor_parallel(mesh["tensor"]), Layers()
+    x, sigmas = torch.randn(2, 8, generator=torch.Generator().manual_seed(1)), [1.0, 0.6, 0.3, 0.0]
+    conditions = {name: {"shift": shift} for name, shift in SHIFTS.items()}
+
+    def run(net: Layers, executor: Any) -> tuple[list[torch.Tensor], list[int]]:
+        started = Guidance.from_spec("cfg:scale=4").start(
+            conditions=conditions, sigmas=sigmas, prediction_type="x0", executor=executor
+        )
+        results, calls = [], []
+        for index in range(3):
+            before = net.calls
+            results.append(started.step(index, x + index, lambda branch, x=x + index: net(x + branch.inputs["shift"])))
+            calls.append(net.calls - before)
+        return results, calls
+
+    alone, _ = run(model, "serial")  # the same split model, every rank for itself
+    spread, calls = run(model, AllGatherExecutor(mesh, mesh_dim="guidance"))
+    assert torch.allclose(alone[0], run(whole, "serial")[0][0], atol=1e-5)
+    try:
+        Degrees(2).mesh()
+        error = "none"
+    except GuidanceError as refused:
+        error = str(refused)
+    same = all(torch.equal(one, other) for one, other in zip(alone, spread, strict=True))
+    return ("as told" if told == at and groups else f"{told} is not {at}"), same, calls, error
