@@ -62,6 +62,7 @@ from guidance_core.executors import (
 )
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.stacked_denoiser import StackedDenoiser
+from guidance_core.methods.attention import BlurredAttention, NormalizedAttention, SoftIdentityAttention
 from guidance_core.methods.capabilities import Capabilities
 from guidance_core.methods.fields import blocks, extent
 from guidance_core.methods.hookspecs import hookimpl
@@ -75,8 +76,10 @@ from guidance_core.methods.perturbations import (
     UseCondition,
 )
 from guidance_core.methods.pieces import negative_pass, parallel, with_momentum
+from guidance_core.methods.randomized import DropOut, NoisedTimestep, RandomPerturbation, ShuffledTokens
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
+from guidance_core.methods.sliding import SlidingWindows
 from guidance_core.methods.step import Step
 from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
@@ -100,6 +103,7 @@ __all__ = [
     "Axis",
     "BatchedExecutor",
     "Blocks",
+    "BlurredAttention",
     "BoundBranch",
     "Branch",
     "BranchConflictError",
@@ -109,6 +113,7 @@ __all__ = [
     "Cosine",
     "Denoiser",
     "DenoiserError",
+    "DropOut",
     "Executor",
     "ExecutorError",
     "Guidance",
@@ -121,8 +126,10 @@ __all__ = [
     "Mean",
     "Multiply",
     "Needs",
+    "NoisedTimestep",
     "NonFiniteError",
     "Norm",
+    "NormalizedAttention",
     "OutputTrace",
     "Over",
     "OverwrittenError",
@@ -134,6 +141,7 @@ __all__ = [
     "Position",
     "PredictionType",
     "Quantile",
+    "RandomPerturbation",
     "RankError",
     "RankFailedError",
     "RankLostError",
@@ -144,8 +152,11 @@ __all__ = [
     "Schedule",
     "SerialExecutor",
     "Shards",
+    "ShuffledTokens",
     "SkipBlocks",
     "SkipSelfAttention",
+    "SlidingWindows",
+    "SoftIdentityAttention",
     "Space",
     "SpecError",
     "StackedDenoiser",
