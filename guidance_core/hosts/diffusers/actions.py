@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -37,8 +38,8 @@ def attending(module: Module, change: Change, name: str) -> Action:
             made = forward(*arguments, **named)
         if not mode.is_done:
             raise DenoiserError(
-                f"{mode.name} cannot be changed: its processor {type(getattr(module, 'processor', None)).__name__} does "
-                "not use torch's scaled_dot_product_attention. Choose another with set_attn_processor(), or "
+                f"{mode.name} cannot be changed: its processor {type(getattr(module, 'processor', None)).__name__} "
+                "does not use torch's scaled_dot_product_attention. Choose another with set_attn_processor(), or "
                 "set_attention_backend('native')."
             )
         return made
@@ -75,6 +76,56 @@ class _Changing(TorchFunctionMode):
         return self.change(query, key, value, attend)
 
 
+@attrs.define
+class Seen:
+    """The inputs of the model's call that is going on."""
+
+    inputs: dict[str, Any] = attrs.field(factory=dict)
+
+
+def noting(module: Module, seen: Seen) -> Action:
+    """Return what a model does whose inputs are noted."""
+
+    def act(forward: Forward, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        seen.inputs = given(module, arguments, named)
+        try:
+            return forward(*arguments, **named)
+        finally:
+            seen.inputs = {}
+
+    return act
+
+
+def after(change: Callable[[Any], Any]) -> Action:
+    """Return what a module does whose result is changed."""
+
+    def act(forward: Forward, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        return change(forward(*arguments, **named))
+
+    return act
+
+
+def before(module: Module, name: str, change: Callable[[Tensor], Tensor]) -> Action:
+    """Return what a module does that is given another tensor as its argument `name`."""
+
+    def act(forward: Forward, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        all_given = given(module, arguments, named)
+        return forward(**{**all_given, name: change(all_given[name])})
+
+    return act
+
+
+def both(inner: Action | None, outer: Action) -> Action:
+    """Return what a module does that does two things."""
+    if inner is None:
+        return outer
+
+    def act(forward: Forward, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        return outer(lambda *args, **kwargs: inner(forward, args, kwargs), arguments, named)
+
+    return act
+
+
 def values(query: Tensor, key: Tensor, value: Tensor, attend: Attend) -> Tensor:
     """Each token gets its own value: the attention map is the identity."""
     heads = query.shape[-3]  # grouped queries share a value
@@ -83,11 +134,10 @@ def values(query: Tensor, key: Tensor, value: Tensor, attend: Attend) -> Tensor:
 
 def skipping(module: Module, returned: tuple[str, ...]) -> Action:
     """Return what a block does that is skipped: its results are its inputs, in its own order."""
-    kind = type(module)
 
     def act(forward: Forward, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        given = _given(kind, arguments, named)
-        made = tuple(given[name] for name in returned)
+        inputs = given(module, arguments, named)
+        made = tuple(inputs[name] for name in returned)
         return made if len(made) > 1 else made[0]
 
     return act
@@ -95,21 +145,26 @@ def skipping(module: Module, returned: tuple[str, ...]) -> Action:
 
 def blind(module: Module) -> Action:
     """Return what an attention does that sees nothing: it adds zeros."""
-    kind = type(module)
 
     def act(forward: Forward, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        return torch.zeros_like(_given(kind, arguments, named)["hidden_states"])
+        return torch.zeros_like(given(module, arguments, named)["hidden_states"])
 
     return act
 
 
-def _given(kind: type, arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a module's call by name."""
+def given(module: Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a module's call by the names that its class gives them."""
+    kind: Any = type(module)
     bound = _signature(kind).bind(None, *arguments, **named)
     bound.apply_defaults()
-    return bound.arguments
+    found = dict(bound.arguments)
+    found.pop(next(iter(found)))
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found |= found.pop(name)
+    return found
 
 
 @functools.cache
-def _signature(kind: type) -> inspect.Signature:
+def _signature(kind: Any) -> inspect.Signature:
     return inspect.signature(kind.forward)

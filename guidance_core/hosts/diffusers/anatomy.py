@@ -27,25 +27,31 @@ class Form:
     "The arguments of its forward that its results continue, in the order of the results."
     attention: Mapping[str, tuple[str, ...]] = MappingProxyType({WHOLE: ("attn1",)})
     "The names of its self-attentions, by stream. An attention of all tokens, the text's among them, is one."
+    added: Mapping[str, tuple[str, ...]] = MappingProxyType({WHOLE: ("attn1", "ff")})
+    "The names of its parts whose results are added to a stream, but for attention to the text, by stream."
     between: Mapping[str, str] = MappingProxyType({})
     "The name of the attention with which a stream looks at the other, by stream."
 
 
-_JOINT = Form(("encoder_hidden_states", "hidden_states"), {WHOLE: ("attn", "attn2")})  # attn2: SD3.5 medium's
+def _joint(*added: str) -> Form:
+    """Return the form of a block in which the tokens of picture and text attend to all."""
+    return Form(("encoder_hidden_states", "hidden_states"), {WHOLE: ("attn", "attn2")}, {WHOLE: added})
+
 
 FORMS: Mapping[str, Form] = {
     "BasicTransformerBlock": Form(),
-    "FluxSingleTransformerBlock": _JOINT,
-    "FluxTransformerBlock": _JOINT,
-    "JointTransformerBlock": _JOINT,
+    "FluxSingleTransformerBlock": _joint("proj_out"),
+    "FluxTransformerBlock": _joint("attn", "ff", "ff_context"),
+    "JointTransformerBlock": _joint("attn", "attn2", "ff", "ff_context"),  # attn2 in Stable Diffusion 3.5 medium
     "LTX2VideoTransformerBlock": Form(
         ("hidden_states", "audio_hidden_states"),
         {VIDEO: ("attn1",), AUDIO: ("audio_attn1",)},
+        {VIDEO: ("attn1", "ff"), AUDIO: ("audio_attn1", "audio_ff")},
         {VIDEO: "audio_to_video_attn", AUDIO: "video_to_audio_attn"},
     ),
     "LTXVideoTransformerBlock": Form(),
-    "QwenImageTransformerBlock": _JOINT,
-    "WanTransformerBlock": Form(),
+    "QwenImageTransformerBlock": _joint("attn", "img_mlp", "txt_mlp"),
+    "WanTransformerBlock": Form(added={WHOLE: ("attn1", "ffn")}),
 }
 "By the name of the class in diffusers."
 
@@ -67,17 +73,33 @@ class Block:
     name: str
     "For messages."
 
-    def self_attentions(self, output: str | None) -> tuple[Module, ...]:
-        """Return the self-attentions of one stream, or of all."""
-        names = [name for stream, given in self.form.attention.items() if output in (None, stream) for name in given]
-        found = [getattr(self.module, name, None) for name in names]
-        return tuple(each for each in found if each is not None and not getattr(each, "is_cross_attention", False))
+    def self_attentions(self, output: str | None) -> dict[str, tuple[Module, ...]]:
+        """Return the self-attentions by stream, of one or of all."""
+        found = self._parts(self.form.attention, output)
+        return {
+            stream: tuple(each for each in parts.values() if not getattr(each, "is_cross_attention", False))
+            for stream, parts in found.items()
+        }
+
+    def added(self, output: str | None) -> dict[str, Module]:
+        """Return the parts whose results are added to one stream or to all, by name."""
+        found = self._parts(self.form.added, output)
+        return {name: module for parts in found.values() for name, module in parts.items()}
+
+    def _parts(self, names: Mapping[str, tuple[str, ...]], output: str | None) -> dict[str, dict[str, Module]]:
+        return {
+            stream: {name: part for name in given if (part := getattr(self.module, name, None)) is not None}
+            for stream, given in names.items()
+            if output in (None, stream)
+        }
 
 
 @attrs.frozen
 class Anatomy:
     """A model's lists of blocks."""
 
+    model: Module
+    "What holds the lists, without its wrappers."
     stacks: Mapping[str, Sequence[Block]]
     "The blocks by list, as perturbations count them."
     outputs: tuple[str, ...]
@@ -125,7 +147,7 @@ def anatomy_of(model: Any) -> Anatomy:
     for each in unwrapped(model):
         if isinstance(each, Module) and (stacks := _lists(each) or _layers(each)):
             form = next(block.form for blocks in stacks.values() for block in blocks)
-            return Anatomy(stacks, tuple(name for name in form.attention if name != WHOLE))
+            return Anatomy(each, stacks, tuple(name for name in form.attention if name != WHOLE))
     raise ConfigurationError(
         f"the blocks of {type(model).__name__} are not known, so that it cannot be perturbed; known are "
         f"{', '.join(FORMS)}, of diffusers."
@@ -143,7 +165,7 @@ def _lists(model: Module) -> dict[str, Sequence[Block]]:
 
 def _layers(model: Module) -> dict[str, Sequence[Block]]:
     """Return the blocks in the layers of a U-Net; there may be layers without any."""
-    found = {}
+    found: dict[str, Sequence[Block]] = {}
     for name, attribute in UNET.items():
         layers = getattr(model, attribute, None)
         members = list(layers.modules()) if isinstance(layers, Module) else []
@@ -161,7 +183,7 @@ def _blocks(modules: Any, name: str) -> tuple[Block, ...]:
 
 def form_of(block: Any) -> Form | None:
     """Return the form of a block of diffusers, also of a class that inherits its forward; None for others."""
-    kind = type(block)
+    kind: Any = type(block)
     for each in kind.__mro__:
         if each.__name__ in FORMS and each.__module__.startswith("diffusers."):
             return FORMS[each.__name__] if kind.forward is each.forward else None

@@ -15,12 +15,11 @@ import torch
 from torch.nn import Module
 
 from guidance_core.errors import ConfigurationError
-from guidance_core.hosts.diffusers import actions
-from guidance_core.hosts.diffusers.anatomy import AUDIO, VIDEO, Block, anatomy_of, unwrapped
+from guidance_core.hosts.diffusers.anatomy import AUDIO, VIDEO, anatomy_of, unwrapped
+from guidance_core.hosts.diffusers.changes import Placed, actions_of, kinds_of
 from guidance_core.hosts.diffusers.switches import Action, switched
 from guidance_core.methods.capabilities import Capabilities
 from guidance_core.methods.perturbations import (
-    IdentityAttention,
     IsolateOutputs,
     Perturbation,
     SkipBlocks,
@@ -29,15 +28,9 @@ from guidance_core.methods.perturbations import (
 from guidance_core.methods.requests import Branch
 from guidance_core.steps.bound_branch import BoundBranch
 
-ATTENTION: Mapping[type[Perturbation], actions.Change] = {
-    IdentityAttention: actions.values,
-    SkipSelfAttention: actions.values,
-}
-"What becomes of self-attention, by the class of the perturbation."
-
 
 @attrs.frozen
-class Changes:
+class Plan:
     """What a branch's perturbations are in a model."""
 
     arguments: Mapping[str, Any]
@@ -70,9 +63,9 @@ def perturbed(model: Any, branch: Branch | BoundBranch) -> Iterator[Mapping[str,
     if not branch.perturbations:
         yield {}
         return
-    changes = changes_of(model, branch.perturbations)
-    with switched(changes.actions) if changes.actions else contextlib.nullcontext():
-        yield changes.arguments
+    plan = plan_of(model, branch.perturbations)
+    with switched(plan.actions) if plan.actions else contextlib.nullcontext():
+        yield plan.arguments
 
 
 def capabilities_of(model: Any) -> Capabilities:
@@ -82,8 +75,7 @@ def capabilities_of(model: Any) -> Capabilities:
         ConfigurationError: its blocks are not known.
     """
     anatomy = anatomy_of(model)
-    kinds = (SkipBlocks, *ATTENTION, *((IsolateOutputs,) if anatomy.outputs else ()))
-    return _ModelCapabilities(kinds, blocks=anatomy.counts, models=(), also=(), model=model)
+    return _ModelCapabilities(kinds_of(anatomy), blocks=anatomy.counts, models=(), also=(), model=model)
 
 
 @attrs.frozen(eq=False)
@@ -97,13 +89,13 @@ class _ModelCapabilities(Capabilities):
         reason = super().__call__(branch)
         if reason is None and branch.perturbations:
             try:
-                changes_of(self.model, branch.perturbations)
+                plan_of(self.model, branch.perturbations)
             except ConfigurationError as error:
                 return str(error).rstrip(".")
         return reason
 
 
-def changes_of(model: Any, perturbations: Iterable[Perturbation]) -> Changes:
+def plan_of(model: Any, perturbations: Iterable[Perturbation]) -> Plan:
     """Return what perturbations are in a model.
 
     Raises:
@@ -116,13 +108,10 @@ def changes_of(model: Any, perturbations: Iterable[Perturbation]) -> Changes:
     for kind, own in OWN_ARGUMENTS.items():
         if kind in kinds:
             arguments, placed = own(kinds[kind].config, placed)
-    acting: dict[Module, Action] = {}
-    for change, blocks in placed:
-        for block in blocks:
-            acting |= _actions(change, block)
+    acting = actions_of(placed, anatomy)
     if acting:
         _check_hooks_are_seen(model, acting)
-    return Changes(arguments, acting)
+    return Plan(arguments, acting)
 
 
 def _check_hooks_are_seen(model: Any, acting: Iterable[Module]) -> None:
@@ -133,8 +122,8 @@ def _check_hooks_are_seen(model: Any, acting: Iterable[Module]) -> None:
         getattr(each, "_compiled_call_impl", None) is not None for each in (*own, *acting)
     ):
         raise ConfigurationError(
-            f"{kind} is compiled, so that the hooks which perturb it might not be seen; give the model as it was before "
-            "torch.compile, or a stack that perturbs nothing."
+            f"{kind} is compiled, so that the hooks which perturb it might not be seen; give the model as it was "
+            "before torch.compile, or a stack that perturbs nothing."
         )
     if any(getattr(each, "is_cache_enabled", False) is True for each in own):
         raise ConfigurationError(
@@ -148,8 +137,6 @@ def _check_hooks_are_seen(model: Any, acting: Iterable[Module]) -> None:
 
 
 # By the model's own arguments.
-
-Placed = list[tuple[Perturbation, tuple[Block, ...]]]
 
 
 def _of_sd3(config: Any, placed: Placed) -> tuple[Mapping[str, Any], Placed]:
@@ -178,24 +165,3 @@ OWN_ARGUMENTS: Mapping[str, Callable[[Any, Placed], tuple[Mapping[str, Any], Pla
     "SD3Transformer2DModel": _of_sd3,
 }
 "Get the configuration and the changes; return the arguments and the changes that need hooks. By the model's class."
-
-# By hooks.
-
-
-def _actions(change: Perturbation, block: Block) -> Mapping[Module, Action]:
-    """Return what the modules of a block do for a change."""
-    kind, output = type(change), change.output
-    if kind is SkipBlocks and (output is None or len(block.form.attention) == 1):
-        return {block.module: actions.skipping(block.module, block.form.returns)}
-    if kind is IsolateOutputs and block.form.between:
-        names = [name for stream, name in block.form.between.items() if output in (None, stream)]
-        return {(attention := getattr(block.module, name)): actions.blind(attention) for name in names}
-    if kind in ATTENTION:
-        found = block.self_attentions(output)
-        if not found:
-            raise ConfigurationError(f"{block.name} has no self-attention, which {change} acts on.")
-        return {each: actions.attending(each, ATTENTION[kind], block.name) for each in found}
-    able = ", ".join(each.__name__ for each in ATTENTION)
-    raise ConfigurationError(
-        f"{type(block.module).__name__} of diffusers cannot make the change {change}; it can skip whole blocks and make {able}."
-    )

@@ -1,16 +1,18 @@
 """Modules that act otherwise for the length of a `with` block, in the thread that entered it alone.
 
-diffusers' own hooks carry it: one hook for each module, however many threads change it at once, since its registry loses a
-hook whose predecessor is taken off first. When the last block ends, the module is as it was before.
+diffusers' own hooks carry it: one for each module, however many threads change it at once, since diffusers' registry
+loses a hook whose predecessor is taken off first. When the last block ends, the module is as it was before.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -25,7 +27,7 @@ Action = Callable[[Forward, tuple[Any, ...], dict[str, Any]], Any]
 NAME = "guidance_core"
 "Of the hook, in the registry of a module."
 
-_ACTIVE: ContextVar[Mapping[Module, Action]] = ContextVar("guidance_core_switches", default={})
+_ACTIVE: ContextVar[Mapping[Module, Action]] = ContextVar("guidance_core_switches", default=MappingProxyType({}))
 "What the modules do in this thread."
 
 
@@ -33,11 +35,11 @@ _ACTIVE: ContextVar[Mapping[Module, Action]] = ContextVar("guidance_core_switche
 class _Use:
     """A module with a hook."""
 
-    blocks: int
+    registry: Any
+    had: frozenset[str]
+    "The attributes that it had before."
+    blocks: int = 0
     "How many blocks use it."
-    had_registry: bool
-    had_forward: bool
-    "Whether it had an attribute `forward` of its own, as a module with other hooks has."
 
 
 _used: dict[Module, _Use] = {}
@@ -66,13 +68,13 @@ def switched(actions: Mapping[Module, Action]) -> Iterator[None]:
 
 
 def _hold(module: Module) -> None:
-    from diffusers.hooks import HookRegistry
-
+    hooks: Any = importlib.import_module("diffusers.hooks")
     with _lock:
         use = _used.get(module)
         if use is None:
-            use = _Use(0, hasattr(module, "_diffusers_hook"), "forward" in vars(module))
-            HookRegistry.check_if_exists_or_initialize(module).register_hook(_switch_class()(), NAME)
+            had = frozenset(vars(module))
+            use = _Use(hooks.HookRegistry.check_if_exists_or_initialize(module), had)
+            use.registry.register_hook(_switch_class()(), NAME)
             _used[module] = use
         use.blocks += 1
 
@@ -81,24 +83,22 @@ def _release(module: Module) -> None:
     with _lock:
         use = _used[module]
         use.blocks -= 1
-        if use.blocks > 0:
+        if use.blocks:
             return
         del _used[module]
-        registry: Any = module._diffusers_hook
-        registry.remove_hook(NAME, recurse=False)
-        if not registry.hooks:  # diffusers leaves both behind
-            if not use.had_forward:
-                vars(module).pop("forward", None)
-            if not use.had_registry:
-                vars(module).pop("_diffusers_hook", None)
+        use.registry.remove_hook(NAME, recurse=False)
+        if not use.registry.hooks:  # diffusers leaves its registry, and the module's own forward as an attribute
+            left = [name for name, value in vars(module).items() if value is use.registry or name == "forward"]
+            for name in set(left) - use.had:
+                del vars(module)[name]
 
 
 @functools.cache
 def _switch_class() -> Any:
     """Return the class of the hook that does what the thread wants, or nothing; diffusers is imported only here."""
-    from diffusers.hooks import ModelHook
+    hooks: Any = importlib.import_module("diffusers.hooks")
 
-    class Switch(ModelHook):  # type: ignore[misc]
+    class Switch(hooks.ModelHook):  # type: ignore[misc]
         def new_forward(self, module: Module, *args: Any, **kwargs: Any) -> Any:
             forward = self.fn_ref.original_forward
             action = _ACTIVE.get().get(module)
