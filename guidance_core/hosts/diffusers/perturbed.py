@@ -7,7 +7,7 @@ with perturbed(transformer, branch) as arguments:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -15,9 +15,10 @@ import torch
 from torch.nn import Module
 
 from guidance_core.errors import ConfigurationError
-from guidance_core.hosts.diffusers.anatomy import AUDIO, VIDEO, anatomy_of, unwrapped
+from guidance_core.hosts.diffusers.anatomy import anatomy_of, unwrapped
 from guidance_core.hosts.diffusers.changes import Placed, actions_of, kinds_of
 from guidance_core.hosts.diffusers.switches import Action, switched
+from guidance_core.hosts.ltx2_flags import flags_of
 from guidance_core.methods.capabilities import Capabilities
 from guidance_core.methods.perturbations import (
     IsolateOutputs,
@@ -60,10 +61,17 @@ def perturbed(model: Any, branch: Branch | BoundBranch) -> Iterator[Mapping[str,
         ConfigurationError: the model cannot make one of the perturbations, or is perturbed already.
         DenoiserError: in the model's call: the attention to change is not computed by torch.
     """
-    if not branch.perturbations:
+    with changed(model, branch.perturbations) as arguments:
+        yield arguments
+
+
+@contextlib.contextmanager
+def changed(model: Any, perturbations: Sequence[Perturbation]) -> Iterator[Mapping[str, Any]]:
+    """Have a model make perturbations inside the block, as `perturbed` says; without any, nothing is looked at."""
+    if not perturbations:
         yield {}
         return
-    plan = plan_of(model, branch.perturbations)
+    plan = plan_of(model, perturbations)
     with switched(plan.actions) if plan.actions else contextlib.nullcontext():
         yield plan.arguments
 
@@ -149,14 +157,13 @@ def _of_ltx2(config: Any, placed: Placed) -> tuple[Mapping[str, Any], Placed]:
     isolated = [each for each in placed if each[0] == IsolateOutputs()]
     arguments: dict[str, Any] = {"isolate_modalities": True} if isolated else {}
     skipping = [each for each in placed if type(each[0]) is SkipSelfAttention]
-    skipped = {
-        stream: {block.number for change, blocks in skipping if change.output in (None, stream) for block in blocks}
-        for stream in (VIDEO, AUDIO)
-    }
-    taken = isolated
-    if skipped[VIDEO] and skipped[VIDEO] == skipped[AUDIO] and config.perturbed_attn:
-        arguments["spatio_temporal_guidance_blocks"] = sorted(skipped[VIDEO])
-        taken = [*isolated, *skipping]
+    try:
+        blocks = flags_of([change for change, _ in skipping], config).blocks
+    except ConfigurationError:  # in some of the streams only, for example
+        skipping = []
+    else:
+        arguments |= {"spatio_temporal_guidance_blocks": list(blocks)} if blocks else {}
+    taken = [*isolated, *skipping]
     return arguments, [each for each in placed if each not in taken]
 
 
