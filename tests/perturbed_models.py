@@ -309,13 +309,13 @@ def masked_to_itself(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Ten
 
 
 @contextlib.contextmanager
-def given_otherwise(case: Case, block: Any, change: Any) -> Iterator[None]:
+def given_otherwise(block: Any, place: int, change: Any) -> Iterator[None]:
     """Have the streams of a block shuffled as a change says, before they enter it."""
     names = ("hidden_states", "audio_hidden_states")
 
     def shuffle(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        new = {name: change.shuffled(named[name], 0) for name in names if name in named}
-        first = tuple(change.shuffled(each, 0) if place == 0 else each for place, each in enumerate(given))
+        new = {name: change.shuffled(named[name], place) for name in names if name in named}
+        first = tuple(change.shuffled(each, place) if number == 0 else each for number, each in enumerate(given))
         return first, {**named, **new}
 
     hook = block.register_forward_pre_hook(shuffle, with_kwargs=True)

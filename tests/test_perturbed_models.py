@@ -136,15 +136,17 @@ def test_queries_are_blurred_over_the_grid_of_the_picture_alone(case, sigma):
 @every_model
 def test_tokens_that_enter_a_block_change_places_by_the_seeds_of_the_pass(case):
     model = case.model()
-    for stack in case.blocks:
+    before = 0
+    for stack, count in case.blocks.items():
         change = ShuffledTokens(0, stack=stack, seeds=SEEDS)
         block = case.lists(model)[stack][0]
-        with by_hand.given_otherwise(case, block, change):
+        with by_hand.given_otherwise(block, before, change):
             expected = case.made(model)
         made = made_with(case, model, change)
         assert equal(made, expected)
         assert equal(made, made_with(case, model, change))
         assert not equal(made, made_with(case, model, attrs.evolve(change, seeds=(3, 4))))
+        before += count
 
 
 @every_model
@@ -352,6 +354,77 @@ def test_a_model_is_perturbed_for_one_branch_at_a_time():
             pass
         assert equal(made_with(case, other, SkipBlocks(1)), inner), "another model is its own"
         assert equal(case.made(model, **arguments), expected)
+
+
+@every_model
+def test_a_change_that_is_asked_for_twice_is_made_once(case):
+    model, stack = case.model(), next(iter(case.blocks))
+    every = [SoftIdentityAttention(0, heads=(0,), weight=0.3), SoftIdentityAttention(0, heads=(0, 1), weight=0.3)]
+    one = made_with(case, model, attrs.evolve(every[1], stack=stack))
+    assert equal(made_with(case, model, *every), one)
+    for change in changes_of(case):
+        once = made_with(case, model, change)
+        if isinstance(change, SlidingWindows):
+            assert equal(made_with(case, model, change, change), once)
+            continue
+        named = attrs.evolve(change, stack=stack)
+        assert equal(made_with(case, model, change, named), once), change
+
+
+def test_changes_of_different_parts_are_made_together():
+    case = case_named("Stable Diffusion 3")
+    model = case.model()
+    changes = [
+        SkipBlocks(2), IdentityAttention(1), ShuffledTokens(1, seeds=SEEDS), DropOut(0, rate=0.4, seeds=SEEDS),
+        SlidingWindows(),
+    ]  # fmt: skip
+    made = made_with(case, model, *changes)
+    fewer = [made_with(case, model, *(each for each in changes if each is not left)) for left in changes]
+    assert not any(equal(made, each) for each in fewer)
+    assert equal(made, made_with(case, model, *reversed(changes)))
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("Flux", IdentityAttention(0), BlurredAttention(0, stack="double")),
+        ("Flux", SkipBlocks(1, stack="double"), IdentityAttention()),
+        (
+            "Flux",
+            SoftIdentityAttention(0, weight=0.2),
+            SoftIdentityAttention(0, stack="double", heads=(1,), weight=0.3),
+        ),
+        ("LTX-2, type 2.3", SkipSelfAttention(0), BlurredAttention(0, stack="blocks")),
+        ("Stable Diffusion 3", SkipBlocks(0), BlurredAttention(0, stack="blocks")),
+    ],
+    ids=str,
+)
+def test_changes_of_one_part_that_are_written_in_two_ways_are_refused(name, one, other):
+    """Only a host knows which list is the first."""
+    case = case_named(name)
+    model = case.model()
+    assert "change the same part of transformer_blocks" in capabilities_of(model)(branch_of(one, other))
+    with pytest.raises(ConfigurationError, match="change the same part of transformer_blocks"):
+        made_with(case, model, one, other)
+
+
+def test_pictures_beside_that_of_the_sample_are_not_taken_for_it():
+    flux, qwen = case_named("Flux"), case_named("Qwen-Image")
+    model, inputs = flux.model(), flux.inputs()
+    inputs["hidden_states"] = inputs["hidden_states"].repeat(1, 2, 1)
+    inputs["img_ids"] = inputs["img_ids"].repeat(2, 1)
+    with (
+        pytest.raises(ConfigurationError, match="pictures, whose queries cannot be blurred"),
+        perturbed(model, branch_of(BlurredAttention(0))),
+    ):
+        model(**inputs)
+    model, inputs = qwen.model(), qwen.inputs()
+    inputs["img_shapes"] = [[(1, 3, 2), (1, 3, 2)]] * 2
+    with (
+        pytest.raises(ConfigurationError, match="tokens of this call are those of 2 pictures"),
+        perturbed(model, branch_of(BlurredAttention(0))),
+    ):
+        model(**inputs)
 
 
 @every_model

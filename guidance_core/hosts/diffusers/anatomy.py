@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -62,7 +62,7 @@ UNET = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 "A U-Net's blocks are those of its transformers, counted in the order of its layers."
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Block:
     """A block of a model."""
 
@@ -70,6 +70,8 @@ class Block:
     form: Form
     number: int
     "As perturbations count it, in its list."
+    place: int
+    "Among the blocks of all lists."
     name: str
     "For messages."
 
@@ -159,7 +161,7 @@ def _lists(model: Module) -> dict[str, Sequence[Block]]:
     found: dict[str, Sequence[Block]] = {}
     for attribute, child in model.named_children():
         if isinstance(child, ModuleList) and len(child) and all(form_of(block) is not None for block in child):
-            found[STACKS.get(attribute, attribute)] = _blocks(child, attribute)
+            found[STACKS.get(attribute, attribute)] = _blocks(child, attribute, found)
     return {ONLY: next(iter(found.values()))} if len(found) == 1 else found
 
 
@@ -171,13 +173,15 @@ def _layers(model: Module) -> dict[str, Sequence[Block]]:
         members = list(layers.modules()) if isinstance(layers, Module) else []
         blocks = [block for block in members if form_of(block) is not None]
         if blocks:
-            found[name] = _blocks(blocks, f"{name} transformers")
+            found[name] = _blocks(blocks, f"{name} transformers", found)
     return found
 
 
-def _blocks(modules: Any, name: str) -> tuple[Block, ...]:
+def _blocks(modules: Iterable[Module], name: str, before: Mapping[str, Sequence[Block]]) -> tuple[Block, ...]:
+    first = sum(map(len, before.values()))
     return tuple(
-        Block(each, form_of(each) or Form(), number, f"{name}[{number}]") for number, each in enumerate(modules)
+        Block(each, form_of(each) or Form(), number, first + number, f"{name}[{number}]")
+        for number, each in enumerate(modules)
     )
 
 

@@ -15,7 +15,7 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.hosts.diffusers import actions
 from guidance_core.hosts.diffusers.actions import Attend, Seen
 from guidance_core.hosts.diffusers.anatomy import Anatomy, Block
-from guidance_core.hosts.diffusers.grids import GRIDS, SPATIAL, fitted, patch_of
+from guidance_core.hosts.diffusers.grids import GRIDS, SPATIAL, UNETS, fitted, patch_of
 from guidance_core.hosts.diffusers.switches import Action
 from guidance_core.methods.attention import BlurredAttention, SoftIdentityAttention
 from guidance_core.methods.perturbations import (
@@ -56,14 +56,16 @@ def _soft_identity(change: SoftIdentityAttention, block: Block, anatomy: Anatomy
 
 
 def _blur(change: BlurredAttention, block: Block, anatomy: Anatomy, seen: Seen) -> Acting:
-    grids = GRIDS[type(anatomy.model).__name__]
+    kind = type(anatomy.model).__name__
 
     def blurring(stream: str) -> Callable[[Tensor], Tensor]:
         def blurred(queries: Tensor) -> Tensor:
-            grid = fitted(grids(anatomy.model.config, seen.inputs)[stream], queries.shape[-2])
+            whole = GRIDS[kind](anatomy.model.config, seen.inputs)[stream]
+            grid = fitted(whole, queries.shape[-2], is_halved=kind in UNETS)
             if grid is None:
                 raise ConfigurationError(
-                    f"{change}: {block.name} has {queries.shape[-2]} tokens, fewer than their grid; blur it elsewhere."
+                    f"{change}: the {queries.shape[-2]} tokens of {block.name} do not form the grid {whole} of the "
+                    "sample; blur other blocks."
                 )
             text = queries.shape[-2] - torch.Size(grid).numel()  # comes first where both share a projection
             made = change.blurred(queries[..., text:, :], grid)
@@ -86,7 +88,7 @@ def _shuffle(change: ShuffledTokens, block: Block, anatomy: Anatomy, seen: Seen)
         name = "audio_hidden_states" if stream == "audio" else "hidden_states"
 
         def shuffled(x: Tensor) -> Tensor:
-            return change.shuffled(x, block.number)
+            return change.shuffled(x, block.place)
 
         yield block.module, actions.before(block.module, name, shuffled)
 
@@ -95,9 +97,9 @@ def _drop(change: DropOut, block: Block, anatomy: Anatomy, seen: Seen) -> Acting
     def dropping(part: str) -> Callable[[Any], Any]:
         def dropped(made: Any) -> Any:
             if isinstance(made, Tensor):
-                return change.dropped(made, block.number, part)
+                return change.dropped(made, block.place, part)
             return tuple(
-                change.dropped(x, block.number, f"{part} {place}") if isinstance(x, Tensor) else x
+                change.dropped(x, block.place, f"{part} {place}") if isinstance(x, Tensor) else x
                 for place, x in enumerate(made)
             )
 
@@ -134,13 +136,15 @@ def windowed(change: SlidingWindows, anatomy: Anatomy) -> Action:
         sides = zip(sample.shape[-2:], patch, strict=True)
         rows, columns = ([(a * size, b * size) for a, b in change.along(side // size)] for side, size in sides)
         windows = [(..., slice(*row), slice(*column)) for row in rows for column in columns]
-        made = [forward(**{**inputs, name: sample[window]})[0] for window in windows]
-        total = made[0].new_zeros((*made[0].shape[:-2], *sample.shape[-2:]), dtype=accumulation_dtype(made[0]))
-        counts = torch.zeros(sample.shape[-2:])
-        for window, prediction in zip(windows, made, strict=True):
-            total[window] += prediction
+        total, counts = None, torch.zeros(sample.shape[-2:])
+        for window in windows:
+            made: Tensor = forward(**{**inputs, name: sample[window]})[0]  # the next one may overwrite it
+            if total is None:
+                total = made.new_zeros((*made.shape[:-2], *sample.shape[-2:]), dtype=accumulation_dtype(made))
+            total[window] += made
             counts[window] += 1
-        return ((total / counts.to(total, non_blocking=True)).to(made[0].dtype),)
+        assert total is not None
+        return ((total / counts.to(total, non_blocking=True)).to(made.dtype),)
 
     return act
 
@@ -192,7 +196,7 @@ def actions_of(changes: Placed, anatomy: Anatomy) -> dict[Module, Action]:
     """Return what the modules of a model do for perturbations in their blocks.
 
     Raises:
-        ConfigurationError: the model cannot make one.
+        ConfigurationError: the model cannot make one, or two of them change one part of a block differently.
     """
     seen = Seen()
     acting: dict[Module, Action] = {}
@@ -201,21 +205,57 @@ def actions_of(changes: Placed, anatomy: Anatomy) -> dict[Module, Action]:
     def add(module: Module, action: Action) -> None:
         acting[module] = actions.both(acting.get(module), action)
 
-    if any(kind in BY_BLOCK and BY_BLOCK[kind].sees_inputs for kind in (type(change) for change, _ in changes)):
-        add(anatomy.model, actions.noting(anatomy.model, seen))
-    for change, blocks in changes:
+    for change, _ in changes:
         if type(change) not in able:
             raise ConfigurationError(
                 f"{type(anatomy.model).__name__} cannot make the change {change}; it can make "
                 f"{', '.join(kind.__name__ for kind in able)}."
             )
-        if isinstance(change, SlidingWindows):
-            add(anatomy.model, windowed(change, anatomy))
-            continue
-        for block in blocks:
+    if any(kind in BY_BLOCK and BY_BLOCK[kind].sees_inputs for kind in (type(change) for change, _ in changes)):
+        add(anatomy.model, actions.noting(anatomy.model, seen))
+    for window in dict.fromkeys(change for change, _ in changes if isinstance(change, SlidingWindows)):
+        add(anatomy.model, windowed(window, anatomy))
+    for block, own in by_block(changes, anatomy).items():
+        for change in own:
             for module, action in BY_BLOCK[type(change)].acting(change, block, anatomy, seen):
                 add(module, action)
     return acting
+
+
+def by_block(changes: Placed, anatomy: Anatomy) -> dict[Block, list[Perturbation]]:
+    """Return the changes of each block, each once, stream by stream.
+
+    Raises:
+        ConfigurationError: two of them change one part of a block differently.
+    """
+    found: dict[Block, list[Perturbation]] = {}
+    for change, blocks in changes:
+        for block in () if isinstance(change, SlidingWindows) else blocks:
+            own = found.setdefault(block, [])
+            streams = anatomy.outputs if change.output is None and not isinstance(change, SkipBlocks) else ()
+            for stream in streams or (change.output,):
+                _unite(attrs.evolve(change, blocks=None, stack=None, output=stream), own, block)
+    return found
+
+
+def _unite(change: Perturbation, own: list[Perturbation], block: Block) -> None:
+    """Add a change to those of a block; what it does already is not done twice."""
+    for number, other in enumerate(own):
+        if change.collides(other) or other.collides(change):
+            raise ConfigurationError(
+                f"{change} and {other} change the same part of {block.name}; give them different blocks, or separate "
+                "branches."
+            )
+        if isinstance(change, SoftIdentityAttention) and attrs.evolve(change, heads=None) == _of_all_heads(other):
+            heads = None if change.heads is None or other.heads is None else (*change.heads, *other.heads)
+            own[number] = attrs.evolve(change, heads=heads)
+            return
+    if change not in own:
+        own.append(change)
+
+
+def _of_all_heads(change: Perturbation) -> Perturbation:
+    return attrs.evolve(change, heads=None) if isinstance(change, SoftIdentityAttention) else change
 
 
 Placed: TypeAlias = list[tuple[Perturbation, tuple[Block, ...]]]

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from guidance_core.errors import ConfigurationError
 from guidance_core.hosts.diffusers.anatomy import AUDIO, VIDEO, WHOLE
 
 Grid: TypeAlias = tuple[int, ...]
@@ -36,8 +37,13 @@ def _of_video_and_audio(config: Any, inputs: Mapping[str, Any]) -> Grids:
 
 
 def _of_shapes(config: Any, inputs: Mapping[str, Any]) -> Grids:
-    return {WHOLE: tuple(inputs["img_shapes"][0][0])}
+    shapes = inputs["img_shapes"][0]
+    if len(shapes) != 1:
+        raise ConfigurationError(SEVERAL.format(count=len(shapes)))
+    return {WHOLE: tuple(shapes[0])}
 
+
+SEVERAL = "the tokens of this call are those of {count} pictures, whose queries cannot be blurred; give one picture."
 
 _seen = WeakTensorKeyDictionary()
 "Grids by the tensor that describes them, which a device is asked for once, not in every step."
@@ -48,6 +54,8 @@ def _of_places(config: Any, inputs: Mapping[str, Any]) -> Grids:
     places: Tensor = inputs["img_ids"]
     if places not in _seen:
         _seen[places] = tuple(int(last) + 1 for last in places.reshape(-1, places.shape[-1])[-1, 1:].tolist())
+    if math.prod(_seen[places]) != places.shape[-2]:
+        raise ConfigurationError(SEVERAL.format(count="more than one"))
     return {WHOLE: _seen[places]}
 
 
@@ -64,8 +72,9 @@ GRIDS: Mapping[str, Callable[[Any, Mapping[str, Any]], Grids]] = {
 }
 "By the model's class; they get its configuration and the inputs of a call."
 
+UNETS = ("UNet2DConditionModel",)
 SPATIAL = {
-    name: "sample" if name == "UNet2DConditionModel" else "hidden_states"
+    name: "sample" if name in UNETS else "hidden_states"
     for name, of in GRIDS.items()
     if of in (_of_patches, _of_layers)
 }
@@ -78,8 +87,16 @@ def patch_of(config: Any, dims: int) -> Grid:
     return tuple(size) if isinstance(size, (tuple, list)) else (size,) * dims
 
 
-def fitted(grid: Grid, tokens: int) -> Grid | None:
-    """Return the grid of a layer with a number of tokens: the given one, or one that is halved a few times."""
-    while math.prod(grid) > tokens and max(grid[-2:]) > 1:
-        grid = (*grid[:-2], *((length + 1) // 2 for length in grid[-2:]))
-    return grid if math.prod(grid) <= tokens else None
+def fitted(grid: Grid, tokens: int, *, is_halved: bool) -> Grid | None:
+    """Return the grid of a layer with a number of tokens; None if there is none.
+
+    Args:
+        grid: that of the sample.
+        tokens: of the layer; of text too, where both share an attention.
+        is_halved: whether height and width are halved from layer to layer, as in a U-Net.
+    """
+    if not is_halved:
+        return grid if math.prod(grid) <= tokens else None
+    while math.prod(grid) > tokens and max(grid) > 1:
+        grid = tuple((length + 1) // 2 for length in grid)
+    return grid if math.prod(grid) == tokens else None

@@ -16,7 +16,7 @@ from torch.nn import Module
 
 from guidance_core.errors import ConfigurationError
 from guidance_core.hosts.diffusers.anatomy import anatomy_of, unwrapped
-from guidance_core.hosts.diffusers.changes import Placed, actions_of, kinds_of
+from guidance_core.hosts.diffusers.changes import Placed, actions_of, by_block, kinds_of
 from guidance_core.hosts.diffusers.switches import Action, switched
 from guidance_core.hosts.ltx2_flags import flags_of
 from guidance_core.methods.capabilities import Capabilities
@@ -111,6 +111,7 @@ def plan_of(model: Any, perturbations: Iterable[Perturbation]) -> Plan:
     """
     anatomy = anatomy_of(model)
     placed = [(each, anatomy.places(each)) for each in perturbations]
+    by_block(placed, anatomy)  # raises where two cannot be made together
     kinds = {type(each).__name__: each for each in unwrapped(model)}
     arguments: Mapping[str, Any] = {}
     for kind, own in OWN_ARGUMENTS.items():
