@@ -520,6 +520,33 @@ def test_a_processor_that_torch_does_not_compute_is_refused_by_name():
     assert by_hand.state_of(model) == before
 
 
+def test_attention_to_a_picture_prompt_stays():
+    """A processor that adds attention to other tokens asks torch a second time."""
+    case = case_named("DiT")
+    model = case.model()
+    prompt = torch.randn(2, 2, 16, 8, generator=torch.Generator().manual_seed(0))  # as many tokens as the picture
+
+    class WithPrompt(diffusers.models.attention_processor.AttnProcessor2_0):
+        def __call__(self, attn, hidden_states, *given, **named):
+            made = super().__call__(attn, hidden_states, *given, **named)
+            seen = F.scaled_dot_product_attention(prompt, prompt, prompt)
+            return made + seen.transpose(1, 2).reshape(made.shape)
+
+    model.transformer_blocks[1].attn1.set_processor(WithPrompt())
+    made = made_with(case, model, IdentityAttention(1))
+    calls = []
+
+    def first_alone(query, key, value, **more):
+        calls.append(1)
+        change = by_hand.masked_to_itself if len(calls) == 1 else by_hand.OPERATION
+        return change(query, key, value)
+
+    with by_hand.attending_otherwise(case, model, [("blocks", 1)], first_alone):
+        expected = case.made(model)
+    assert len(calls) == 2
+    torch.testing.assert_close(made, expected)
+
+
 def test_joined_projections_cannot_be_blurred():
     case = case_named("Flux")
     model = case.model()

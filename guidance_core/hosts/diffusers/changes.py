@@ -246,16 +246,14 @@ def _unite(change: Perturbation, own: list[Perturbation], block: Block) -> None:
                 f"{change} and {other} change the same part of {block.name}; give them different blocks, or separate "
                 "branches."
             )
-        if isinstance(change, SoftIdentityAttention) and attrs.evolve(change, heads=None) == _of_all_heads(other):
+        if isinstance(change, SoftIdentityAttention) and isinstance(other, SoftIdentityAttention):
             heads = None if change.heads is None or other.heads is None else (*change.heads, *other.heads)
-            own[number] = attrs.evolve(change, heads=heads)
-            return
+            united = attrs.evolve(change, heads=heads)
+            if united == attrs.evolve(other, heads=heads):
+                own[number] = united
+                return
     if change not in own:
         own.append(change)
-
-
-def _of_all_heads(change: Perturbation) -> Perturbation:
-    return attrs.evolve(change, heads=None) if isinstance(change, SoftIdentityAttention) else change
 
 
 Placed: TypeAlias = list[tuple[Perturbation, tuple[Block, ...]]]
