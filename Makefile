@@ -69,7 +69,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The pipelines and models of others; make test runs them too.
-HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py)
+HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py tests/test_perturbed_*.py)
 
 test-hosts: $(VENV)/.dev
 	$(BIN)/python -m pytest $(HOST_TESTS) $(PYTEST_ARGS)

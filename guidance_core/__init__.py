@@ -63,6 +63,7 @@ from guidance_core.executors import (
 from guidance_core.executors.degrees import Degrees
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.stacked_denoiser import StackedDenoiser
+from guidance_core.methods.attention import BlurredAttention, NormalizedAttention, SoftIdentityAttention
 from guidance_core.methods.capabilities import Capabilities
 from guidance_core.methods.fields import blocks, extent
 from guidance_core.methods.hookspecs import hookimpl
@@ -76,8 +77,10 @@ from guidance_core.methods.perturbations import (
     UseCondition,
 )
 from guidance_core.methods.pieces import negative_pass, parallel, with_momentum
+from guidance_core.methods.randomized import DropOut, NoisedTimestep, RandomPerturbation, ShuffledTokens
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
+from guidance_core.methods.sliding import SlidingWindows
 from guidance_core.methods.step import Step
 from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
@@ -101,6 +104,7 @@ __all__ = [
     "Axis",
     "BatchedExecutor",
     "Blocks",
+    "BlurredAttention",
     "BoundBranch",
     "Branch",
     "BranchConflictError",
@@ -111,6 +115,7 @@ __all__ = [
     "Degrees",
     "Denoiser",
     "DenoiserError",
+    "DropOut",
     "Executor",
     "ExecutorError",
     "Guidance",
@@ -123,8 +128,10 @@ __all__ = [
     "Mean",
     "Multiply",
     "Needs",
+    "NoisedTimestep",
     "NonFiniteError",
     "Norm",
+    "NormalizedAttention",
     "OutputTrace",
     "Over",
     "OverwrittenError",
@@ -136,6 +143,7 @@ __all__ = [
     "Position",
     "PredictionType",
     "Quantile",
+    "RandomPerturbation",
     "RankError",
     "RankFailedError",
     "RankLostError",
@@ -146,8 +154,11 @@ __all__ = [
     "Schedule",
     "SerialExecutor",
     "Shards",
+    "ShuffledTokens",
     "SkipBlocks",
     "SkipSelfAttention",
+    "SlidingWindows",
+    "SoftIdentityAttention",
     "Space",
     "SpecError",
     "StackedDenoiser",

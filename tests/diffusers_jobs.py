@@ -23,21 +23,21 @@ def bits(made: Any) -> str:
     return hashlib.sha256(b"".join(each.contiguous().numpy().tobytes() for each in tensors(made))).hexdigest()
 
 
-def on_ranks(group: Any, name: str) -> tuple[str, int, int]:
+def on_ranks(group: Any, name: str, spec: str = "") -> tuple[str, int, int]:
     """Return the digest of a guided call on the ranks, this rank's forwards, and those of the call in all."""
     (case,) = (case for case in CASES if case.name == name)
     with forwards_counted(case) as (counted, rows):
-        made = made_by(counted, case.spec, executor=AllGatherExecutor(group))
+        made = made_by(counted, spec or case.spec, executor=AllGatherExecutor(group))
     count = torch.tensor([sum(rows)])
     torch.distributed.all_reduce(count, group=group)
     return bits(made), sum(rows), int(count)
 
 
-def serially(name: str) -> tuple[str, int]:
+def serially(name: str, spec: str = "") -> tuple[str, int]:
     """Return the digest of a guided call in one process, and its forwards."""
     (case,) = (case for case in CASES if case.name == name)
     with forwards_counted(case) as (counted, rows):
-        made = made_by(counted, case.spec)
+        made = made_by(counted, spec or case.spec)
     return bits(made), sum(rows)
 
 

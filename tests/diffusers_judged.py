@@ -19,7 +19,7 @@ import torch
 from small_pipelines import CASES, Case
 from torch import Tensor
 
-from guidance_core import Branch, Guidance, Needs, hookimpl
+from guidance_core import Branch, Guidance, Needs, Perturbation, hookimpl
 from guidance_core.hosts.diffusers import guide
 
 PAGE = Path(__file__).parents[1] / "docs" / "diffusers.md"
@@ -56,6 +56,23 @@ class Predictions:
     @hookimpl
     def combine(self, step, predictions):
         self.seen.append((step.output, predictions["cond"].clone(), predictions["uncond"].clone()))
+
+
+@attrs.frozen
+class Named:
+    """Notes the first predictions of a pass that is perturbed, one for each output."""
+
+    perturbation: Perturbation
+    seen: list[Tensor] = attrs.field(factory=list, eq=False, repr=False)
+
+    @hookimpl
+    def build_branches(self, step):
+        return [Branch("perturbed", perturbations=(self.perturbation,), required=True)]
+
+    @hookimpl
+    def combine(self, step, predictions):
+        if step.index == 0:
+            self.seen.append(predictions["perturbed"].clone())
 
 
 @attrs.frozen

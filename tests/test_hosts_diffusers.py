@@ -15,7 +15,17 @@ import attrs
 import pytest
 import torch
 
-from guidance_core import Amend, ConfigurationError, DenoiserError, Guidance, GuidanceError, Needs, hookimpl
+from guidance_core import (
+    Amend,
+    ConfigurationError,
+    DenoiserError,
+    Guidance,
+    GuidanceError,
+    Needs,
+    SkipBlocks,
+    SkipSelfAttention,
+    hookimpl,
+)
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -23,6 +33,7 @@ pytest.importorskip("transformers")
 import diffusers
 import diffusers_jobs
 import diffusers_judged as judge
+import perturbed_models
 from peft import LoraConfig, get_peft_model
 from small_pipelines import BETAS, CASES, STEPS, flux, stable_diffusion
 
@@ -35,6 +46,7 @@ from guidance_core.hosts.diffusers import (
     guided,
     levels_of,
 )
+from guidance_core.hosts.diffusers.patterns import pattern_of
 from guidance_core.hosts.diffusers.placeholder import Placeholder
 from guidance_core.hosts.diffusers.stand_in import StandIn
 from guidance_core.ranks import Ranks
@@ -56,6 +68,15 @@ def case_named(name):
 
 LORA = LoraConfig(target_modules=["to_q"])
 SD, FLUX, WAN = "Stable Diffusion, Euler", "Flux", "Wan 2.1"
+PERTURBED = {
+    SD: "Stable Diffusion",
+    "Stable Diffusion 3": "Stable Diffusion 3",
+    FLUX: "Flux",
+    "Qwen-Image": "Qwen-Image",
+    WAN: "Wan",
+    "LTX-2, type 2.3": "LTX-2, type 2.3",
+}
+"Pipelines whose model is perturbed by hand too, by the name of its model in `perturbed_models`."
 
 # The five judgements.
 
@@ -342,10 +363,9 @@ def test_a_guided_pipeline_cannot_be_guided_again():
 @pytest.mark.parametrize(
     ("name", "spec", "says"),
     [
-        (SD, "cfg:scale=3,stg:scale=1,blocks=1", "which UNet2DConditionModel does not offer"),
-        ("Stable Diffusion 3", "cfg:scale=3,stg:scale=1,blocks=1", "it cannot do SkipSelfAttention"),
-        ("Stable Diffusion 3", "stg:scale=1,blocks=7,skip=blocks", "block 7 does not exist"),
-        (WAN, "stg:scale=1,blocks=1", "which WanTransformer3DModel does not offer"),
+        (SD, "cfg:scale=3,stg:scale=1,blocks=1", r"acts on block 1, but the model has 1 \(down\)"),
+        ("Stable Diffusion 3", "stg:scale=1,blocks=7,skip=blocks", "acts on block 7, but the model has 3"),
+        ("Wan 2.2, two experts", "stg:scale=1,blocks=2", "acts on block 2, but the model has 2"),
     ],
 )  # fmt: skip
 def test_a_stack_that_perturbs_more_than_the_model_can_is_refused_before_any_forward(name, spec, says):
@@ -354,6 +374,102 @@ def test_a_stack_that_perturbs_more_than_the_model_can_is_refused_before_any_for
         with pytest.raises(ConfigurationError, match=says):
             guide(counted.pipeline(), spec)(**called(case))
         assert rows == []
+
+
+def test_an_expert_that_cannot_do_what_the_first_can_is_refused_before_any_forward():
+    case = case_named("Wan 2.2, two experts")
+    pipe = case.pipeline()
+    pipe.transformer_2.blocks = pipe.transformer_2.blocks[:1]
+    with pytest.raises(ConfigurationError, match="acts on block 1, but the model has 1"):
+        guide(pipe, "stg:scale=1,blocks=1")(**called(case))
+
+
+@pytest.mark.parametrize("name", PERTURBED)
+def test_a_perturbed_pass_of_a_pipeline_is_its_model_changed_by_hand(name):
+    case, model_case = case_named(name), perturbed_models.case_named(PERTURBED[name])
+    pipe, watch = case.pipeline(), judge.Named(SkipSelfAttention(0))
+    model = getattr(pipe, "unet", None) or pipe.transformer
+    before, calls = perturbed_models.state_of(model), []
+    hook = model.register_forward_pre_hook(lambda _, args, named: calls.append((args, named)), with_kwargs=True)
+    guide(pipe, [*Guidance.from_spec("cfg:scale=4,stg:scale=1,blocks=0").plugins, watch])(**called(case))
+    hook.remove()
+    args, named = calls[2]  # after cond and uncond
+    named = {key: value for key, value in named.items() if key != "spatio_temporal_guidance_blocks"}
+    first = next(iter(model_case.blocks))
+    with perturbed_models.attending_otherwise(model_case, model, [(first, 0)], perturbed_models.masked_to_itself):
+        expected = model(*args, **named)
+    for made, right in zip(watch.seen, expected, strict=False):
+        torch.testing.assert_close(made, right)
+    after = perturbed_models.state_of(model)
+    assert {key: value[1:] for key, value in after.items()} == {key: value[1:] for key, value in before.items()}
+
+
+@pytest.mark.parametrize("name", PERTURBED)
+@pytest.mark.parametrize("spec", ["cfg:scale=4,stg:scale=1,blocks=0", "cfg:scale=4,stg:scale=1,blocks=0,skip=blocks"])
+def test_perturbed_passes_on_two_ranks_give_the_bits_of_one(two_ranks, name, spec):
+    expected, forwards = diffusers_jobs.serially(name, spec)
+    assert forwards == 3 * STEPS
+    found = two_ranks.run(diffusers_jobs.on_ranks, name, spec)
+    assert [each[0] for each in found] == [expected] * 2
+    assert sorted(each[1] for each in found) == [STEPS, 2 * STEPS]
+
+
+@pytest.mark.parametrize("name", ["Flux", "LTX-2, type 2.3"])
+def test_nothing_stays_perturbed_after_an_error_or_an_interrupt(name):
+    case = case_named(name)
+    pipe = case.pipeline()
+    model, own = pipe.transformer, pipe(**called(case), **case.own)
+    blocks = model.transformer_blocks
+    before = perturbed_models.state_of(blocks)
+    for error in (MemoryError("in the middle"), KeyboardInterrupt()):
+        calls = []
+
+        def fail(*_, calls=calls, error=error):
+            calls.append(1)
+            if len(calls) == 3:  # the perturbed pass
+                raise error
+
+        hook = model.norm_out.register_forward_pre_hook(fail)
+        with pytest.raises(BaseException, match="in the middle" if isinstance(error, MemoryError) else ""):
+            guide(pipe, "cfg:scale=4,stg:scale=1,blocks=0,skip=blocks")(**called(case))
+        hook.remove()
+        assert len(calls) == 3
+        assert perturbed_models.state_of(blocks) == before
+    assert judge.apart(pipe(**called(case), **case.own), own) == 0.0
+
+
+def test_perturbed_pipelines_that_share_a_transformer_run_in_threads():
+    case = case_named(FLUX)
+    one, other = case.pipeline(), case.pipeline()
+    other.transformer = one.transformer
+    specs = {"cfg:scale=4,stg:scale=1,blocks=0": one, "cfg:scale=3,stg:scale=2,blocks=0,skip=blocks": other}
+    expected = {spec: guide(case.pipeline(), spec)(**called(case)) for spec in specs}
+    made = {}
+    threads = [
+        threading.Thread(target=lambda s=spec, p=pipe: made.update({s: guide(p, s)(**called(case))}))
+        for spec, pipe in specs.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(judge.apart(made[spec], expected[spec]) == 0.0 for spec in specs)
+
+
+def test_a_pattern_with_flags_of_its_own_decides_what_its_model_can_do():
+    case = case_named("Stable Diffusion 3")
+
+    def skipped(perturbations, model):
+        if any(not isinstance(each, SkipBlocks) for each in perturbations):
+            raise ConfigurationError("this transformer skips whole blocks only.")
+        return {"skip_layers": sorted({block for each in perturbations for block in each.blocks})}
+
+    pattern = attrs.evolve(pattern_of(case.pipeline()), flags=skipped)
+    spec = "cfg:scale=5,stg:scale=2.8,blocks=1,skip=blocks"
+    made = guide(case.pipeline(), spec, pattern=pattern)(**called(case))
+    assert judge.apart(made, guide(case.pipeline(), spec)(**called(case))) == 0.0
+    with pytest.raises(ConfigurationError, match="skips whole blocks only"):
+        guide(case.pipeline(), "stg:scale=1,blocks=1", pattern=pattern)(**called(case))
 
 
 def test_blocks_that_a_transformer_skips_are_those_of_its_pipelines_own_guidance():

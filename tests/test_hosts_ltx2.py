@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import torch
 
-from guidance_core import ConfigurationError, Guidance, IdentityAttention, IsolateOutputs, SkipBlocks, SkipSelfAttention
+from guidance_core import (
+    Branch,
+    ConfigurationError,
+    Guidance,
+    IdentityAttention,
+    IsolateOutputs,
+    SkipBlocks,
+    SkipSelfAttention,
+    SlidingWindows,
+    hookimpl,
+)
 
 pytest.importorskip("diffusers")
 
@@ -31,10 +42,18 @@ def model():
     return small_transformer(TINY)
 
 
+@attrs.frozen
+class Asking:
+    branch: Branch
+
+    @hookimpl
+    def build_branches(self, step):
+        return [self.branch]
+
+
 def branches_of(inputs, spec="ltx2:stg_blocks=1"):
-    run = Guidance.from_spec(spec).start(
-        conditions=inputs.conditions, sigmas=[SIGMA, 0.0], prediction_type="flow", outputs=OUTPUTS
-    )
+    guidance = Guidance.from_spec(spec) if isinstance(spec, str) else spec
+    run = guidance.start(conditions=inputs.conditions, sigmas=[SIGMA, 0.0], prediction_type="flow", outputs=OUTPUTS)
     return run.plan(0, inputs.sample).branches
 
 
@@ -127,6 +146,45 @@ def test_perturbations_become_flags(model):
 def test_what_the_model_cannot_do_is_an_error(model, perturbations, said):
     with pytest.raises(ConfigurationError, match=said):
         flags_of(perturbations, model.config)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (SkipBlocks(1),),
+        (IdentityAttention(0),),
+        (SkipSelfAttention(1, "video"),),
+        (SkipSelfAttention(1, "audio"), IsolateOutputs()),
+        (IsolateOutputs(output="audio"),),
+    ],
+    ids=str,
+)
+def test_a_branch_without_flags_has_hooks_and_a_forward_of_its_own(model, changes):
+    inputs = small_inputs(TINY, batch=2)
+    denoise = LTX2Denoiser(model, inputs.sample, SIGMA, inputs.grid)
+    hooked, plain = Branch("hooked", perturbations=changes, strength=1.0), branches_of(inputs)
+    hooked = branches_of(inputs, Guidance([Asking(hooked)]))[1]
+    alone = [denoise(each) for each in (*plain, hooked)]
+    forwards = []
+    with_hook = model.register_forward_hook(lambda *_: forwards.append(1))
+    together = denoise.batch([*plain, hooked])
+    with_hook.remove()
+    assert len(forwards) == 3
+    assert all(map(torch.equal, alone[-1], together[-1]))
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not any(all(map(torch.equal, alone[-1], each)) for each in alone[:-1])
+    part = denoise(hooked.for_rows(slice(1, 2)))
+    torch.testing.assert_close(part, tuple(stream[1:] for stream in alone[-1]))
+    assert all(map(torch.equal, denoise(plain[0]), alone[0])), "nothing stays"
+
+
+def test_what_neither_flags_nor_hooks_can_do_is_an_error(model):
+    inputs = small_inputs(TINY)
+    denoise = LTX2Denoiser(model, inputs.sample, SIGMA, inputs.grid)
+    branch = Branch("seen apart", perturbations=(SlidingWindows(),), strength=1.0)
+    with pytest.raises(ConfigurationError, match="cannot make the change SlidingWindows"):
+        denoise(branches_of(inputs, Guidance([Asking(branch)]))[1])
 
 
 @pytest.mark.parametrize("negative", ["both", "guided"])

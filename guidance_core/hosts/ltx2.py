@@ -5,12 +5,12 @@
     run = guidance.start(conditions=inputs.conditions, sigmas=sigmas, prediction_type="flow", outputs=OUTPUTS)
     velocity = run.step(i, inputs.sample, LTX2Denoiser(model, inputs.sample, sigmas[i], inputs.grid))
 
-A branch's perturbations become the model's own flags. Needs the extra `hosts`.
+A branch's perturbations become the model's own flags, or hooks where it has none. Needs the extra `hosts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -19,11 +19,25 @@ from torch import Tensor
 
 from guidance_core.algebra.memory import copy_of
 from guidance_core.errors import ConfigurationError
-from guidance_core.methods.perturbations import IsolateOutputs, Perturbation, SkipSelfAttention, UseCondition
+from guidance_core.hosts.diffusers.perturbed import changed, plan_of
+from guidance_core.hosts.ltx2_flags import OUTPUTS, Flags, flags_of
+from guidance_core.methods.perturbations import Perturbation, UseCondition
 from guidance_core.steps.bound_branch import BoundBranch
 
-OUTPUTS = ("video", "audio")
-"The names of the model's two outputs, in its order."
+__all__ = [
+    "OUTPUTS",
+    "SMALL",
+    "Flags",
+    "Grid",
+    "Inputs",
+    "LTX2Denoiser",
+    "Sizes",
+    "Streams",
+    "flags_of",
+    "inputs_of",
+    "small_inputs",
+    "small_transformer",
+]
 
 Streams = tuple[Tensor, Tensor]
 "Video `[B, S_video, C]` and audio `[B, S_audio, C]`."
@@ -117,8 +131,9 @@ class LTX2Denoiser:
     """One step's forward passes: a branch's inputs are the model's arguments of the same names.
 
     Takes rows of the batch, and batches: branches with and without weakened self-attention share a
-    forward, those with isolated outputs have another. Where the model has `reuses_memory = True`, as one that replays a
-    CUDA graph needs, predictions are copied before its next forward.
+    forward, those with isolated outputs have another, and each that the model has no flags for has its own. Where the
+    model has `reuses_memory = True`, as one that replays a CUDA graph needs, predictions are copied before its next
+    forward.
     """
 
     takes_rows = True
@@ -155,8 +170,12 @@ class LTX2Denoiser:
         return self.batch([branch])[0]
 
     def batch(self, branches: Sequence[BoundBranch]) -> list[Streams]:
-        """Run several branches, in one forward or, where some isolate outputs and others do not, two."""
-        flags = [flags_of(branch.perturbations, self._model.config) for branch in branches]
+        """Run several branches, in one forward or, where their perturbations differ too much, several.
+
+        Raises:
+            ConfigurationError: the model cannot make a perturbation.
+        """
+        flags = [_flags_or_none(branch, self._model) for branch in branches]
         results: dict[int, Streams] = {}
         sharing = _sharing(flags)
         for members in sharing:
@@ -166,7 +185,7 @@ class LTX2Denoiser:
             results |= zip(members, predictions, strict=True)
         return [results[number] for number in range(len(branches))]
 
-    def _forward(self, branches: Sequence[BoundBranch], flags: Sequence[Flags]) -> list[Streams]:
+    def _forward(self, branches: Sequence[BoundBranch], flags: Sequence[Flags | None]) -> list[Streams]:
         whole = slice(None)
         parts = [branch.rows or whole for branch in branches]
         video, audio = (_joined([stream[rows] for rows in parts]) for stream in self._sample)
@@ -178,7 +197,7 @@ class LTX2Denoiser:
         # float32, whatever the model's dtype; timestep and sigma are both in the model's own unit, 0 to 1000
         level = torch.full(video.shape[:1], self._sigma, device=video.device)
         timestep = level * self._model.config.timestep_scale_multiplier
-        weakened = [each.blocks for each in flags]
+        weakened = [each.blocks if each else () for each in flags]
         if any(weakened):
             inputs["spatio_temporal_guidance_blocks"] = list(max(weakened))
             if not all(weakened):  # 0 where self-attention is skipped, 1 elsewhere
@@ -186,16 +205,17 @@ class LTX2Denoiser:
                     0.0 if blocks else 1.0 for blocks, count in zip(weakened, counts, strict=True) for _ in range(count)
                 ]
                 inputs["perturbation_mask"] = video.new_tensor(kept)
-        made = self._model(
-            hidden_states=video,
-            audio_hidden_states=audio,
-            timestep=timestep,
-            sigma=timestep,
-            isolate_modalities=flags[0].isolated,
-            return_dict=False,
-            **inputs,
-            **self._shared,
-        )
+        inputs["isolate_modalities"] = flags[0] is not None and flags[0].isolated
+        with changed(self._model, () if flags[0] else _in_the_model(branches[0])) as arguments:
+            made = self._model(
+                hidden_states=video,
+                audio_hidden_states=audio,
+                timestep=timestep,
+                sigma=timestep,
+                return_dict=False,
+                **{**inputs, **arguments},
+                **self._shared,
+            )
         return list(zip(*(stream.split(counts) for stream in made), strict=True))
 
 
@@ -214,62 +234,28 @@ def _stream_of(name: str) -> str:
     return "audio" if name.startswith("audio_") else "video"
 
 
-@attrs.frozen
-class Flags:
-    """What the model is told of a branch's perturbations."""
-
-    isolated: bool
-    "`isolate_modalities`"
-    blocks: tuple[int, ...]
-    "`spatio_temporal_guidance_blocks`"
+def _in_the_model(branch: BoundBranch) -> list[Perturbation]:
+    """Return what a branch changes in the model; another text is one of its inputs."""
+    return [each for each in branch.perturbations if not isinstance(each, UseCondition)]
 
 
-def flags_of(perturbations: Iterable[Perturbation], config: Any) -> Flags:
-    """Return the flags of the model with this configuration that a branch's perturbations stand for.
-
-    Raises:
-        ConfigurationError: the model has no flag for one of them, or lacks one of its blocks.
-    """
-    isolated = False
-    skipped: dict[str, set[int]] = {output: set() for output in OUTPUTS}
-    for each in perturbations:
-        if isinstance(each, IsolateOutputs) and each.blocks is None and each.output is None:
-            isolated = True
-        elif isinstance(each, UseCondition):
-            continue  # one of the inputs
-        elif isinstance(each, SkipSelfAttention) and (each.output is None or each.output in skipped):
-            blocks = range(config.num_layers) if each.blocks is None else each.blocks
-            for output in OUTPUTS if each.output is None else (each.output,):
-                skipped[output].update(blocks)
-        else:
-            raise ConfigurationError(
-                f"diffusers' LTX-2 transformer has no flag for {each}; it can skip self-attention in blocks of "
-                "video and audio, and isolate the two."
-            )
-    video, audio = skipped.values()
-    if video != audio:
-        raise ConfigurationError(
-            "diffusers' LTX-2 transformer skips self-attention in the same blocks of video and audio or in none; "
-            f"a branch asks for {sorted(video)} of video and {sorted(audio)} of audio."
-        )
-    if video and not config.perturbed_attn:
-        raise ConfigurationError(
-            "this LTX-2 transformer ignores skipped self-attention; make it with perturbed_attn=True."
-        )
-    if video and max(video) >= config.num_layers:
-        raise ConfigurationError(
-            f"block {max(video)} does not exist: the LTX-2 transformer has {config.num_layers} blocks."
-        )
-    return Flags(isolated, tuple(sorted(video)))
+def _flags_or_none(branch: BoundBranch, model: Any) -> Flags | None:
+    """Return the model's flags for a branch; None where it needs hooks."""
+    try:
+        return flags_of(branch.perturbations, model.config)
+    except ConfigurationError:
+        plan_of(model, _in_the_model(branch))  # raises where hooks cannot do it either
+        return None
 
 
-def _sharing(flags: Sequence[Flags]) -> list[list[int]]:
-    """Return which branches share a forward: equally isolated, their blocks equal or none."""
+def _sharing(flags: Sequence[Flags | None]) -> list[list[int]]:
+    """Return which branches share a forward: those with flags, equally isolated, their blocks equal or none."""
     groups: list[list[int]] = []
     for number, mine in enumerate(flags):
         for group in groups:
-            others = {flags[other].blocks for other in group}
-            if flags[group[0]].isolated == mine.isolated and len((others | {mine.blocks}) - {()}) <= 1:
+            others = [each for other in group if (each := flags[other]) is not None]
+            blocks = {each.blocks for each in others} - {()}
+            if mine and others and others[0].isolated == mine.isolated and len((blocks | {mine.blocks}) - {()}) <= 1:
                 group.append(number)
                 break
         else:

@@ -9,11 +9,14 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
 from guidance_core.errors import GuidanceError, PluginError
 from guidance_core.methods.noise import noise_like
+from guidance_core.methods.perturbations import Perturbation
+from guidance_core.methods.randomized import RandomPerturbation, draws
 from guidance_core.methods.requests import BASE, NOTHING, Amend, Branch
 from guidance_core.methods.step import Moment, Tracked
 from guidance_core.steps.layout import Layout
@@ -27,6 +30,7 @@ class BoundBranch:
         "_edited",
         "_edits",
         "_inputs",
+        "_is_random",
         "_moment",
         "_samples",
         "_tracked",
@@ -53,6 +57,7 @@ class BoundBranch:
         "Name of the condition it runs, for a host that looks its inputs up at every step."
         self.perturbations = branch.perturbations
         "What to change inside the model for this pass."
+        self._is_random = draws(branch)
         self.model = branch.model or moment.model
         "The model to run, by name; `None` for the only one."
         self.held = layout.holds
@@ -172,13 +177,28 @@ class BoundBranch:
         """Return the same branch for some rows of the batch."""
         part = copy.copy(self)
         part.rows = rows
+        if part._is_random:
+            part.perturbations = tuple(_of_rows(each, rows) for each in self.perturbations)
         return part
 
     def for_samples(self, samples: Mapping[str, Tensor]) -> BoundBranch:
         """Return the same branch for this noisy sample, by output, which edits and gradients depend on."""
         bound = copy.copy(self)
         bound._samples, bound._tracked = samples, {}
+        if self._is_random:
+            rows = next(iter(samples.values())).shape[0]
+            bound.perturbations = tuple(self._seeded(each, rows) for each in self.perturbations)
         return bound
+
+    def _seeded(self, each: Perturbation, rows: int) -> Perturbation:
+        if not isinstance(each, RandomPerturbation):
+            return each
+        seeds = self._moment.run.seeds.derived(rows, self.step, type(each).__name__)
+        return attrs.evolve(each, seeds=seeds)
 
     def __repr__(self) -> str:
         return f"BoundBranch({self.name!r}, run {self.run_id}, step {self.step}, condition {self.condition!r})"
+
+
+def _of_rows(each: Perturbation, rows: slice) -> Perturbation:
+    return attrs.evolve(each, seeds=each.seeds[rows]) if isinstance(each, RandomPerturbation) else each

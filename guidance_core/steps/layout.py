@@ -18,6 +18,7 @@ from torch import Tensor
 from guidance_core.algebra.arithmetic import Term, Weight, accumulation_dtype
 from guidance_core.algebra.digest import digest
 from guidance_core.methods.hooks import Implementation
+from guidance_core.methods.randomized import draws
 from guidance_core.methods.requests import BASE, Amend, Branch, Needs
 from guidance_core.methods.step import Answers, placed
 
@@ -51,6 +52,8 @@ class OutputLayout:
     correct_wrappers: tuple[Acting, ...]
     "Wrappers stand from the innermost to the outermost."
 
+    is_random: bool = attrs.field(init=False)
+    "Whether a pass makes a random change."
     has_tensor_strengths: bool = attrs.field(init=False)
 
     @has_tensor_strengths.default
@@ -220,6 +223,8 @@ class Layout:
     "The outputs that keep their last x0."
     differentiating: tuple[tuple[str, str], ...] = attrs.field(init=False)
     "Output and plugin of each `combine` that differentiates by the sample."
+    is_random: bool = attrs.field(init=False)
+    "Whether a pass makes a random change."
     has_tensor_strengths: bool = attrs.field(init=False)
     conversions: tuple[tuple[str, str, str, Acting], ...] = attrs.field(init=False)
     "Output, source and target of every conversion that a hook may ask for, and who."
@@ -248,6 +253,10 @@ class Layout:
     @holds.default
     def _default_holds(self) -> frozenset[str]:
         return frozenset(name for name, output in self.outputs.items() if output.held)
+
+    @is_random.default
+    def _default_is_random(self) -> bool:
+        return any(map(draws, self.branches))
 
     @differentiating.default
     def _default_differentiating(self) -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,17 @@ image = guide(pipe, "cfg:scale=5,rescale:phi=0.7")(prompt="a lake", num_inferenc
 from guidance_core.hosts.diffusers.guide import GuidanceArgumentWarning, guide, guided
 from guidance_core.hosts.diffusers.levels import Levels, levels_of
 from guidance_core.hosts.diffusers.patterns import Pattern
+from guidance_core.hosts.diffusers.perturbed import capabilities_of, perturbed
 from guidance_core.hosts.diffusers.seam import UnguidedWarning
 
-__all__ = ["GuidanceArgumentWarning", "Levels", "Pattern", "UnguidedWarning", "guide", "guided", "levels_of"]
+__all__ = [
+    "GuidanceArgumentWarning",
+    "Levels",
+    "Pattern",
+    "UnguidedWarning",
+    "capabilities_of",
+    "guide",
+    "guided",
+    "levels_of",
+    "perturbed",
+]

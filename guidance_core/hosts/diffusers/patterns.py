@@ -8,8 +8,7 @@ from typing import Any
 import attrs
 
 from guidance_core.errors import ConfigurationError
-from guidance_core.hosts.ltx2 import flags_of
-from guidance_core.methods.perturbations import Perturbation, SkipBlocks
+from guidance_core.methods.perturbations import Perturbation
 
 Flags = Callable[[Iterable[Perturbation], Any], Mapping[str, Any]]
 "Returns the arguments of a model that a branch's perturbations stand for, or raises `ConfigurationError`."
@@ -39,26 +38,7 @@ class Pattern:
     divides_by_norm: bool = False
     "Whether the pipeline divides by the norm of a token's prediction, so that a token of zeros would become NaN."
     flags: Flags | None = None
-    "None where the model cannot be perturbed."
-
-
-def _skipped_layers(perturbations: Iterable[Perturbation], model: Any) -> Mapping[str, Any]:
-    """Stable Diffusion 3's transformer can skip whole blocks."""
-    blocks: set[int] = set()
-    for each in perturbations:
-        if not isinstance(each, SkipBlocks) or each.output is not None or each.blocks is None:
-            raise ConfigurationError(f"this transformer can skip blocks given by number; it cannot do {each}.")
-        blocks.update(each.blocks)
-    count = model.config.num_layers
-    if blocks and max(blocks) >= count:
-        raise ConfigurationError(f"block {max(blocks)} does not exist: the transformer has {count} blocks.")
-    return {"skip_layers": sorted(blocks)} if blocks else {}
-
-
-def _ltx2_flags(perturbations: Iterable[Perturbation], model: Any) -> Mapping[str, Any]:
-    flags = flags_of(perturbations, model.config)
-    skipped = {"spatio_temporal_guidance_blocks": list(flags.blocks)} if flags.blocks else {}
-    return {"isolate_modalities": flags.isolated, **skipped}
+    "None: perturbations are made as in `perturbed`."
 
 
 _UNET = Pattern(
@@ -77,7 +57,6 @@ PATTERNS: Mapping[str, Pattern] = {
         is_stacked=True,
         on={"guidance_scale": 2.0},
         replaced={"skip_guidance_layers": None},
-        flags=_skipped_layers,
     ),
     "FluxPipeline": Pattern(is_stacked=False, on={"true_cfg_scale": 2.0}, needs=_NEGATIVE),
     "QwenImagePipeline": Pattern(is_stacked=False, on={"true_cfg_scale": 2.0}, needs=_NEGATIVE, divides_by_norm=True),
@@ -101,7 +80,6 @@ PATTERNS: Mapping[str, Pattern] = {
             "guidance_rescale": 0.0,
             "audio_guidance_rescale": 0.0,
         },
-        flags=_ltx2_flags,
     ),
 }
 "By the name of the pipeline's class."

@@ -18,12 +18,14 @@ from torch import Tensor
 from guidance_core.errors import ConfigurationError, DenoiserError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
+from guidance_core.hosts.diffusers.anatomy import unwrapped
 from guidance_core.hosts.diffusers.levels import Levels, levels_of
 from guidance_core.hosts.diffusers.patterns import Pattern
+from guidance_core.hosts.diffusers.perturbed import perturbed
 from guidance_core.hosts.diffusers.placeholder import Placeholder
 from guidance_core.hosts.diffusers.shared import shared
 from guidance_core.hosts.diffusers.stand_in import StandIn, context_of, retire
-from guidance_core.methods.requests import Branch
+from guidance_core.hosts.diffusers.supported import Supported
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
 
@@ -240,7 +242,7 @@ class Seam:
                 prediction_type=levels.prediction_type,
                 outputs=self.pattern.outputs or None,
                 executor=self.executor,
-                supports=lambda branch: self._unsupported(branch, model),
+                supports=Supported(self._named, self._models, self.pattern),
                 given=lambda: shared(self.pipe, self._models, sample[0].device, conditions, self._generator),
             )
             if all(len(layout.branches) == 1 and not any(layout.amended.values()) for layout in self.run.layouts):
@@ -270,23 +272,6 @@ class Seam:
             )
         return int(begin)
 
-    def _unsupported(self, branch: Branch, model: Any) -> str | None:
-        """Return why the pipeline's model cannot run a pass; None if it can."""
-        if branch.model is not None:
-            return f"it runs another model, {branch.model!r}, and {self._named} has none of that name"
-        if branch.also:
-            kind = type(model).__name__
-            return f"it is given the condition {branch.also[0]!r} beside its own, which {kind} does not take"
-        if branch.perturbations and self.pattern.flags is None:
-            asked = ", ".join(map(str, branch.perturbations))
-            return f"it changes the model ({asked}), which {type(model).__name__} does not offer"
-        if self.pattern.flags is not None:
-            try:
-                self.pattern.flags(branch.perturbations, model)
-            except ConfigurationError as error:
-                return str(error).rstrip(".")
-        return None
-
 
 class Forwards:
     """The forward passes of one evaluation: a branch runs the model on the arguments of its condition."""
@@ -303,12 +288,18 @@ class Forwards:
     def __call__(self, branch: BoundBranch) -> Any:
         """Run one branch, with a cache of its own where the model has one."""
         given = {**branch.amend(self._conditions[branch.condition])}
-        if self._pattern.flags is not None:
-            given |= self._pattern.flags(branch.perturbations, self._model)
         has_cache = hasattr(self._model, "cache_context")
-        with self._model.cache_context(branch.name, **self._facts) if has_cache else contextlib.nullcontext():
-            made = self._model(**given, return_dict=False)
+        with (
+            self._model.cache_context(branch.name, **self._facts) if has_cache else contextlib.nullcontext(),
+            self._perturbed(branch) as arguments,
+        ):
+            made = self._model(**{**given, **arguments}, return_dict=False)
         return tuple(made) if self._pattern.outputs else made[0]
+
+    def _perturbed(self, branch: BoundBranch) -> contextlib.AbstractContextManager[Arguments]:
+        if self._pattern.flags is not None:
+            return contextlib.nullcontext(self._pattern.flags(branch.perturbations, self._model))
+        return perturbed(self._model, branch)
 
 
 def _standing_in(seam: Seam, name: str, model: Any) -> StandIn:
@@ -323,7 +314,7 @@ def _by_name(model: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> 
     """Return the arguments of a call by the names that the model's own `forward` gives them."""
     if not arguments:
         return dict(named)
-    for each in _unwrapped(model):
+    for each in unwrapped(model):
         signature = inspect.signature(type(each).forward)
         if all(parameter.kind is not parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
             given = dict(signature.bind(each, *arguments, **named).arguments)
@@ -333,16 +324,6 @@ def _by_name(model: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> 
         f"the forward of {type(model).__name__} does not name its arguments, and it is called with some by position; "
         "give the pipeline the model that it wraps."
     )
-
-
-def _unwrapped(model: Any) -> Iterator[Any]:
-    """Yield a model, and what torch.compile, DataParallel or PEFT wrapped around it, from the outside in."""
-    while model is not None:
-        yield model
-        if hasattr(model, "get_base_model"):
-            model = model.get_base_model()
-        else:
-            model = getattr(model, "_orig_mod", getattr(model, "module", None))
 
 
 def _half(value: Any, rows: int, *, first: bool) -> Any:
