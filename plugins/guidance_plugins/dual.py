@@ -33,20 +33,19 @@ class Dual:
         "pix2pix", ("pix2pix", "bagel"), help="whether the scale of the image counts from neither or from the text"
     )
     image_condition: str = text("image", help="the condition with the image, but without the text")
-    other_condition: str = text(
-        "negative", help="the condition without the image: also without the text (pix2pix), with it (bagel)"
-    )
+    text_condition: str = text("text", help="the condition with the text, but without the image (bagel)")
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Branch]:
         """Ask for the passes with the strengths to which the formula amounts."""
         t, i = aligned(step.value(self.text_scale), step.value(self.image_scale))
-        other = "uncond" if self.other_condition == "negative" else self.other_condition
+        image = self.image_condition
+        if self.form == "pix2pix":
+            return [
+                Branch(image, condition=image, strength=t - i),
+                Branch("uncond", condition="negative", strength=i - 1),
+            ]
         return [
-            Branch(
-                self.image_condition,
-                condition=self.image_condition,
-                strength=t - i if self.form == "pix2pix" else i * (t - 1),
-            ),
-            Branch(other, condition=self.other_condition, strength=i - 1),
+            Branch(image, condition=image, strength=i * (t - 1)),
+            Branch(self.text_condition, condition=self.text_condition, strength=i - 1),
         ]

@@ -53,7 +53,11 @@ class FDG:
     form_of: ClassVar[str] = "cfg"
     shardable: ClassVar[bool] = False
     neutral: ClassVar[Mapping[str, Any]] = {"scales": (1.0, 1.0)}
-    values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {"grid": ()}  # samples of every shape have no tokens
+    values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "scales": ((1.0, 1.0), (3.0,), (0.0, 2.0)),
+        "parallel": ((0.0,), (1.0, 0.5)),
+        "grid": (),  # samples of the shapes below have no tokens
+    }
     shapes_to_try: ClassVar[tuple[tuple[int, ...], ...]] = ((2, 4, 4), (3, 8, 8), (1, 5, 6), (2, 3, 4, 8))
 
     scales: Sequence[float] = numbers(
@@ -94,7 +98,7 @@ class FDG:
         else:
             base = planes(c, self.grid)
             count = len(self.scales)
-            weights = self.parallel if len(self.parallel) == count else self.parallel * count
+            weights = self.parallel if len(self.parallel) == count else [*self.parallel] * count
             moved = [
                 self._moved(step, *each, samples=c.shape[0])
                 for each in zip(bands(base, count), bands(d, count), self.scales, weights, strict=True)
@@ -108,6 +112,6 @@ class FDG:
         """Return what to add to the band c, `[N, M, H, W]`."""
         if scale == 1 or weight == 1:
             return (scale - 1) * d
-        d_of_samples, c_of_samples = d.unflatten(0, (samples, -1)), c.unflatten(0, (samples, -1))
-        along = parallel(step, d_of_samples, c_of_samples).flatten(0, 1)
+        by_sample = (samples, -1, *d.shape[1:])
+        along = parallel(step, d.reshape(by_sample), c.reshape(by_sample)).reshape(d.shape)
         return (scale - 1) * d + (scale - 1 if self.form == "paper" else scale) * (weight - 1) * along

@@ -45,7 +45,7 @@ class FreSca:
     shardable: ClassVar[bool] = False
     neutral: ClassVar[Mapping[str, float]] = {"scale": 1.0, "low": 1.0, "high": 1.0}
     values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "grid": (),  # samples of every shape have no tokens
+        "grid": (),  # samples of the shapes below have no tokens
         "cutoff": (None, 1, 2),
     }
     shapes_to_try: ClassVar[tuple[tuple[int, ...], ...]] = ((2, 4, 4), (3, 8, 8), (1, 5, 6), (2, 3, 4, 8))
@@ -94,7 +94,7 @@ class FreSca:
         return from_planes(torch.fft.irfft2(spectrum * kept, s=(height, width)), d, self.grid)
 
     def _found(self, step: Step, sizes: torch.Tensor, width: int) -> torch.Tensor:
-        """Return the cutoff of each sample, `[B]`, given the magnitudes of half the spectrum, `[B, P, M, H, W/2 + 1]`."""
+        """Return the cutoff of each sample, `[B]`, given the magnitudes of half the spectrum, `[B, P, M, H, W']`."""
         height = sizes.shape[-2]
         energy = step.value(self.energy)
         if isinstance(energy, torch.Tensor):

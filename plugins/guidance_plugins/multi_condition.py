@@ -29,9 +29,9 @@ class MultiCondition:
         guided = c + w·(a − u)
 
     a is the prediction with `condition`, u that with the condition `negative`. With `cfg:scale=s` in the stack the
-    result is u + s·(c − u) + Σ wᵢ·(aᵢ − u), where passes whose weights cancel out are not run. The weight may be a mask:
-    a tensor that broadcasts to the prediction from the batch on, such as `[1, 1, H, W]`. With `frames` it runs from
-    `weight` in the first frame to `last` in the last one. At weight 0 nothing is run.
+    result is u + s·(c − u) + Σ wᵢ·(aᵢ − u), where passes whose weights cancel out are not run. The weight may be a
+    mask: a tensor that broadcasts to the prediction from the batch on, such as `[1, 1, H, W]`. With `frames` it runs
+    from `weight` in the first frame to `last` in the last one. At weight 0 nothing is run.
 
     Source: Liu et al., arXiv:2206.01714, eq. 11; weights by frame as in Stable Video Diffusion.
     """

@@ -89,7 +89,9 @@ class PerpNeg:
         s = step.value(self.scale)
         guided = (s - 1) * d
         if self.weighted:
-            away = sum(weight * (predictions[_branch(name)] - u) for name, weight in self.weighted.items())
+            away = torch.zeros_like(u)
+            for name, weight in self.weighted.items():
+                away = away + weight * (predictions[_branch(name)] - u)
             guided = guided - s * (away - parallel(step, away, d))
         return guided
 
