@@ -46,9 +46,9 @@ class FreSca:
     neutral: ClassVar[Mapping[str, float]] = {"scale": 1.0, "low": 1.0, "high": 1.0}
     values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "grid": (),  # samples of the shapes below have no tokens
-        "cutoff": (None, 1, 2),
+        "cutoff": (3, None),
     }
-    shapes_to_try: ClassVar[tuple[tuple[int, ...], ...]] = ((2, 4, 4), (3, 8, 8), (1, 5, 6), (2, 3, 4, 8))
+    shapes_to_try: ClassVar[tuple[tuple[int, ...], ...]] = ((1, 24, 24), (2, 17, 20), (1, 2, 16, 24))
 
     scale: Scale = number(7.5, help="guidance scale s")
     low: Scale = number(1.0, help="weight l of the low frequencies")
