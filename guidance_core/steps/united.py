@@ -168,7 +168,7 @@ def check_conditions(
         for wanted in (united.branch.condition, *united.branch.also)
     ]
     for wanted, name, united in wanted_by:
-        if wanted in known:
+        if conditions.get(wanted) is not None:  # asked one by one: a program without a host has whatever is wanted
             continue
         asking = united.plugins if wanted == united.branch.condition else (*united.amended_by, *united.plugins)
         who = f"plugin {asking[0]!r} needs" if asking else "every run needs"
