@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -35,6 +36,9 @@ class MultiCondition:
 
     Source: Liu et al., arXiv:2206.01714, eq. 11; weights by frame as in Stable Video Diffusion.
     """
+
+    values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {"frames": (3,), "frame_dim": (1,)}
+    shapes_to_try: ClassVar[tuple[tuple[int, ...], ...]] = ((3, 3), (3, 3, 4), (3, 3, 2, 2))  # with as many frames
 
     condition: str = text("extra", help="name of the condition; `positive` is that of c itself")
     weight: Scale = number(1.0, help="weight w: a number, or a mask; negative moves away from the condition")
