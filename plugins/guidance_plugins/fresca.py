@@ -45,6 +45,10 @@ class FreSca:
     shardable: ClassVar[bool] = False
     neutral: ClassVar[Mapping[str, float]] = {"scale": 1.0, "low": 1.0, "high": 1.0}
     values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "scale": (0.0, 1.0, 3.0),
+        "low": (0.0, 1.0, 2.0),
+        "high": (0.0, 1.0),
+        "energy": (0.0, 1.0),
         "grid": (),  # samples of the shapes below have no tokens
         "cutoff": (3, None),
     }
