@@ -17,7 +17,8 @@ from guidance_core.errors import ConfigurationError, PluginError
 from guidance_core.methods.noise import Seeds, noise_like
 from guidance_core.methods.split import Piece, Split
 from guidance_core.parameters.fields import ANY, Scale, as_value, check_number
-from guidance_core.parameters.schedules import SCHEDULES, Position, Schedule, Window
+from guidance_core.parameters.named import SCHEDULES
+from guidance_core.parameters.schedules import Position, Schedule, Window
 from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, is_neutral
 
 T = TypeVar("T")
