@@ -342,6 +342,12 @@ class Subject:
         return guidance.start(executor=executor, **{**given_by_case, **settings})
 
 
+def follows_predictions(subject: Subject) -> str | None:
+    """Say that which passes it runs depends on predictions, where its class says so; else None."""
+    follows = getattr(subject.cls, "plan_follows_predictions", False)
+    return "its passes depend on predictions (plan_follows_predictions = True)" if follows else None
+
+
 def unreachable(subject: Subject) -> str | None:
     """Say why other processes cannot be given the plugin, or None where they can."""
     for what, value, advice in (

@@ -10,16 +10,24 @@ EXECUTORS = "guidance_core.executors"
 
 SHIPPED: Mapping[str, Mapping[str, str]] = {
     PLUGINS: {
+        "adaptive": "guidance_plugins.adaptive:Adaptive",
         "apg": "guidance_plugins.apg:APG",
         "cfg": "guidance_plugins.cfg:CFG",
+        "cfg-plus-plus": "guidance_plugins.cfg_plus_plus:CFGPlusPlus",
         "cfg-zero-star": "guidance_plugins.cfg_zero_star:CFGZeroStar",
+        "dynamic-thresholding": "guidance_plugins.dynamic_thresholding:DynamicThresholding",
+        "ep-cfg": "guidance_plugins.ep_cfg:EPCFG",
         "gate": "guidance_plugins.gate:Gate",
         "interval": "guidance_plugins.interval:Interval",
         "ltx2": "guidance_plugins.ltx2:LTX2",
         "mambo-g": "guidance_plugins.mambo_g:MamboG",
+        "momentum": "guidance_plugins.momentum:Momentum",
         "normalize": "guidance_plugins.normalize:Normalize",
         "rescale": "guidance_plugins.rescale:Rescale",
+        "skimmed": "guidance_plugins.skimmed:Skimmed",
+        "smc-cfg": "guidance_plugins.smc_cfg:SMCCFG",
         "stg": "guidance_plugins.stg:STG",
+        "tag": "guidance_plugins.tag:TAG",
         "tcfg": "guidance_plugins.tcfg:TCFG",
     },
     EXECUTORS: {
