@@ -9,6 +9,7 @@ import attrs
 import torch
 
 from guidance_core import (
+    ConfigurationError,
     Mean,
     Over,
     Quantile,
@@ -66,19 +67,18 @@ class DynamicThresholding:
         "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
     )
 
+    spreads: tuple[Statistic, Statistic] = attrs.field(init=False, repr=False, eq=False)
+    "How A and T are measured, of values whose mean is 0."
     mean: Mean = attrs.field(
         init=False, repr=False, eq=False, default=attrs.Factory(lambda self: Mean(self.over), takes_self=True)
     )
-    spreads: tuple[Statistic, Statistic] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(lambda self: self._spreads(), takes_self=True)
-    )
 
-    def _spreads(self) -> tuple[Statistic, Statistic]:
-        """Return how A and T are measured, of values whose mean is 0."""
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.percentile, float):
+            raise ConfigurationError(f"DynamicThresholding: percentile is one number; got {self.percentile}.")
         over = self.over if self.separate else "sample"
-        if self.measure == "std":
-            return Std(over), Std(over)
-        return Quantile(over, q=1.0, absolute=True), Quantile(over, q=self.percentile, absolute=True)
+        largest = Quantile(over, q=1.0, absolute=True), Quantile(over, q=self.percentile, absolute=True)
+        object.__setattr__(self, "spreads", (Std(over), Std(over)) if self.measure == "std" else largest)
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Request]:
