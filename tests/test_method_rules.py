@@ -111,6 +111,17 @@ def test_a_step_of_one_output_has_its_level_and_its_values_at_every_step():
             torch.testing.assert_close(made[name], c[name] + strength * (c[name] - u[name]))
 
 
+def test_steps_that_differ_in_one_output_alone_are_not_taken_for_one():
+    asked = Asks(lambda step: PerOutput({name: step.at(name).sigma for name in step.outputs}))
+    levels = {"video": [0.5, 0.5, 0.0], "audio": [0.5, 0.2, 0.0]}
+    run = start([asked], sigmas=levels, outputs=("video", "audio"), may_rise=True)
+    x, c, u = ({name: tensor.clone() for name in levels} for tensor in tensors(3, 1, 4))
+    for index in range(2):
+        made = run.step(index, x, lambda branch: c if branch.name == "cond" else u)
+        for name in levels:
+            torch.testing.assert_close(made[name], c[name] + levels[name][index] * (c[name] - u[name]))
+
+
 def test_a_step_of_an_output_that_is_not_there_or_over_is_refused():
     with pytest.raises(PluginError, match="The outputs are output"):
         start([Asks(lambda step: step.at("audio").sigma)])
