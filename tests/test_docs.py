@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from guidance_core import Guidance
 from guidance_core.conformance import all_checks
@@ -26,9 +27,29 @@ def test_examples_run(page, monkeypatch):
 
 
 def test_specs_of_the_methods_page_are_valid():
-    (block,) = re.findall(r"^```text\n(.*?)^```", (ROOT / "docs/methods.md").read_text(), re.MULTILINE | re.DOTALL)
-    for spec in block.splitlines():
+    methods, schedules = re.findall(
+        r"^```text\n(.*?)^```", (ROOT / "docs/methods.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    for spec in (*methods.splitlines(), *schedules.splitlines()):
         Guidance.from_spec(spec).describe(10)
+
+
+def test_the_recipe_of_rectified_cfg_plus_plus_makes_the_papers_step():
+    """v(x) + λ·(c − u)(x̃), where x̃ is half a step ahead: the page's own code against the formula."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/runs.md").read_text(), re.MULTILINE | re.DOTALL)
+    made: dict = {}
+    exec(blocks[0], made)
+    (recipe,) = [block for block in blocks if "def flow(" in block]
+    sample = torch.randn(2, 4, generator=torch.Generator().manual_seed(3))
+    made["start_sample"] = sample
+    exec(recipe.replace("torch.randn(2, 4)", "start_sample"), made)
+    flow, (positive, negative) = made["flow"], (made["conditions"][name]["text"] for name in ("positive", "negative"))
+    for sigma, following in zip(made["flow_sigmas"], made["flow_sigmas"][1:], strict=False):
+        here, middle = flow(sample, sigma, positive), (sigma + following) / 2
+        ahead = sample + (following - sigma) / 2 * here
+        apart = flow(ahead, middle, positive) - flow(ahead, middle, negative)
+        sample = sample + (following - sigma) * (here + 3.0 * apart)
+    torch.testing.assert_close(made["sample"], sample)
 
 
 def test_the_conformance_page_lists_the_checks():

@@ -114,8 +114,10 @@ shipped = pytest.mark.parametrize("plugin", SHIPPED, ids=lambda plugin: plugin._
 def test_a_choice_is_annotated_with_its_options(plugin):
     hints = get_type_hints(plugin, localns=vars(inspect.getmodule(plugin)))
     for field in attrs.fields(plugin):
-        options = [each for each in field.metadata.get("options", ()) if isinstance(each, str)]
-        if options:
+        options = [each for each in field.metadata.get("options", ()) if each is not None]
+        if set(options) == {True, False}:
+            assert hints[field.name] is bool, field.name
+        elif options:
             allowed = {each for part in (hints[field.name], *get_args(hints[field.name])) for each in get_args(part)}
             named = {each for each in allowed if isinstance(each, str)}
             assert named - {"tensor"} <= set(options) <= named, field.name  # some statistics leave the batch apart
