@@ -75,7 +75,7 @@ from guidance_core.methods.perturbations import (
     SkipSelfAttention,
     UseCondition,
 )
-from guidance_core.methods.pieces import negative_pass, parallel, with_momentum
+from guidance_core.methods.pieces import chosen_inputs, negative_pass, parallel, with_momentum
 from guidance_core.methods.randomized import DropOut, NoisedTimestep, RandomPerturbation, ShuffledTokens
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
@@ -179,6 +179,7 @@ __all__ = [
     "__version__",
     "blocks",
     "choice",
+    "chosen_inputs",
     "compare_weights",
     "documented",
     "extent",

@@ -79,7 +79,7 @@ def draw_digits(
         prediction_type="flow",
         executor=executor,
         seeds=seed,
-        supports=Capabilities(POSSIBLE, blocks=len(model.blocks)),
+        supports=Capabilities(POSSIBLE, blocks=len(model.blocks), heads=model.heads),
         trace=trace,
     )
 
