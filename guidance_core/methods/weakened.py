@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 
@@ -21,6 +23,9 @@ class WeakenedPass(ABC):
 
     One of your own is a frozen attrs class that inherits it, with its parameters and `weakened(step)`.
     """
+
+    neutral: ClassVar[Mapping[str, float]] = {"scale": 0.0}
+    "For the conformance suite: what switches it off."
 
     start: float = number(0.0, ge=0, le=1, help="fraction of the steps after which it starts")
     stop: float = number(1.0, ge=0, le=1, help="fraction of the steps after which it stops")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import attrs
 
@@ -36,6 +37,8 @@ class Autoguidance(WeakenedPass):
 
     Source: Karras et al., arXiv:2406.02507, eq. 3 and section 3; as in diffusers' AutoGuidance with `form=diffusers`.
     """
+
+    neutral: ClassVar[Mapping[str, float]] = {"scale": 1.0}
 
     scale: Scale = number(2.0, help="guidance scale s; 1 is off and runs no extra pass")
     model: str | None = text(None, optional=True, help="name of a weaker model that the host has; none drops instead")

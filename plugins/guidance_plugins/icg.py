@@ -41,6 +41,7 @@ class ICG(WeakenedPass):
     """
 
     form_of: ClassVar[str] = "cfg"
+    neutral: ClassVar[Mapping[str, float]] = {"scale": 1.0}
 
     scale: Scale = number(3.0, help="guidance scale s; 1 is off and runs no extra pass")
     draw: Literal["noise", "class", "given"] = choice(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import attrs
 
 from guidance_core import Blocks, Branch, NoisedTimestep, Scale, Step, WeakenedPass, blocks, documented, number, text
@@ -21,6 +24,8 @@ class TSG(WeakenedPass):
 
     Source: Sadat et al., arXiv:2407.02687, eq. 8, section 5 and appendix G.
     """
+
+    neutral: ClassVar[Mapping[str, float]] = {"scale": 1.0}
 
     scale: Scale = number(2.5, help="guidance scale s; 1 is off and runs no extra pass")
     noise: float = number(2.0, ge=0, help="k, the size of the noise")
