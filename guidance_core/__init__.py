@@ -81,7 +81,7 @@ from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
 from guidance_core.methods.sliding import SlidingWindows
 from guidance_core.methods.step import Step
-from guidance_core.methods.weakened import WeakenedPass
+from guidance_core.methods.weakened import WeakenedPass, Windowed
 from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
 from guidance_core.parameters.schedules import Axis, Cosine, Linear, Position, Schedule, Table, Window, Within
@@ -175,6 +175,7 @@ __all__ = [
     "WeakenedPass",
     "Whole",
     "Window",
+    "Windowed",
     "Within",
     "__version__",
     "blocks",

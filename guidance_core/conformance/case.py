@@ -165,6 +165,12 @@ class Case:
 
 def key_of(branch: BoundBranch) -> str:
     """Return what stands for a pass: equal passes have equal keys, whatever their branches are called."""
+    edits = digest(branch.edits) if branch.edits else ""
+    return f"{unedited_key_of(branch)}{edits}"
+
+
+def unedited_key_of(branch: BoundBranch) -> str:
+    """Return what stands for a pass apart from the edits of its inputs, which may be others at each step."""
     inputs = dict(branch.inputs)
     condition = inputs.pop("condition", "")
     if condition == "positive" and not inputs and not branch.perturbations and branch.model is None:

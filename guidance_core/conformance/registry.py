@@ -48,6 +48,14 @@ class Check:
     "Whether it is also called with a number of ranks."
     share: float = 1.0
     "Of the examples asked for; a costly check makes fewer."
+    differentiating: bool = True
+    "Whether it is for methods that differentiate by the sample too: the examples' models have no formula for that."
+
+    def inapplicable(self, subject: Any) -> str | None:
+        """Return why it says nothing about a subject, or None where it does."""
+        if not self.differentiating and getattr(subject, "differentiates", False):
+            return "it differentiates through the model, which the models of examples are not made for"
+        return self.applies(subject)
 
 
 registered: dict[str, Check] = {}

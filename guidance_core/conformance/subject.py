@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import pickle
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -165,6 +166,16 @@ class Subject:
     def looks_at_predictions(self) -> bool:
         """Whether it has a `combine`, so that executors must gather predictions."""
         return "combine" in self.hooks
+
+    @functools.cached_property
+    def differentiates(self) -> bool:
+        """Whether it differentiates by the sample."""
+        return any(layout.differentiating for layout in self.layouts)
+
+    @property
+    def holds_functions(self) -> bool:
+        """Whether a parameter is a function."""
+        return any(isinstance(getattr(self.plugin, field.name), types.FunctionType) for field in self.fields)
 
     @property
     def is_wrapper(self) -> bool:

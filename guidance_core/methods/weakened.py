@@ -16,7 +16,23 @@ from guidance_core.parameters.schedules import Window
 
 
 @attrs.frozen(kw_only=True)
-class WeakenedPass(ABC):
+class Windowed:
+    """Base class of methods that act in a window of the steps."""
+
+    start: float = number(0.0, ge=0, le=1, varies=False, help="fraction of the steps after which it starts")
+    stop: float = number(1.0, ge=0, le=1, varies=False, help="fraction of the steps after which it stops")
+
+    def __attrs_post_init__(self) -> None:
+        self.window  # noqa: B018  (raises where start lies after stop)
+
+    @property
+    def window(self) -> Window:
+        """The steps in which it acts."""
+        return Window(self.start, self.stop, by="fraction")
+
+
+@attrs.frozen(kw_only=True)
+class WeakenedPass(Windowed, ABC):
     """Base class of methods that move away from the prediction p of a weakened pass, in a window of the steps.
 
         guided = c + s·(c − p)
@@ -26,17 +42,6 @@ class WeakenedPass(ABC):
 
     neutral: ClassVar[Mapping[str, float]] = {"scale": 0.0}
     "For the conformance suite: what switches it off."
-
-    start: float = number(0.0, ge=0, le=1, help="fraction of the steps after which it starts")
-    stop: float = number(1.0, ge=0, le=1, help="fraction of the steps after which it stops")
-
-    def __attrs_post_init__(self) -> None:
-        self.window  # noqa: B018  (raises where start lies after stop)
-
-    @property
-    def window(self) -> Window:
-        """The steps in which it acts."""
-        return Window(self.start, self.stop, by="fraction")
 
     @abstractmethod
     def weakened(self, step: Step) -> Branch:

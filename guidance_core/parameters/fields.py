@@ -136,6 +136,7 @@ def number(
     le: float | None = None,
     gt: float | None = None,
     lt: float | None = None,
+    varies: bool = True,
     help: str = "",
 ) -> T:
     """An attrs field for a numeric parameter: number, tensor, value per output, or schedule.
@@ -149,6 +150,7 @@ def number(
         le: largest value allowed.
         gt: what every value must be larger than.
         lt: what every value must be smaller than.
+        varies: whether it may differ by output, sample or step; else it is one number.
         help: one line for `guidance-core plugins` and `describe()`.
 
     Raises (when the plugin is made):
@@ -158,8 +160,13 @@ def number(
     bounds = Bounds(ge, le, gt, lt)
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        what = f"{type(owner).__name__}: {field.name}"
+        if not varies and isinstance(value, Mapping | TensorValue | Schedule):
+            raise ConfigurationError(
+                f"{what} must be one number, the same for all outputs, samples and steps; got {brief(value)}."
+            )
         if value is not UNSET:
-            check_number(f"{type(owner).__name__}: {field.name}", value, bounds)
+            check_number(what, value, bounds)
 
     return attrs.field(default=default, converter=as_value, validator=check, metadata={"help": help, "bounds": bounds})
 

@@ -81,6 +81,13 @@ class BoundBranch:
         return self._edited
 
     @property
+    def edits(self) -> tuple[Edit, ...]:
+        """What edits the model inputs of the pass, in order: as every pass with its condition, and its own."""
+        amend = self._edits.get(self.condition)
+        edits = (None if amend is None else amend.edit, self._branch.edit)
+        return tuple(edit for edit in edits if edit is not None)
+
+    @property
     def also(self) -> Mapping[str, Mapping[str, Any]]:
         """Model inputs of further conditions that the pass is given beside its own, by condition."""
         if not self._branch.also:

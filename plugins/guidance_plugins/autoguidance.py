@@ -45,7 +45,9 @@ class Autoguidance(WeakenedPass):
     blocks: Blocks | None = blocks(
         None, varies=False, help="indices of the blocks to drop from, from 0; none is all of them"
     )
-    dropout: float = number(0.1, gt=0, le=1, help="share of what these blocks add to drop, without another model")
+    dropout: float = number(
+        0.1, gt=0, le=1, varies=False, help="share of what these blocks add to drop, without another model"
+    )
     form: Literal["paper", "diffusers"] = choice(
         "paper", ("paper", "diffusers"), help="whether the weak pass has the condition of c or the negative one"
     )

@@ -38,10 +38,12 @@ class CADS:
     Source: Sadat et al., arXiv:2310.17347, eq. 5 to 7 and Alg. 1.
     """
 
-    noise: float = number(0.25, ge=0, help="k, the size of the noise; 0 is off")
-    low: float = number(0.6, ge=0, le=1, help="share of the steps left at which the condition is free of noise")
-    high: float = number(0.9, ge=0, le=1, help="share of the steps left from which on it is noise alone")
-    mixing: float = number(1.0, ge=0, le=1, help="ψ, how far mean and std of the condition are restored")
+    noise: float = number(0.25, ge=0, varies=False, help="k, the size of the noise; 0 is off")
+    low: float = number(
+        0.6, ge=0, le=1, varies=False, help="share of the steps left at which the condition is free of noise"
+    )
+    high: float = number(0.9, ge=0, le=1, varies=False, help="share of the steps left from which on it is noise alone")
+    mixing: float = number(1.0, ge=0, le=1, varies=False, help="ψ, how far mean and std of the condition are restored")
     condition: str = text("positive", help="name of the condition")
     inputs: Sequence[str] = names(help="names of the inputs to noise; none is every floating-point one")
 

@@ -9,7 +9,7 @@ from guidance_core import (
     Blocks,
     NormalizedAttention,
     Step,
-    Window,
+    Windowed,
     blocks,
     documented,
     hookimpl,
@@ -20,7 +20,7 @@ from guidance_core import (
 
 @documented
 @attrs.frozen
-class NAG:
+class NAG(Windowed):
     """Normalized attention guidance: the positive pass moves away from the negative text inside its cross-attention.
 
         z̃ = z⁺ + φ·(z⁺ − z⁻)
@@ -34,21 +34,13 @@ class NAG:
     Source: Chen et al., arXiv:2505.21179, eq. 7 to 10.
     """
 
-    scale: float = number(5.0, ge=0, help="φ, how far to move; 0 is off")
-    tau: float = number(2.5, gt=0, help="τ, the largest growth of a token's norm")
-    alpha: float = number(0.25, ge=0, le=1, help="α, the share of the result; 0 is off")
+    scale: float = number(5.0, ge=0, varies=False, help="φ, how far to move; 0 is off")
+    tau: float = number(2.5, gt=0, varies=False, help="τ, the largest growth of a token's norm")
+    alpha: float = number(0.25, ge=0, le=1, varies=False, help="α, the share of the result; 0 is off")
     blocks: Blocks | None = blocks(
         None, varies=False, help="indices of the transformer blocks that do it, from 0; none is all"
     )
     negative: str = text("negative", help="name of the condition to move away from")
-    start: float = number(0.0, ge=0, le=1, help="fraction of the steps after which it starts")
-    stop: float = number(1.0, ge=0, le=1, help="fraction of the steps after which it stops")
-    window: Window = attrs.field(
-        init=False,
-        repr=False,
-        eq=False,
-        default=attrs.Factory(lambda self: Window(self.start, self.stop, by="fraction"), takes_self=True),
-    )
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Amend]:

@@ -40,7 +40,7 @@ class S2(WeakenedPass):
     """
 
     scale: Scale = number(0.25, help="strength s; 0 is off and runs no extra pass")
-    share: float = number(0.1, gt=0, le=1, help="share of the blocks to skip, at least one")
+    share: float = number(0.1, gt=0, le=1, varies=False, help="share of the blocks to skip, at least one")
     blocks: Blocks | None = blocks(
         None, varies=False, help="indices of the blocks to draw from, from 0; none is all of them"
     )

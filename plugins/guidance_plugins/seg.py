@@ -25,7 +25,9 @@ class SEG(WeakenedPass):
     blocks: Blocks | None = blocks(
         None, varies=False, help="indices of the transformer blocks to blur, from 0; none is all of them"
     )
-    sigma: float = number(1e6, gt=0, help="standard deviation σ of the blur in tokens; more than 9999 is their mean")
+    sigma: float = number(
+        1e6, gt=0, varies=False, help="standard deviation σ of the blur in tokens; more than 9999 is their mean"
+    )
     branch: str = text("blurred", help="name of the branch; two stacked SEGs need two")
 
     def weakened(self, step: Step) -> Branch:

@@ -25,8 +25,8 @@ class SLG(WeakenedPass):
         (7, 8, 9), varies=False, help="indices of the transformer blocks to skip, from 0; none is all"
     )
     branch: str = text("skipped", help="name of the branch; two stacked SLGs need two")
-    start: float = number(0.01, ge=0, le=1, help="fraction of the steps after which it starts")
-    stop: float = number(0.2, ge=0, le=1, help="fraction of the steps after which it stops")
+    start: float = number(0.01, ge=0, le=1, varies=False, help="fraction of the steps after which it starts")
+    stop: float = number(0.2, ge=0, le=1, varies=False, help="fraction of the steps after which it stops")
 
     def weakened(self, step: Step) -> Branch:
         """Return the pass without the blocks."""

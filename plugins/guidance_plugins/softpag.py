@@ -42,11 +42,12 @@ class SoftPAG(WeakenedPass):
         None, varies=False, help="transformer blocks whose heads all change, from 0; none is all of them"
     )
     heads: Sequence[str] = names(help="the heads to change instead, by block and number from 0, such as L3H0")
-    weight: float = number(1.0, ge=0, le=1, help="weight u of the identity")
+    weight: float = number(1.0, ge=0, le=1, varies=False, help="weight u of the identity")
     branch: str = text("softened", help="name of the branch; two stacked SoftPAGs need two")
-    changes: tuple[SoftIdentityAttention, ...] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(lambda self: self._changes(), takes_self=True)
-    )
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self._changes()
 
     def _changes(self) -> tuple[SoftIdentityAttention, ...]:
         """Return what the pass changes, for each block or for all."""
@@ -64,4 +65,4 @@ class SoftPAG(WeakenedPass):
 
     def weakened(self, step: Step) -> Branch:
         """Return the pass with changed heads."""
-        return Branch(self.branch, perturbations=self.changes, strength=step.value(self.scale))
+        return Branch(self.branch, perturbations=self._changes(), strength=step.value(self.scale))

@@ -43,8 +43,8 @@ class STG(WeakenedPass):
     skip: Literal["attention", "blocks"] = choice(
         "attention", ("attention", "blocks"), help="what to skip in those blocks"
     )
-    start: float = number(0.0, ge=0, le=1, help="fraction of the steps after which it starts")
-    stop: float = number(1.0, ge=0, le=1, help="fraction of the steps after which it stops")
+    start: float = number(0.0, ge=0, le=1, varies=False, help="fraction of the steps after which it starts")
+    stop: float = number(1.0, ge=0, le=1, varies=False, help="fraction of the steps after which it stops")
     branch: str = text("perturbed", help="name of the branch; two stacked STGs need two")
     perturbation: SkipSelfAttention | SkipBlocks = attrs.field(
         init=False,

@@ -43,7 +43,9 @@ class SWG(WeakenedPass):
     shardable: ClassVar[bool] = False
 
     scale: Scale = number(1.0, help="strength s; 0 is off and runs no extra pass")
-    size: float = number(0.75, gt=0, le=1, help="length of a window as a fraction of the height and of the width")
+    size: float = number(
+        0.75, gt=0, le=1, varies=False, help="length of a window as a fraction of the height and of the width"
+    )
     count: int = whole(2, ge=1, help="number of windows along each of them")
     masked: bool = flag(False, help="whether only to move away where windows overlap")
     branch: str = text("windows", help="name of the branch; two stacked SWGs need two")

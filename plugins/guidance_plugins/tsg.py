@@ -28,8 +28,10 @@ class TSG(WeakenedPass):
     neutral: ClassVar[Mapping[str, float]] = {"scale": 1.0}
 
     scale: Scale = number(2.5, help="guidance scale s; 1 is off and runs no extra pass")
-    noise: float = number(2.0, ge=0, help="k, the size of the noise")
-    power: float = number(1.0, ge=0, help="α, how fast the noise falls with t; 0 is the same noise at every step")
+    noise: float = number(2.0, ge=0, varies=False, help="k, the size of the noise")
+    power: float = number(
+        1.0, ge=0, varies=False, help="α, how fast the noise falls with t; 0 is the same noise at every step"
+    )
     blocks: Blocks | None = blocks(
         None, varies=False, help="transformer blocks that get the noised embedding, from 0; none is all"
     )
