@@ -169,8 +169,13 @@ class Subject:
 
     @functools.cached_property
     def differentiates(self) -> bool:
-        """Whether it differentiates by the sample."""
+        """Whether it differentiates through the model."""
         return any(layout.differentiating for layout in self.layouts)
+
+    @property
+    def uses_autograd(self) -> bool:
+        """Whether it differentiates through the model, or says that it uses autograd by itself."""
+        return self.differentiates or bool(getattr(self.cls, "uses_autograd", False))
 
     @property
     def holds_functions(self) -> bool:

@@ -20,6 +20,7 @@ SHIPPED: Mapping[str, Mapping[str, str]] = {
         "icg": "guidance_plugins.icg:ICG",
         "interval": "guidance_plugins.interval:Interval",
         "ltx2": "guidance_plugins.ltx2:LTX2",
+        "m-swg": "guidance_plugins.swg:MaskedSWG",
         "mambo-g": "guidance_plugins.mambo_g:MamboG",
         "nag": "guidance_plugins.nag:NAG",
         "normalize": "guidance_plugins.normalize:Normalize",

@@ -23,7 +23,7 @@ from guidance_plugins.seg import SEG
 from guidance_plugins.slg import SLG
 from guidance_plugins.softpag import SoftPAG
 from guidance_plugins.stg import STG
-from guidance_plugins.swg import SWG
+from guidance_plugins.swg import SWG, MaskedSWG
 from guidance_plugins.tcfg import TCFG
 from guidance_plugins.tpg import TPG
 from guidance_plugins.tsg import TSG
@@ -51,6 +51,7 @@ __all__ = [
     "Gate",
     "Interval",
     "MamboG",
+    "MaskedSWG",
     "Normalize",
     "Rescale",
     "SoftPAG",

@@ -29,6 +29,7 @@ class Classifier:
     Source: Dhariwal & Nichol, arXiv:2105.05233, Alg. 2.
     """
 
+    uses_autograd: ClassVar[bool] = True
     values_to_try: ClassVar[Mapping[str, Any]] = {"log_prob": (distance,)}
 
     log_prob: Callable[[torch.Tensor, float], torch.Tensor] = function(

@@ -104,7 +104,7 @@ def all_reduce_refused(subject: Subject, case: Case, count: int) -> None:
     "A process started anew, with another order of hashes, plans the same passes and computes the same bits.",
     processes=True,
     applies=unreachable,
-    differentiating=False,
+    autograd=False,
 )
 def same_in_a_fresh_process(subject: Subject) -> None:
     answer = asked(subject)
