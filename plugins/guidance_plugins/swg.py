@@ -43,11 +43,11 @@ class SWG(WeakenedPass):
     )
     count: int = whole(2, ge=1, help="number of windows along each of them")
     branch: str = text("windows", help="name of the branch; two stacked SWGs need two")
+    windows: SlidingWindows = attrs.field(init=False, repr=False, eq=False)
 
-    @property
-    def windows(self) -> SlidingWindows:
-        """What the pass sees the sample through."""
-        return SlidingWindows(size=self.size, count=self.count)
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        object.__setattr__(self, "windows", SlidingWindows(size=self.size, count=self.count))  # once all is checked
 
     def weakened(self, step: Step) -> Branch:
         """Return the pass that sees windows."""
