@@ -78,12 +78,13 @@ from guidance_core.methods.perturbations import (
     SkipSelfAttention,
     UseCondition,
 )
-from guidance_core.methods.pieces import nearest_scale, negative_pass, parallel, with_momentum
+from guidance_core.methods.pieces import chosen_inputs, nearest_scale, negative_pass, parallel, with_momentum
 from guidance_core.methods.randomized import DropOut, NoisedTimestep, RandomPerturbation, ShuffledTokens
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
 from guidance_core.methods.sliding import SlidingWindows
 from guidance_core.methods.step import Step
+from guidance_core.methods.weakened import WeakenedPass, Windowed
 from guidance_core.parameters.curves import Beta, Exponential
 from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
@@ -181,14 +182,17 @@ __all__ = [
     "UnknownNameError",
     "Unset",
     "UseCondition",
+    "WeakenedPass",
     "Whole",
     "Window",
+    "Windowed",
     "Within",
     "__version__",
     "aligned",
     "bands",
     "blocks",
     "choice",
+    "chosen_inputs",
     "collapsed",
     "compare_weights",
     "documented",

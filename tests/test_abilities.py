@@ -338,7 +338,7 @@ def test_models_and_lists_of_blocks_can_be_told():
     start([Weak()], supports=able)
     with pytest.raises(ConfigurationError, match="no model 'tiny'; there is small"):
         start([Weak("tiny")], supports=able)
-    with pytest.raises(ConfigurationError, match=r"acts on block 30, but the model has 19 \(double\)"):
+    with pytest.raises(ConfigurationError, match=r"acts on block 30, but the model has 19 blocks in 'double'"):
         start([Weak(change=SkipBlocks((30,)))], supports=able)
     with pytest.raises(ConfigurationError, match=r"counts in 'triple', but the model's lists .* double, single"):
         start([Weak(change=SkipBlocks((3,), stack="triple"))], supports=able)

@@ -44,7 +44,7 @@ def test_a_planted_mistake_is_found_and_its_example_finds_it_again(plant, search
     with Ranks(MOST, timeout=6, patience=60, outlives_failures=True) as pool:
         search = Search(pool, seed=1, plant=plant)
         with pytest.raises(WrongError, match=says) as found:
-            search.executors(30) if searches == "executors" else search.failing(steps=400, faults=40)
+            search.executors(30) if searches == "executors" else search.failing(steps=800, faults=80)
     command, _, number = str(found.value).partition("make soak SEED=1 ONLY=")[2].partition(" ")[0].partition(":")
     assert command == searches
     with Ranks(MOST, timeout=6, patience=60, outlives_failures=True) as pool:

@@ -128,7 +128,8 @@ def test_help_shows_types_and_help_texts(plugin):
     shown = " ".join(re.sub(r"^ \|", "", pydoc.plain(pydoc.render_doc(plugin)), flags=re.MULTILINE).split())
     for field in attrs.fields(plugin):
         if field.init:
-            assert f"{field.name}: {field.type!r} = " in shown
+            default = "" if field.default is attrs.NOTHING else " = "
+            assert f"{field.name}: {field.type!r}{default}" in shown
             assert f"{field.name}: {field.metadata['help']}" in shown
 
 

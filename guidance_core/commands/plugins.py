@@ -19,6 +19,7 @@ from guidance_core.config.tables import encode
 from guidance_core.describe import shown
 from guidance_core.discovery import EXECUTORS, PLUGINS, Found, find_executors, find_plugins
 from guidance_core.errors import brief, told
+from guidance_core.parameters.documented import parameters_of
 from guidance_core.parameters.values import UNSET
 
 
@@ -75,7 +76,7 @@ def _plugin_row(found: Found) -> dict[str, Any]:
     parameters = []
     if found.loaded is not None and attrs.has(found.loaded):
         try:
-            parameters = [_parameter_row(field) for field in attrs.fields(found.loaded) if field.init]
+            parameters = [_parameter_row(field) for field in parameters_of(found.loaded)]
         except Exception as error:
             row["failure"] = f"its parameters cannot be read: {told(error)}"
     return {**row, "parameters": parameters, "failure": row.pop("failure")}

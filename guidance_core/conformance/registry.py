@@ -48,6 +48,18 @@ class Check:
     "Whether it is also called with a number of ranks."
     share: float = 1.0
     "Of the examples asked for; a costly check makes fewer."
+    differentiating: bool = True
+    "Whether it is for methods that differentiate through the model too, for which those of examples are not made."
+    autograd: bool = True
+    "Whether it is for methods that use autograd at all: the pretended device has none, and it does not compile."
+
+    def inapplicable(self, subject: Any) -> str | None:
+        """Return why it says nothing about a subject, or None where it does."""
+        if not self.differentiating and getattr(subject, "differentiates", False):
+            return "it differentiates through the model, which the models of examples are not made for"
+        if not self.autograd and getattr(subject, "uses_autograd", False):
+            return "it uses autograd, which the pretended device and compiled graphs do without"
+        return self.applies(subject)
 
 
 registered: dict[str, Check] = {}

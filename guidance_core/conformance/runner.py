@@ -107,7 +107,7 @@ def check_one(name: str, plugin: Any, case: Case | None = None, *, ranks: int | 
     if case is None:
         _Search(check, subject, Options()).run()
         return
-    reason = check.applies(subject)
+    reason = check.inapplicable(subject)
     if reason is not None:
         raise NotApplicable(reason)
     check.function(subject, case, *([ranks or 1] if check.several_ranks else []))
@@ -147,7 +147,7 @@ class _Search:
 
     def run(self) -> None:
         shared_ranks.expect(self.options.ranks)
-        reason = self.check.applies(self.subject) or _no_processes(self.check, self.subject, self.options)
+        reason = self.check.inapplicable(self.subject) or _no_processes(self.check, self.subject, self.options)
         if reason is not None:
             raise NotApplicable(reason)
         if self.check.draw is None:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import pickle
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -18,7 +19,7 @@ from guidance_core.conformance.companions import Mover, Shaper
 from guidance_core.errors import GuidanceError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.methods.requests import BASE
+from guidance_core.methods.requests import BASE, Branch
 from guidance_core.methods.stack import Stack, plugin_name
 from guidance_core.parameters.fields import ANY
 from guidance_core.parameters.named import SCHEDULES
@@ -33,6 +34,18 @@ Inputs: TypeAlias = Mapping[str, Any] | Callable[[Case], Mapping[str, Any]]
 "Model inputs of a condition, or what makes them for a case."
 
 _OUTPUT_SHAPES: tuple[tuple[int, ...], ...] = ((2,), (3, 4), (1,), (5,), (2, 3, 4), (2, 3, 2, 2))
+
+
+class _AnyModel:
+    """What the models of all examples can do: everything; they have eight blocks."""
+
+    blocks: ClassVar[Mapping[str, int]] = {"blocks": 8}
+
+    def __call__(self, branch: Branch) -> str | None:
+        return None
+
+
+ANYTHING = _AnyModel()
 
 
 @attrs.frozen(eq=False)
@@ -139,6 +152,7 @@ class Subject:
             prediction_type=self.prediction_types[0],
             outputs=outputs or self.named or None,
             check_finite=False,
+            supports=ANYTHING,
         )
         return Program(Stack.of(plugins), settings).layouts
 
@@ -152,6 +166,21 @@ class Subject:
     def looks_at_predictions(self) -> bool:
         """Whether it has a `combine`, so that executors must gather predictions."""
         return "combine" in self.hooks
+
+    @functools.cached_property
+    def differentiates(self) -> bool:
+        """Whether it differentiates through the model."""
+        return any(layout.differentiating for layout in self.layouts)
+
+    @property
+    def uses_autograd(self) -> bool:
+        """Whether it differentiates through the model, or says that it uses autograd by itself."""
+        return self.differentiates or bool(getattr(self.cls, "uses_autograd", False))
+
+    @property
+    def holds_functions(self) -> bool:
+        """Whether a parameter is a function."""
+        return any(isinstance(getattr(self.plugin, field.name), types.FunctionType) for field in self.fields)
 
     @property
     def is_wrapper(self) -> bool:
@@ -338,6 +367,7 @@ class Subject:
             "alphas": case.alphas,
             "prediction_type": case.prediction_type,
             "outputs": case.outputs or None,
+            "supports": ANYTHING,
         }
         return guidance.start(executor=executor, **{**given_by_case, **settings})
 

@@ -95,7 +95,7 @@ class NoisedTimestep(RandomPerturbation):
         noise = noise.to(embedding.device, accumulation_dtype(embedding), non_blocking=True)
         e = embedding.to(noise.dtype)
         size = torch.as_tensor(t, dtype=e.dtype, device=e.device).expand(len(e)) ** self.power * self.scale
-        return (e + size[:, None] * e.std(-1, keepdim=True) * noise).to(embedding.dtype)
+        return (e + size[:, None] * e.std(-1, correction=0, keepdim=True) * noise).to(embedding.dtype)
 
 
 @attrs.frozen(repr=False)

@@ -36,7 +36,7 @@ def documented(cls: type[T]) -> type[T]:
     plugin: Any = cls
     if not attrs.has(plugin):
         raise ConfigurationError(f"{cls.__name__}: @documented stands above @attrs.frozen, which makes the fields.")
-    fields: list[attrs.Attribute[Any]] = [field for field in attrs.fields(plugin) if field.init]
+    fields = parameters_of(plugin)
     init = vars(cls).get("__init__")
     if inspect.isfunction(init):
         types = {_name(field): field.type for field in fields if field.type is not None}
@@ -45,6 +45,11 @@ def documented(cls: type[T]) -> type[T]:
         lines = "\n".join(map(_line, fields))
         cls.__doc__ = f"{inspect.cleandoc(cls.__doc__)}\n\nArgs:\n{lines}"
     return cls
+
+
+def parameters_of(plugin: Any) -> list[attrs.Attribute[Any]]:
+    """Return the fields of a plugin's class that callers may give; those given by name alone are last."""
+    return sorted((field for field in attrs.fields(plugin) if field.init), key=lambda field: field.kw_only)
 
 
 def _name(field: attrs.Attribute[Any]) -> str:

@@ -135,6 +135,7 @@ def number(
     le: float | None = None,
     gt: float | None = None,
     lt: float | None = None,
+    varies: bool = True,
     help: str = "",
 ) -> T:
     """An attrs field for a numeric parameter: number, tensor, value per output, or schedule.
@@ -148,6 +149,7 @@ def number(
         le: largest value allowed.
         gt: what every value must be larger than.
         lt: what every value must be smaller than.
+        varies: whether it may differ by output, sample or step; else it is one number.
         help: one line for `guidance-core plugins` and `describe()`.
 
     Raises (when the plugin is made):
@@ -157,8 +159,13 @@ def number(
     bounds = Bounds(ge, le, gt, lt)
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        what = f"{type(owner).__name__}: {field.name}"
+        if not varies and isinstance(value, Mapping | TensorValue | Schedule):
+            raise ConfigurationError(
+                f"{what} must be one number, the same for all outputs, samples and steps; got {brief(value)}."
+            )
         if value is not UNSET:
-            check_number(f"{type(owner).__name__}: {field.name}", value, bounds)
+            check_number(what, value, bounds)
 
     return attrs.field(default=default, converter=as_value, validator=check, metadata={"help": help, "bounds": bounds})
 
@@ -267,14 +274,23 @@ def flag(default: T, *, help: str = "") -> T:
     return attrs.field(default=default, validator=check, metadata={"help": help, "options": (True, False)})
 
 
-def text(default: T, *, help: str = "") -> T:
-    """An attrs field for a name of the author's or user's own choosing, which may not be empty."""
+def text(default: T, *, optional: bool = False, help: str = "") -> T:
+    """An attrs field for a name of the author's or user's own choosing, which may not be empty.
+
+    Where it is `optional`, None is allowed too, and so is the word `none` for it.
+    """
+
+    def convert(given: Any) -> Any:
+        return None if optional and isinstance(given, str) and given == "none" else given
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is None and optional:
+            return
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a name; got {brief(value)}.")
 
-    return attrs.field(default=default, validator=check, metadata={"help": help})
+    metadata = {"help": help, "optional": optional}
+    return attrs.field(default=default, converter=convert, validator=check, metadata=metadata)
 
 
 def whole(default: T = REQUIRED, *, ge: int = 0, optional: bool = False, help: str = "") -> T:

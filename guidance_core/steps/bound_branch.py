@@ -17,7 +17,7 @@ from guidance_core.errors import GuidanceError, PluginError
 from guidance_core.methods.noise import noise_like
 from guidance_core.methods.perturbations import Perturbation
 from guidance_core.methods.randomized import RandomPerturbation, draws
-from guidance_core.methods.requests import BASE, NOTHING, Amend, Branch
+from guidance_core.methods.requests import BASE, NOTHING, Branch, Edit
 from guidance_core.methods.step import Moment, Tracked
 from guidance_core.steps.layout import Layout
 
@@ -47,7 +47,9 @@ class BoundBranch:
         self._branch = branch
         self._edits = layout.edits
         self._inputs = layout.inputs[branch.name]
-        self._edited: Mapping[str, Any] | None = None if branch.condition in layout.edits else self._inputs
+        self._edited: Mapping[str, Any] | None = (
+            None if branch.condition in layout.edits or branch.edit else self._inputs
+        )
         self._moment = moment
         self._samples: Mapping[str, Tensor] = NOTHING
         self._tracked: dict[str, Tracked] = {}
@@ -79,6 +81,13 @@ class BoundBranch:
         return self._edited
 
     @property
+    def edits(self) -> tuple[Edit, ...]:
+        """What edits the model inputs of the pass, in order: as every pass with its condition, and its own."""
+        amend = self._edits.get(self.condition)
+        edits = (None if amend is None else amend.edit, self._branch.edit)
+        return tuple(edit for edit in edits if edit is not None)
+
+    @property
     def also(self) -> Mapping[str, Mapping[str, Any]]:
         """Model inputs of further conditions that the pass is given beside its own, by condition."""
         if not self._branch.also:
@@ -96,32 +105,38 @@ class BoundBranch:
             PluginError: a plugin failed to edit them.
         """
         edited = self._after_edit(self.condition, inputs)
-        return {**edited, **self._branch.overrides} if self._branch.overrides else edited
+        own = self._branch
+        if own.edit is not None:
+            edited = self._edited_by(own.edit, own.plugin, f"branch {own.name!r}", edited)
+        return {**edited, **own.overrides} if own.overrides else edited
 
     def _after_edit(self, condition: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         amend = self._edits.get(condition)
         if amend is None or amend.edit is None:
             return inputs
+        return self._edited_by(amend.edit, amend.plugin, f"condition {condition!r}", inputs)
+
+    def _edited_by(self, edit: Edit, plugin: str, what: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
-            changed = amend.edit(MappingProxyType(dict(inputs)), partial(self._noise, amend, condition))
+            changed = edit(MappingProxyType(dict(inputs)), partial(self._noise, plugin, what))
         except Exception as error:
             if isinstance(error, GuidanceError):
                 raise
             raise PluginError(
-                f"plugin {amend.plugin!r} failed to edit the inputs of condition {condition!r} "
+                f"plugin {plugin!r} failed to edit the inputs of {what} "
                 f"({', '.join(map(str, inputs)) or 'none'}): {type(error).__name__}: {error}"
             ) from error
         if not isinstance(changed, Mapping):
             raise PluginError(
-                f"plugin {amend.plugin!r} must return a dict from its edit of condition {condition!r}, of the inputs "
+                f"plugin {plugin!r} must return a dict from its edit of {what}, of the inputs "
                 f"that it replaces; got {type(changed).__name__}."
             )
         return {**inputs, **changed}
 
-    def _noise(self, amend: Amend, condition: str, tensor: Tensor, purpose: str) -> Tensor:
-        key = (self.step, amend.plugin, f"condition {condition}", purpose)
+    def _noise(self, plugin: str, what: str, tensor: Tensor, purpose: str) -> Tensor:
+        key = (self.step, plugin, what, purpose)
         rows = next((each.shape[0] for each in self._samples.values()), None)
-        return noise_like(tensor, self._moment.run.seeds, rows, key, f"plugin {amend.plugin!r}")
+        return noise_like(tensor, self._moment.run.seeds, rows, key, f"plugin {plugin!r}")
 
     @contextmanager
     def differentiable(self) -> Iterator[None]:

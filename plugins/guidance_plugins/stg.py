@@ -13,11 +13,10 @@ from guidance_core import (
     SkipBlocks,
     SkipSelfAttention,
     Step,
-    Window,
+    WeakenedPass,
     blocks,
     choice,
     documented,
-    hookimpl,
     number,
     text,
 )
@@ -25,7 +24,7 @@ from guidance_core import (
 
 @documented
 @attrs.frozen
-class STG:
+class STG(WeakenedPass):
     """Spatio-temporal guidance: move away from the prediction of a deliberately weakened model.
 
         guided = c + s·(c − p)
@@ -44,8 +43,8 @@ class STG:
     skip: Literal["attention", "blocks"] = choice(
         "attention", ("attention", "blocks"), help="what to skip in those blocks"
     )
-    start: float = number(0.0, ge=0, le=1, help="fraction of the steps after which it starts")
-    stop: float = number(1.0, ge=0, le=1, help="fraction of the steps after which it stops")
+    start: float = number(0.0, ge=0, le=1, varies=False, help="fraction of the steps after which it starts")
+    stop: float = number(1.0, ge=0, le=1, varies=False, help="fraction of the steps after which it stops")
     branch: str = text("perturbed", help="name of the branch; two stacked STGs need two")
     perturbation: SkipSelfAttention | SkipBlocks = attrs.field(
         init=False,
@@ -57,17 +56,6 @@ class STG:
         ),
     )
 
-    def __attrs_post_init__(self) -> None:
-        self.window  # noqa: B018  (raises where start lies after stop)
-
-    @property
-    def window(self) -> Window:
-        """The steps in which it acts."""
-        return Window(self.start, self.stop, by="fraction")
-
-    @hookimpl
-    def build_branches(self, step: Step) -> list[Branch]:
-        """Ask for the weakened pass with strength s, inside the window."""
-        if not step.inside(self.window):
-            return []
-        return [Branch(self.branch, perturbations=(self.perturbation,), strength=step.value(self.scale))]
+    def weakened(self, step: Step) -> Branch:
+        """Return the pass without the blocks or their attention."""
+        return Branch(self.branch, perturbations=(self.perturbation,), strength=step.value(self.scale))

@@ -61,6 +61,8 @@ class Oracle:
     "Of float32 rounding of the largest number in the formula: how far a result in float32 may be."
     needs: Callable[[Mapping[str, Tensor]], bool] = lambda _: True
     "Whether the method is defined for these predictions (a pole of the formula is no place to compare at)."
+    branch_of: Callable[[str], str] = str
+    "Which of `branches` a pass of some name is, where its name says more."
     aside: float = 0.0
     "What share of the values may lie beside the formula, for a method that chooses: rounding may choose otherwise."
 
@@ -90,7 +92,7 @@ def played(oracle: Oracle, steps: list[Any], parameters: Mapping[str, Any]) -> l
         conditions=oracle.conditions, sigmas=SIGMAS, prediction_type=oracle.prediction_type, seeds=7, **given
     )
     return [
-        run.step(index, x, lambda branch, all_=predictions: all_[branch.name].clone())
+        run.step(index, x, lambda branch, all_=predictions: all_[oracle.branch_of(branch.name)].clone())
         for index, (x, predictions) in enumerate(steps)
     ]
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guidance_core import RandomPerturbation
 from soak.examples import Example
 
 CONDITIONS = ("positive", "negative")
@@ -75,6 +76,10 @@ class Host:
         for name, tensor in named.items():
             whole = tensor + told.to(tensor.dtype).view(-1, *(1,) * (tensor.ndim - 1))
             whole = whole if branch.rows is None else whole[branch.rows]
+            for each in branch.perturbations:
+                if isinstance(each, RandomPerturbation):  # what is drawn shows, for each row
+                    drawn = torch.tensor([seed % 1000 / 1000 for seed in each.seeds]).to(whole)
+                    whole = whole + drawn.view(-1, *(1,) * (whole.ndim - 1))
             made[name] = whole if self.working is None else whole.to(self.working)
         prediction = self.spoilt(structured(self.example, made))
         self.ended = time.monotonic()

@@ -159,7 +159,9 @@ def check_flat(usages: list[list[Usage]]) -> None:
 
 def _known() -> list[tuple[str, str]]:
     """Return every feature and fault that should occur, by kind."""
-    methods = "none cfg stg apg cfg-zero-star ltx2 rescale normalize interval gate blurred jittered renoised negated"
+    methods = (
+        "none cfg stg weakened apg cfg-zero-star ltx2 rescale normalize interval gate blurred jittered renoised negated"
+    )
     return [
         *(("ranks", str(ranks)) for ranks in (2, 3, 4)),
         *(("executor", name) for name in ("all_gather", "all_reduce", "batched")),

@@ -11,7 +11,24 @@ import torch
 from small_methods import Blurred, FirstTokens, Negated, NoisedCondition, Renoised
 
 from guidance_core import Cosine, Linear, Needs, Table, Within, hookimpl
-from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Gate, Interval, Normalize, Rescale
+from guidance_plugins import (
+    APG,
+    CFG,
+    ICG,
+    LTX2,
+    PAG,
+    S2,
+    SEG,
+    STG,
+    TPG,
+    TSG,
+    Autoguidance,
+    CFGZeroStar,
+    Gate,
+    Interval,
+    Normalize,
+    Rescale,
+)
 
 OTHER = "other"
 "The prediction type that cannot be converted."
@@ -49,7 +66,7 @@ class Stacks:
 
     def stack(self) -> list[Any]:
         """Return a method or none, and what may stand beside it, in any order."""
-        makers = [self._nothing, self._nothing, self.cfg, self.cfg, self.stg]
+        makers = [self._nothing, self._nothing, self.cfg, self.cfg, self.stg, self.weakened]
         if not self.adds_up:
             makers += [self.apg, self.apg, self.cfg_zero_star, self.cfg_zero_star]
         if self._converts and len(self.outputs) > 1:
@@ -118,6 +135,21 @@ class Stacks:
         skip = self.chosen.choice(["attention", "blocks"])
         start, stop = self.chosen.choice([(0.0, 1.0), (0.0, 0.5), (0.25, 1.0)])
         return [STG(self.scale(-1, 3, 0.0), blocks=blocks, skip=skip, start=start, stop=stop)]
+
+    def weakened(self) -> list[Any]:
+        """Return methods with weakened passes of their own, random ones among them."""
+        self._note("weakened")
+        scale = self.scale(-1, 3, 0.0)
+        makers: list[Callable[[], Any]] = [
+            lambda: PAG(scale, (1, 2)),
+            lambda: SEG(scale, sigma=2.0, stop=0.5),
+            lambda: TPG(scale),
+            lambda: TSG(scale, start=0.25),
+            lambda: S2(scale, count=6, share=0.4),
+            lambda: Autoguidance(scale, dropout=0.3),
+            lambda: ICG(scale),
+        ]
+        return [make() for make in self.chosen.sample(makers, self.chosen.choice([1, 1, 2, 3]))]
 
     def apg(self) -> list[Any]:
         self._note("apg")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from guidance_core.conformance.case import Case, Host, key_of
+from guidance_core.conformance.case import Case, Host, unedited_key_of
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject, follows_predictions
@@ -24,9 +24,9 @@ def stable_branches(subject: Subject, case: Case) -> None:
         for branch in plan.branches:
             perturbations = ", ".join(map(str, branch.perturbations)) or "no perturbation"
             content = f"inputs {dict(branch.inputs)}, {perturbations}, model {branch.model}"
-            earlier, held, key = first.setdefault(branch.name, (step, content, key_of(branch)))
+            earlier, held, key = first.setdefault(branch.name, (step, content, unedited_key_of(branch)))
             require(
-                key == key_of(branch),
+                key == unedited_key_of(branch),
                 f"Branch {branch.name!r} is {held} at step {earlier} and {content} at step {step}"
                 f"{', evaluated again' if levels else ''}; give another pass another name.",
             )

@@ -102,6 +102,7 @@ def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseExcept
     draw=cases(batch=(2, 2), steps=(1, 2), varied_structure=False),
     applies=lambda subject: None if subject.looks_at_predictions else "it has no combine",
     share=0.1,
+    autograd=False,
 )
 def no_graph_break(subject: Subject, case: Case) -> None:
     try:
@@ -146,6 +147,7 @@ def _compiles(plan: Plan, output: str, acting: Acting, given: dict[str, Tensor])
     "Tensors that it makes are on the sample's device: it runs on a GPU (here a pretended one).",
     processes=True,
     applies=lambda subject: follows_predictions(subject) or unreachable(subject),
+    autograd=False,
 )
 def any_device(subject: Subject) -> None:
     answer = asked(subject)

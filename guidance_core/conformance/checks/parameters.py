@@ -35,6 +35,7 @@ def _has_parameters(subject: Subject) -> str | None:
 @check(
     "round-trip",
     "Through dict, JSON, TOML and its one-line form, a stack with it comes back equal.",
+    applies=lambda subject: "a parameter is a function, which is not data" if subject.holds_functions else None,
 )
 def round_trip(subject: Subject) -> None:
     for changed in subject.variants:

@@ -71,6 +71,7 @@ def _made(subject: Subject, case: Case, cut: Callable[[Tensor], Tensor], **setti
         None if getattr(subject.cls, "shardable", True) else "it looks at whole tensors (shardable = False)"
     ),
     share=0.5,
+    differentiating=False,
 )
 def pieces_equal_the_whole(subject: Subject, case: Case) -> None:
     whole = _made(subject, case, lambda tensor: torch.cat(_pieces(tensor), dim=DIM), seeds=1)

@@ -56,6 +56,7 @@ def same_plan_on_every_rank(subject: Subject, case: Case, count: int) -> None:
     processes=True,
     several_ranks=True,
     share=0.8,
+    differentiating=False,
 )
 def all_gather_equals_serial(subject: Subject, case: Case, count: int) -> None:
     made = on_ranks(subject, case, count, "all_gather")
@@ -103,6 +104,7 @@ def all_reduce_refused(subject: Subject, case: Case, count: int) -> None:
     "A process started anew, with another order of hashes, plans the same passes and computes the same bits.",
     processes=True,
     applies=unreachable,
+    autograd=False,
 )
 def same_in_a_fresh_process(subject: Subject) -> None:
     answer = asked(subject)

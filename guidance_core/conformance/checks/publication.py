@@ -96,6 +96,7 @@ def _check_import(module: str, names: list[str], line: int) -> None:
     "quiet-import",
     "Importing it changes no global setting: dtype, threads, gradient mode, random state, environment.",
     processes=True,
+    autograd=False,
 )
 def quiet_import(subject: Subject) -> None:
     answer = asked(subject)
@@ -110,6 +111,7 @@ def quiet_import(subject: Subject) -> None:
     "Its entry point loads alone in a fresh process, and beside a plugin that fails to import.",
     processes=True,
     applies=lambda subject: None if discovery.entry_name(subject.cls) else "it is not published under an entry point",
+    autograd=False,
 )
 def loads_beside_a_broken_neighbour(subject: Subject) -> None:
     answer = asked(subject)

@@ -153,6 +153,7 @@ THREADS, RUNS = 3, 16
     "Runs in several threads equal the runs one after the other.",
     draw=cases(steps=(2, 3)),
     share=0.25,
+    differentiating=False,
 )
 def threads(subject: Subject, case: Case) -> None:
     guidance = subject.guidance(case)

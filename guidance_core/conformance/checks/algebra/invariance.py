@@ -74,6 +74,7 @@ def _space_is_clear(subject: Subject) -> str | None:
     "that says in which space it works.",
     draw=cases(types=("x0", "epsilon", "v"), dtypes=("float64",), smallest=3),
     applies=_space_is_clear,
+    differentiating=False,
 )
 def space_invariance(subject: Subject, case: Case) -> None:
     count = case.steps

@@ -40,6 +40,7 @@ class _NarrowTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     "accumulation",
     "Sums are accumulated in float32 and rounded once: the error against the same in float64 is of that size.",
     draw=cases(dtypes=("float32", "bfloat16", "float16"), smallest=8, batch=(1, 2)),
+    differentiating=False,
 )
 def accumulation(subject: Subject, case: Case) -> None:
     run = subject.start(case)

@@ -1,0 +1,8 @@
+"""Skip-layer guidance."""
+
+from hypothesis import strategies as st
+
+from guidance_plugins import SLG
+from oracles._weakened import weakened
+
+ORACLE = weakened(SLG, "skipped", parameters={"blocks": st.sampled_from([None, 3, (1, 2)])})
