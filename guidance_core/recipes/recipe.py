@@ -16,7 +16,7 @@ where that is true.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -38,7 +38,11 @@ class Refused:
     why: str
 
 
-def _texts(given: Any) -> tuple[str, ...]:
+def _tables(given: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    return tuple(given)
+
+
+def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
     texts = (given,) if isinstance(given, str) else tuple(given)
     if not all(isinstance(each, str) for each in texts):
         raise SpecError(f"expected a list of texts; got {brief(given)}.")
@@ -59,7 +63,7 @@ class Recipe:
     "Where the rule was read: a file and its version."
     prediction_types: tuple[str, ...] = attrs.field(converter=_texts)
     "What the model's denoiser may return to be guided by it; the first is what the model predicts."
-    stack: tuple[Mapping[str, Any], ...] = attrs.field(converter=tuple)
+    stack: tuple[Mapping[str, Any], ...] = attrs.field(converter=_tables)
     "A table for each plugin, in order."
     parameters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
     "By name: default, help, bounds."
