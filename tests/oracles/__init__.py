@@ -62,7 +62,7 @@ class Oracle:
     needs: Callable[[Mapping[str, Tensor]], bool] = lambda _: True
     "Whether the method is defined for these predictions (a pole of the formula is no place to compare at)."
     aside: float = 0.0
-    "What share of the values may lie beside the formula: for a method that chooses, where rounding may tip the choice."
+    "What share of the values may lie beside the formula, for a method that chooses: rounding may choose otherwise."
 
 
 def oracles() -> dict[str, Oracle]:
