@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, KeysView, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
-from guidance_core.algebra.spaces import OTHER, SPACES, PredictionType, check_sigma, check_space
+from guidance_core.algebra.spaces import PredictionType, check_sigma
 from guidance_core.algebra.tracing import untraced
 from guidance_core.config import tables
 from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, GuidanceError, brief, did_you_mean, told
+from guidance_core.errors import ConfigurationError, GuidanceError, brief, told
 from guidance_core.executors.base import Executor, check_differentiable
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
@@ -29,12 +25,26 @@ from guidance_core.methods.stack import Stack
 from guidance_core.run import Run
 from guidance_core.steps.program import Program
 from guidance_core.steps.settings import RunSettings
+from guidance_core.steps.starting import (
+    MOST_STEPS,
+    checked_alphas,
+    checked_call,
+    checked_conditions,
+    checked_count,
+    checked_flag,
+    checked_outputs,
+    checked_shards,
+    checked_sigmas,
+    checked_supports,
+    checked_trace,
+    checked_type,
+    checked_word,
+)
 from guidance_core.trace import StepTrace
 
 Sigmas = Sequence[float] | torch.Tensor
 "Noise levels: one per step and the final one."
 
-MOST_STEPS = 100_000
 MOST_RANKS = 10_000
 "For which `describe` places passes."
 
@@ -181,21 +191,21 @@ class Guidance:
         chosen = self.checked_executor(executor)
 
         def make() -> Run:
-            levels_of_outputs = _checked_sigmas(sigmas, may_rise=_checked_flag("may_rise", may_rise))
+            levels_of_outputs = checked_sigmas(sigmas, may_rise=checked_flag("may_rise", may_rise))
             steps = len(next(iter(levels_of_outputs.values()))) - 1
             settings = RunSettings(
-                conditions=_checked_conditions(conditions),
+                conditions=checked_conditions(conditions),
                 sigmas=levels_of_outputs,
-                alphas=None if alphas is None else _checked_alphas(alphas, steps),
-                prediction_type=_checked_type(prediction_type),
-                outputs=_checked_outputs(outputs),
-                check_finite=_checked_flag("check_finite", check_finite),
-                check_inputs=_checked_word("check_inputs", check_inputs, ("first", "always", "never")),
+                alphas=None if alphas is None else checked_alphas(alphas, steps),
+                prediction_type=checked_type(prediction_type),
+                outputs=checked_outputs(outputs),
+                check_finite=checked_flag("check_finite", check_finite),
+                check_inputs=checked_word("check_inputs", check_inputs, ("first", "always", "never")),
                 seeds=Seeds.of(seeds),
-                supports=_checked_supports(supports),
-                shards=_checked_shards(shards, self._stack),
-                given=_checked_call(given),
-                trace=_checked_trace(trace),
+                supports=checked_supports(supports),
+                shards=checked_shards(shards, self._stack),
+                given=checked_call(given),
+                trace=checked_trace(trace),
             )
             for output, levels in settings.sigmas.items():
                 what = "sigmas" if output is None else f"sigmas of {output!r}"
@@ -232,19 +242,19 @@ class Guidance:
         assumptions = ["every condition is given"]
         if sigmas is None:
             steps = 30 if steps is None else steps
-            steps = _checked_count("steps", steps, MOST_STEPS)
+            steps = checked_count("steps", steps, MOST_STEPS)
             sigmas = [1 - number / steps for number in range(steps + 1)]
             assumptions.append(f"{steps} steps, sigmas falling evenly from 1 to 0")
         settings = RunSettings(
             conditions=None,
-            sigmas=_checked_sigmas(sigmas),
+            sigmas=checked_sigmas(sigmas),
             alphas=None,
             prediction_type="flow",
-            outputs=_checked_outputs(outputs),
+            outputs=checked_outputs(outputs),
             check_finite=False,
         )
         program = Program(self._stack, settings)
-        ranks = _checked_count("ranks", ranks, MOST_RANKS)
+        ranks = checked_count("ranks", ranks, MOST_RANKS)
         if ranks == 1:
             serial = SerialExecutor()
             return describe_run(self._stack, serial.describe(), program.layouts, serial.placed, assumptions)
@@ -281,156 +291,3 @@ def _made(executor: str) -> Executor:
     except Exception as error:
         raise ConfigurationError(f"the executor {executor!r} cannot be made: {told(error)}.") from error
     return made
-
-
-def _checked_flag(what: str, given: Any) -> bool:
-    try:
-        return bool(given)
-    except Exception:
-        raise ConfigurationError(f"{what} must be true or false; got {brief(given)}.") from None
-
-
-def _checked_call(given: Any) -> Any:
-    if given is not None and not callable(given):
-        raise ConfigurationError(f"given is a function that returns a number for each thing; got {brief(given)}.")
-    return given
-
-
-def _checked_trace(trace: Any) -> Any:
-    if trace is not None and (not callable(trace) or isinstance(trace, type)):
-        raise ConfigurationError(
-            f"trace is called with a record of each step, such as Trace() or a function; got {brief(trace)}."
-        )
-    return trace
-
-
-def _checked_count(what: str, given: Any, most: int) -> int:
-    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= most:
-        raise ConfigurationError(f"{what} must be a whole number from 1 to {most:,}; got {brief(given)}.")
-    return given
-
-
-def _checked_conditions(conditions: Any) -> Mapping[str, Mapping[str, Any] | None]:
-    if not isinstance(conditions, Mapping):
-        raise ConfigurationError(
-            "conditions map names to model inputs, as in {'positive': {'text': p}}; "
-            f"got {type(conditions).__name__}."
-        )
-    for name, inputs in conditions.items():
-        if inputs is not None and not isinstance(inputs, Mapping):
-            raise ConfigurationError(
-                f"condition {brief(name)} must be a dict of model inputs, as in {{'text': embedding}}; "
-                f"got {type(inputs).__name__}."
-            )
-    return {
-        str(name): inputs if inputs is None else MappingProxyType(dict(inputs)) for name, inputs in conditions.items()
-    }
-
-
-def _checked_sigmas(sigmas: Any, *, may_rise: bool = False) -> Mapping[str | None, tuple[float, ...]]:
-    if not isinstance(sigmas, Mapping):
-        return {None: _sigma_list("sigmas", sigmas, may_rise)}
-    if not sigmas:
-        raise ConfigurationError("sigmas must be a list of noise levels, or one for each output; got an empty dict.")
-    lists: dict[str | None, tuple[float, ...]] = {
-        str(output): _sigma_list(f"sigmas of {output!r}", levels, may_rise) for output, levels in sigmas.items()
-    }
-    if len({len(levels) for levels in lists.values()}) != 1:
-        raise ConfigurationError(
-            "every output needs the same number of sigmas; got "
-            + ", ".join(f"{len(levels)} for {name}" for name, levels in lists.items())
-        )
-    return dict(lists.items())
-
-
-def _checked_alphas(given: Any, steps: int) -> tuple[float, ...]:
-    if isinstance(given, bool):
-        raise ConfigurationError(f"alphas must be a list of numbers, or one; got {given!r}.")
-    is_one = isinstance(given, (int, float)) or (isinstance(given, torch.Tensor) and given.ndim == 0)
-    return _numbers("alphas", [given] * steps if is_one else given)
-
-
-def _sigma_list(what: str, given: Any, may_rise: bool) -> tuple[float, ...]:
-    levels = _numbers(what, given)
-    if len(levels) < 2:
-        raise ConfigurationError(
-            f"{what} must have one value per step and the final one, so at least 2; got {len(levels)}."
-        )
-    if min(levels) < 0:
-        raise ConfigurationError(f"{what} must not be negative; got {min(levels):g}.")
-    pairs = list(pairwise(levels))
-    is_sorted = all(one >= other for one, other in pairs) or all(one <= other for one, other in pairs)
-    if not is_sorted and not may_rise:
-        raise ConfigurationError(
-            f"{what} must be sorted (falling for sampling, rising for inversion); got {brief(list(levels))}. A sampler "
-            "that goes back in noise says so with start(may_rise=True)."
-        )
-    return levels
-
-
-def _numbers(what: str, given: Any) -> tuple[float, ...]:
-    if isinstance(given, torch.Tensor) and given.ndim != 1:
-        raise ConfigurationError(f"{what} must be one-dimensional; got a tensor of shape {tuple(given.shape)}.")
-    try:
-        given = given.tolist() if isinstance(given, torch.Tensor) else given
-        items = [] if isinstance(given, str | bytes | Mapping) else list(itertools.islice(given, MOST_STEPS + 2))
-        kinds = {type(given), *map(type, items)}
-        if any(issubclass(kind, (str, bytes, bool, Mapping)) for kind in kinds):
-            raise TypeError
-        levels = tuple(map(float, items))
-    except Exception:
-        raise ConfigurationError(f"{what} must be a list of numbers; got {brief(given)}.") from None
-    if len(levels) > MOST_STEPS + 1:
-        raise ConfigurationError(f"a run has at most {MOST_STEPS:,} steps; {what} has more.")
-    if not all(math.isfinite(level) for level in levels):
-        raise ConfigurationError(f"{what} must be finite; got {brief(list(levels))}.")
-    return levels
-
-
-def _checked_type(given: PredictionType) -> PredictionType:
-    check_space("prediction_type", given, (*SPACES, OTHER))
-    return given
-
-
-def _checked_shards(shards: Any, stack: Stack) -> Split | None:
-    if shards is None:
-        return None
-    if not isinstance(shards, Split):
-        raise ConfigurationError(
-            f"shards says which outputs are split, as Shards(group, dims=...); got {brief(shards)}."
-        )
-    for name, plugin in stack.plugins.items():
-        if not getattr(type(plugin), "shardable", True):
-            raise ConfigurationError(
-                f"plugin {name!r} looks at whole tensors (shardable = False), but the run's are pieces: {shards}."
-            )
-    return shards
-
-
-def _checked_supports(supports: Any) -> Supports | None:
-    if supports is None or callable(supports):
-        checked: Supports | None = supports
-        return checked
-    raise ConfigurationError(
-        "supports is a function of a pass that returns None or the reason why the model cannot run it, such as "
-        f"Capabilities(perturbations=(SkipBlocks,), blocks=28); got {brief(supports)}."
-    )
-
-
-def _checked_word(what: str, given: Any, allowed: Sequence[str]) -> str:
-    if not isinstance(given, str) or given not in allowed:
-        hint = did_you_mean(given, allowed) if isinstance(given, str) else ""
-        raise ConfigurationError(f"{what} must be one of {', '.join(allowed)}; got {brief(given)}.{hint}")
-    return given
-
-
-def _checked_outputs(outputs: Any) -> tuple[str, ...] | None:
-    if outputs is None:
-        return None
-    is_list = isinstance(outputs, tuple | list | KeysView)
-    if not is_list or not all(isinstance(name, str) and name for name in outputs):
-        raise ConfigurationError(f"outputs is a list of names, such as ('video', 'audio'); got {brief(outputs)}.")
-    names = tuple(outputs)
-    if not names or len(set(names)) < len(names):
-        raise ConfigurationError(f"outputs must be distinct names, at least one; got {brief(names)}.")
-    return names

@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, overload
+from collections.abc import Mapping
+from typing import Any, overload
 
-import attrs
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from guidance_core.algebra.outputs import Structure, Structured, read_sample
+from guidance_core.algebra.outputs import Structured, read_sample
 from guidance_core.algebra.spaces import OTHER
 from guidance_core.algebra.tracing import outside, untraced
 from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor, check_differentiable
 from guidance_core.executors.copying import CopyingDenoiser
-from guidance_core.methods.noise import Seeds
-from guidance_core.methods.step import Moment, States, copied
+from guidance_core.methods.step import copied
 from guidance_core.steps.apart import writes_to
 from guidance_core.steps.combination import Workspace
-from guidance_core.steps.held import HeldOutputs, Kept
-from guidance_core.steps.layout import Layout
 from guidance_core.steps.levels import mapped
 from guidance_core.steps.order import check_may_turn, checked_index
-from guidance_core.steps.plan import Plan, Predictions, Sums, by_branch
+from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.program import Program, Sigma
 from guidance_core.steps.results import results_of
-from guidance_core.steps.saved import Saved, from_dict, to_dict
-from guidance_core.steps.selection import Selection, checked_indices
+from guidance_core.steps.standing import Standing
+from guidance_core.steps.taken import check_results, taken_apart
 from guidance_core.trace import Tracer
 
 
-@attrs.frozen(eq=False)
-class Made:
-    """The evaluation that a run made last."""
-
-    index: int
-    "Which step it was."
-    evaluation: int
-    "How often the step had been evaluated before."
-    predictions: Mapping[str, Any]
-    """The predictions that this process has, by branch, in the structure of the denoiser's.
-
-    On several ranks these are all (all_gather) or this rank's own (all_reduce). They are not copied.
-    """
-
-
-class Run:
+class Run(Standing[Executor]):
     """One generation: call `step` once for every evaluation, in order.
 
     A run belongs to one thread at a time. Different runs, of one `Guidance` or several, never
@@ -55,38 +36,13 @@ class Run:
     """
 
     def __init__(self, program: Program, executor: Executor) -> None:
-        self.identity = program.identity
-        self.id = program.identity.id
-        "Number of the run, unique in the process."
-        self.seeds = program.settings.seeds.given
-        "What `start(seeds=...)` was given, or what was drawn in its place."
-        self.settings = program.settings
-        self.count = program.settings.count
-        "Number of steps."
-        self.passes = 0
-        "Branches evaluated so far."
-        self.executor = executor
-        self._program = self._whole = program
-        self._selection: Selection | None = None
-        self._seeds = program.settings.seeds
+        super().__init__(program, executor)
         self._is_other = program.settings.prediction_type == OTHER
-        self._state: States = {}
-        self._version = 0
-        self._held = HeldOutputs(program.settings.prediction_type)
         self._workspace = Workspace()
-        self._last: Moment | None = None
-        self._structure: Structure | None = None
-        self._rows: int | None = None
-        self._made: Predictions | None = None
         self._counts_writes = False
         "Whether torch counts the writes into the samples: not into those made in inference mode."
         tell = program.settings.trace
         self._tracer = None if tell is None else Tracer(tell)
-
-    @property
-    def layouts(self) -> list[Layout]:
-        """The layout of every step, as it is when a step is evaluated first."""
-        return self._program.layouts
 
     @overload
     def step(
@@ -266,18 +222,13 @@ class Run:
         sigma_map: Structured | None = None,
     ) -> Plan:
         """Return the plan of an evaluation at a noise level; see `step_at` and `plan`."""
-        plan = None
         try:
             index = self._program.find(sigma, 0 if self._last is None else self._last.index)
             is_usual = alpha is None and self._program.is_usual(index, sigma)
-            plan = self._planned(index, sample, None if is_usual else sigma, alpha, model, sigma_map, found=True)
-            self.executor.place(plan)
-            if self._tracer is not None:
-                self._tracer.begin(plan)
         except BaseException as error:
-            self._give_up(plan, error)
+            self._give_up(None, error)
             raise
-        return plan
+        return self._begun(index, sample, None if is_usual else sigma, alpha, model, sigma_map, found=True)
 
     @untraced
     def finish(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
@@ -303,106 +254,6 @@ class Run:
         branches = self._program.layouts[checked_index(index, self.count)].branches
         return self.executor.local_passes(branches)
 
-    def select(self, indices: Sequence[int] | Tensor) -> None:
-        """Go on with some samples of the batch: dropped, duplicated, or in another order.
-
-        What plugins keep, values for each sample, the conditions' model inputs and the seeds follow: every tensor whose
-        first dimension is the batch. On several ranks all of them call it with the same indices.
-
-        Args:
-            indices: which samples of the last step's batch the next one consists of.
-
-        Raises:
-            ConfigurationError: there was no step yet, the indices are not those of its samples, or a plugin keeps an
-                object without `select(indices)`.
-        """
-        rows = self._rows
-        if rows is None:
-            raise ConfigurationError("select takes samples of the last step's batch, but no step was made yet.")
-        selection = Selection(checked_indices(indices, rows), rows)
-        state: States = {
-            name: {
-                output: {key: selection.of(value, f"plugin {name!r}: its state {key!r}") for key, value in kept.items()}
-                for output, kept in by_output.items()
-            }
-            for name, by_output in self._state.items()
-        }
-        whole = selection if self._selection is None else self._selection.then(selection)
-        turns = (*self.identity.turns, selection.indices)
-        seeds = self._seeds.selected(selection.indices)
-        self._use(self.executor.begin(lambda: self._whole.resumed(seeds, whole, turns)))
-        self._selection = whole
-        self._state = state
-        self._held.select(selection)
-        self._rows, self._made = len(selection.indices), None
-        self._version += 1
-
-    @property
-    def last(self) -> Made | None:
-        """The evaluation made last here, for a host that wants to look at single predictions."""
-        if self._made is None or self._last is None or self._structure is None:
-            return None
-        return Made(self._last.index, self._last.evaluation, by_branch(self._structure, self._made))
-
-    def fork(self, *, seeds: int | Sequence[int] | Tensor | None = None) -> Run:
-        """Return a copy of the run, with an id of its own, that goes on independently.
-
-        On several ranks all of them call it.
-
-        Args:
-            seeds: of the copy; those of this run if not given.
-
-        Raises:
-            ConfigurationError: the seeds cannot be used.
-        """
-        own = self._seeds if seeds is None else Seeds.of(seeds)
-        whole = self._whole.anew()
-        other = Run(self.executor.begin(lambda: whole.resumed(own, self._selection, ())), self.executor)
-        other._whole, other._selection = whole, self._selection
-        other._state = copied(self._state)
-        other._held = self._held.copied()
-        other._version, other.passes = self._version, self.passes
-        other._last, other._structure, other._rows = self._last, self._structure, self._rows
-        return other
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the run keeps as plain data, to go on with it later in another process.
-
-        `torch.save` writes it, unless a plugin keeps objects that cannot be written. Tensors are not copied.
-        """
-        saved = Saved(
-            *(self._state, self._held, self._last, self._version, self.passes, self._seeds, self._rows, self._selection)
-        )
-        return to_dict(self._whole, saved)
-
-    def load_state_dict(self, data: Mapping[str, Any]) -> None:
-        """Go on where the run was whose `state_dict` this is; this one was started with the same arguments.
-
-        Tensors must lie on the device of the samples to come. On several ranks all of them call it, each with its own.
-
-        Raises:
-            ConfigurationError: it is no such data, or of a run with other methods, parameters or sigmas.
-        """
-        saved = from_dict(self._whole, data)
-        at = (saved.version, saved.passes, *((saved.last.index, saved.last.evaluation) if saved.last else ()))
-        turns = (*self.identity.turns, at)
-        self._use(self.executor.begin(lambda: self._whole.resumed(saved.seeds, saved.selection, turns)))
-        self._selection = saved.selection
-        self._state, self._held, self._last = saved.states, saved.held, saved.last
-        self._version, self.passes, self._rows, self._made = saved.version, saved.passes, saved.rows, None
-
-    def _use(self, program: Program) -> None:
-        """Go on with a program of the same run."""
-        self._program, self.identity, self.settings = program, program.identity, program.settings
-        self._seeds, self.seeds = program.settings.seeds, program.settings.seeds.given
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Refuse to be copied or pickled: a copy would share the run's id and its place among the ranks' runs."""
-        raise ConfigurationError(
-            "a run cannot be copied or pickled: run.fork() returns an independent copy, and run.state_dict() what "
-            "another process needs to go on with it (load_state_dict)."
-        )
-
     def _begun(
         self,
         index: int,
@@ -411,10 +262,12 @@ class Run:
         alpha: float | None,
         model: str | None,
         sigma_map: Structured | None,
+        *,
+        found: bool = False,
     ) -> Plan:
         plan = None
         try:
-            plan = self._planned(index, sample, sigma, alpha, model, sigma_map)
+            plan = self._planned(index, sample, sigma, alpha, model, sigma_map, found=found)
             self.executor.place(plan)
             if self._tracer is not None:
                 self._tracer.begin(plan)
@@ -445,7 +298,7 @@ class Run:
                 self._tracer.end(plan)
             made: Predictions = {}
             if not isinstance(predictions, Sums):
-                made = plan.taken_apart(predictions)
+                made = taken_apart(plan, predictions)
                 predictions = self.executor.collect(plan, made)
                 if not isinstance(predictions, Sums):
                     made = predictions
@@ -453,7 +306,7 @@ class Run:
                 made = {name: {each: given.detach() for each, given in by.items()} for name, by in made.items()}
             results, state = results_of(plan, predictions, self._held, self._workspace)
             if self.settings.check_finite:
-                plan.check_results(results)
+                check_results(plan, results)
             kept = self._held.kept(plan, results, self._program.keeps) if self._program.keeps else {}
             record = None if self._tracer is None else self._tracer.record(plan, made, results)
             self.executor.confirm(plan)
@@ -543,30 +396,6 @@ class Run:
         if layout.depends_on_state or not layout.holds <= self._held.names:
             return None
         return plan.at(scheduled)
-
-    def _committed(self, plan: Plan, results: dict[str, Tensor], state: States, kept: Kept, made: Predictions) -> Any:
-        """Make the step's state last and return the result in the host's structure. Nothing here can fail."""
-        plan.is_finished = True
-        self._version += 1
-        self.passes += len(plan.branches)
-        if state:
-            self._state = state if not plan.moment.evaluation else self._after_again(state)
-        if kept:
-            self._held.update(kept)
-        self._last = plan.moment
-        self._made = made
-        self._rows = next(iter(results.values())).shape[0]
-        return plan.restored(results)
-
-    def _after_again(self, state: States) -> States:
-        """Return the state after a step was evaluated again: what plugins keep is that of its first evaluation.
-
-        That is the one at the step's own sample; others are a sampler's trials. A plugin that must see all of them
-        declares `every_evaluation = True`.
-        """
-        plugins = self._program.stack.plugins
-        every = {name: kept for name, kept in state.items() if getattr(type(plugins[name]), "every_evaluation", False)}
-        return {**self._state, **every}
 
     def _give_up(self, plan: Plan | None, error: BaseException) -> None:
         """End a step that failed, in whichever part: raise what all ranks raise, if that is not `error` itself."""

@@ -5,25 +5,21 @@ A plan is a layout bound to a sample. Executors work with plans alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, TypeAlias
 
 import attrs
-import torch
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import Weight, evaluate
 from guidance_core.algebra.digest import digest
 from guidance_core.algebra.memory import copy_of
-from guidance_core.algebra.outputs import Structure, is_dense, layout_of
-from guidance_core.algebra.spaces import OTHER, Noise
-from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError, NonFiniteError
+from guidance_core.algebra.outputs import Structure
+from guidance_core.algebra.spaces import Noise
+from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError
 from guidance_core.methods.reference import BasePrediction, Measured
-from guidance_core.methods.requests import BASE
 from guidance_core.methods.step import States, Tracked
-from guidance_core.steps.apart import check_apart, check_unwritten
-from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.scheduled import Scheduled
 from guidance_core.steps.settings import RunIdentity
 
@@ -60,7 +56,6 @@ class Plan:
         "_finish",
         "_following",
         "_give_up",
-        "_structure",
         "branches",
         "identity",
         "is_finished",
@@ -73,6 +68,7 @@ class Plan:
         "reported",
         "samples",
         "state",
+        "structure",
         "version",
         "writes",
     )
@@ -93,7 +89,7 @@ class Plan:
         self._following = following
         self._finish = finish
         self._give_up = give_up
-        self._structure = structure
+        self.structure = structure
         self.identity = identity
         "Which run it belongs to, with the run's settings."
         self.layout = scheduled.layout
@@ -169,7 +165,7 @@ class Plan:
         return Plan(
             self.identity,
             scheduled,
-            self._structure,
+            self.structure,
             self.samples,
             {},
             self.version + 1,
@@ -187,7 +183,7 @@ class Plan:
     def form(self) -> tuple[object, ...]:
         """What is equal for two plans of one evaluation of one run, with samples of the same form."""
         samples = ((name, each.shape, each.dtype, each.device) for name, each in self.samples.items())
-        return (id(self.moment), self._structure.kind, *samples)
+        return (id(self.moment), self.structure.kind, *samples)
 
     @property
     def index(self) -> int:
@@ -197,7 +193,7 @@ class Plan:
     @property
     def sigma(self) -> float:
         """Noise level of the step (of the first output)."""
-        return self.noise[self._structure.names[0]].sigma
+        return self.noise[self.structure.names[0]].sigma
 
     @property
     def rows(self) -> int:
@@ -225,14 +221,14 @@ class Plan:
         levels = [(level.sigma, level.alpha, level.map) for level in self.noise.values()]
         step = digest([moment.index, moment.run.count, moment.evaluation, moment.model, levels])
         shapes = [(tuple(sample.shape), str(sample.dtype), sample.device.type) for sample in self.samples.values()]
-        sample = digest([repr((self._structure.kind, list(self.samples), shapes))])
+        sample = digest([repr((self.structure.kind, list(self.samples), shapes))])
         return (*self.identity.fingerprint, step, *self.layout.fingerprint, sample)
 
     def named(self, prediction: Any, branch: str) -> dict[str, Tensor]:
         """Return one branch's prediction by output, or raise `DenoiserError` if its structure differs."""
-        entries = self._structure.entries(prediction)
+        entries = self.structure.entries(prediction)
         if entries is None:
-            raise self._misfit(prediction, branch)
+            raise self.misfit(prediction, branch)
         return dict(zip(self.samples, entries, strict=True))
 
     def by_output(self, predictions: Mapping[str, Any]) -> Predictions:
@@ -243,179 +239,18 @@ class Plan:
                 found[output][branch] = tensor
         return found
 
-    def _misfit(self, prediction: Any, branch: str) -> GuidanceError:
-        return self._structure.misfit(prediction, f"the prediction of branch {branch!r}", DenoiserError)
+    def misfit(self, prediction: Any, branch: str) -> GuidanceError:
+        """Return the error that says how the structure of one branch's prediction differs."""
+        return self.structure.misfit(prediction, f"the prediction of branch {branch!r}", DenoiserError)
 
     def restored(self, named: Mapping[str, Tensor]) -> Any:
         """Return the tensor, tuple or dict that predictions by output stand for."""
-        return self._structure.restore(named)
+        return self.structure.restore(named)
 
     def shape_of(self, output: str, rows: slice | None = None) -> tuple[int, ...]:
         """Return the shape of an output's prediction, of some rows of the batch or all."""
         shape = tuple(self.samples[output].shape)
         return shape if rows is None else (rows.stop - rows.start, *shape[1:])
-
-    def taken_apart(self, predictions: Mapping[str, Any]) -> Predictions:
-        """Return the predictions of `own_branches` by output, then by branch.
-
-        Raises:
-            DenoiserError: one is missing, does not fit the sample, or has another dtype than the first.
-            NonFiniteError: one holds NaN or infinity, and the run checks that.
-        """
-        by_output = self._usual(predictions)
-        if by_output is None:
-            by_output = self._checked(predictions)
-        if self.writes >= 0:
-            check_unwritten(self.samples.values(), self.writes, f"before step {self.index} was finished")
-        for output, layout in self.layout.outputs.items():
-            given = by_output[output]
-            for name in layout.seen:
-                if name in given:
-                    # A sum over a tensor rounds by its layout in memory, which predictions lose when they travel.
-                    given[name] = given[name].contiguous()
-        for output, plugin in self.layout.differentiating:
-            self._check_tracked(output, plugin, by_output[output].get(BASE))
-        if self.identity.settings.check_finite:
-            for output, given in by_output.items():
-                for name, tensor in given.items():
-                    self.check_finite(name, output, tensor)
-        return by_output
-
-    def _check_tracked(self, output: str, plugin: str, base: Tensor | None) -> None:
-        """Raise `DenoiserError` unless the base prediction comes with the graph of its forward."""
-        if base is None or (output in self.tracked and self.tracked[output].leads_to(base)):
-            return
-        what = f"plugin {plugin!r} differentiates by the sample, but output {output!r} of branch {BASE!r}"
-        if output not in self.tracked:
-            raise DenoiserError(f"{what} was not made inside `with branch.differentiable():`.")
-        raise DenoiserError(
-            f"{what} carries no gradient of it: the forward must use the sample that the step was given, the same "
-            "tensor, and turn gradients off nowhere."
-        )
-
-    def _usual(self, predictions: Mapping[str, Any]) -> Predictions | None:
-        """Return predictions by output, then by branch, if nothing about them is unusual; None if `_checked` must look.
-
-        Nearly all are whole, contiguous tensors that fit the sample, with addresses far enough from each other. To find
-        that out takes 1.4 us for two branches, where `_checked` takes 2.
-        """
-        if type(predictions) is not dict:
-            return None
-        samples, own, kind = self.samples, self.own_branches, self._structure.kind
-        by_output: Predictions = {}
-        addresses: list[int] = []
-        largest = number = 0
-        try:
-            if kind != "tensor":
-                expected = tuple if kind == "tuple" else dict
-                for branch in own:
-                    if type(predictions[branch.name]) is not expected or len(predictions[branch.name]) != len(samples):
-                        return None
-            for output in samples:
-                sample, dtype = samples[output], None
-                whole, is_cpu = sample.shape, sample.is_cpu
-                by_output[output] = given = {}
-                for branch in own:
-                    name = branch.name
-                    tensor = predictions[name]
-                    if kind == "tuple":
-                        tensor = tensor[number]
-                    elif kind == "dict":
-                        tensor = tensor[output]
-                    if dtype is None:
-                        dtype, size = tensor.dtype, tensor.nbytes
-                        if size > largest:
-                            largest = size
-                        if not dtype.is_floating_point:
-                            return None
-                    if (
-                        type(tensor) is not Tensor
-                        or tensor.shape != whole
-                        or tensor.dtype is not dtype
-                        or not (tensor.is_cpu if is_cpu else tensor.device == sample.device)
-                        or not tensor.is_contiguous()
-                    ):
-                        return None
-                    given[name] = tensor
-                    addresses.append(tensor.data_ptr())
-                number += 1
-        except Exception:  # something is missing, is not a tensor, or is one without memory of its own
-            return None
-        addresses.sort()
-        last = 0
-        for address in addresses:
-            if address - last < largest:
-                return None
-            last = address
-        return by_output
-
-    def _checked(self, predictions: Mapping[str, Any]) -> Predictions:
-        """Return predictions by output, then by branch, or raise what is wrong with them."""
-        if not isinstance(predictions, Mapping):
-            raise DenoiserError(
-                f"predictions are given by branch name; step {self.index} got a {type(predictions).__name__}."
-            )
-        made: list[tuple[BoundBranch, Sequence[Tensor]]] = []
-        for branch in self.own_branches:
-            try:
-                prediction = predictions[branch.name]
-            except KeyError:
-                raise DenoiserError(
-                    f"the prediction of branch {branch.name!r} of step {self.index} is missing; got "
-                    f"{', '.join(map(str, predictions)) or 'none'}."
-                ) from None
-            entries = self._structure.entries(prediction)
-            if entries is None:
-                raise self._misfit(prediction, branch.name)
-            made.append((branch, entries))
-        by_output: Predictions = {output: {} for output in self.samples}
-        if not made:
-            return by_output
-        is_other = self.identity.settings.prediction_type == OTHER and self.placed is None
-        for number, (output, sample) in enumerate(self.samples.items()):
-            given, first, whole = by_output[output], made[0][1][number], self.shape_of(output)
-            if is_other and tuple(first.shape[:1]) == whole[:1]:
-                whole = tuple(first.shape)  # such as logits, of which nobody but the host knows the shape
-            for branch, entries in made:
-                given[branch.name] = tensor = entries[number]
-                shape = whole if branch.rows is None else self.shape_of(output, branch.rows)
-                if not is_dense(tensor):  # torch writes a sparse one beside the part of a buffer that it is added to
-                    raise DenoiserError(
-                        f"branch {branch.name!r} of step {self.index}: output {output!r} must be a dense tensor; got "
-                        f"one with the layout {layout_of(tensor)}."
-                    )
-                if tensor.shape != shape or tensor.dtype is not first.dtype or tensor.device != sample.device:
-                    raise self._misshapen(branch, output, tensor, first)
-            if not first.dtype.is_floating_point:
-                name = made[0][0].name
-                raise DenoiserError(f"branch {name!r}: output {output!r} must be floating point; got {first.dtype}.")
-        check_apart(by_output, f"step {self.index}")
-        return by_output
-
-    def _misshapen(self, branch: BoundBranch, output: str, tensor: Tensor, first: Tensor) -> DenoiserError:
-        what = f"branch {branch.name!r} of step {self.index}: output {output!r} is {kind_of(tensor)}"
-        if tensor is first or (branch.rows is not None and tensor.dtype is first.dtype):
-            sample, rows = self.samples[output], branch.rows
-            part = "" if rows is None else f" in rows {rows.start} to {rows.stop - 1}"
-            return DenoiserError(f"{what}, but its sample{part} is {self.shape_of(output, rows)} on {sample.device}.")
-        name = self.own_branches[0].name
-        whose = "the base branch" if name == BASE else f"branch {name!r}"
-        return DenoiserError(f"{what}, but that of {whose} is {kind_of(first)}.")
-
-    def check_finite(self, branch: str, output: str, tensor: Tensor) -> None:
-        """Raise `NonFiniteError` if a prediction holds NaN or infinity."""
-        if not _is_finite(tensor):
-            raise NonFiniteError(f"branch {branch!r} of step {self.index}: output {output!r} holds NaN or infinity.")
-
-    def check_results(self, results: Mapping[str, Tensor]) -> None:
-        """Raise `NonFiniteError` if a guided prediction holds NaN or infinity, though every prediction is finite."""
-        for output, result in results.items():
-            if not _is_finite(result):
-                dtype = str(result.dtype).removeprefix("torch.")
-                raise NonFiniteError(
-                    f"the guided prediction of step {self.index} holds NaN or infinity in output {output!r}, though "
-                    f"every prediction is finite: it may lie beyond what {dtype} can hold; lower the scale."
-                )
 
     def can_split_rows(self, *, needs_tensor_statistics: bool) -> bool:
         """Whether the batch can be shared out by rows.
@@ -462,12 +297,6 @@ class Plan:
         if rows is not None and noise.map is not None and noise.map.shape[0] > 1:
             noise = attrs.evolve(noise, map=noise.map[rows])
         return BasePrediction(base, sample, own, noise, piece=piece).measure(*key)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    if tensor.dtype.itemsize == 1:  # torch does not look at those itself
-        tensor = tensor.float()
-    return bool(torch.isfinite(tensor).all())
 
 
 def _in_rows(weight: Weight, rows: slice | None) -> Weight:
