@@ -80,7 +80,7 @@ from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
 from guidance_core.methods.step import Step
 from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
-from guidance_core.parameters.schedules import Axis, Cosine, Linear, Position, Schedule, Table, Window, Within
+from guidance_core.parameters.schedules import Axis, Cosine, Ends, Linear, Position, Schedule, Table, Window, Within
 from guidance_core.parameters.settled import settle
 from guidance_core.parameters.values import UNSET, PerOutput, Unset
 from guidance_core.run import Run
@@ -109,6 +109,7 @@ __all__ = [
     "Cosine",
     "Denoiser",
     "DenoiserError",
+    "Ends",
     "Executor",
     "ExecutorError",
     "Guidance",
