@@ -8,13 +8,14 @@ from pathlib import Path
 
 from guidance_core.discovery import plugin_class
 from guidance_core.discovery.shipped import PLUGINS, SHIPPED
+from guidance_core.hosts.guiders import ROWS
 from oracles import oracles
 from oracles._measured import largest
 
 PAGE = Path(__file__).parents[2] / "docs" / "oracles.md"
 BEGIN, END = "<!-- oracles -->", "<!-- end of oracles -->"
 HEADER = (
-    "| method | source | formula | float32 | bf16 | float16 |",
+    "| method | source | compared with | float32 | bf16 | float16 |",
     "|---|---|---|---|---|---|",
 )
 
@@ -34,6 +35,12 @@ def source_of(name: str) -> str:
     return " ".join(found[1].split()).rstrip(".") if found else "–"
 
 
+def compared_with(name: str) -> str:
+    """Return the file of a method's formula, and the guiders of diffusers that it is the first part of."""
+    guiders = [f"`{guider}`" for guider, row in ROWS.items() if row.methods[0] == name]
+    return ", ".join([f"`{module_of(name)}.py`", *guiders])
+
+
 def table() -> str:
     """Return the table, and where the code of others differs."""
     known = oracles()
@@ -41,11 +48,11 @@ def table() -> str:
     for name in sorted(SHIPPED[PLUGINS]):
         module = module_of(name)
         if name in WITHOUT:
-            lines.append(f"| `{name}` | {source_of(name)} | none: {WITHOUT[name]} | – | – | – |")
+            lines.append(f"| `{name}` | {source_of(name)} | no formula: {WITHOUT[name]} | – | – | – |")
             continue
         found = largest(known[module])
         figures = f"{found.float32:.1f} | {found.bf16:.3f} | {found.float16:.3f}"
-        lines.append(f"| `{name}` | {source_of(name)} | `{module}.py` | {figures} |")
+        lines.append(f"| `{name}` | {source_of(name)} | {compared_with(name)} | {figures} |")
         if known[module].differs:
             differs.append(f"- `{name}`: {known[module].differs}")
     return "\n".join([*lines, "", "Where the code of others differs on purpose:", "", *differs])
