@@ -76,5 +76,5 @@ class APG:
             length = step.norm(d, self.over)
             d = d * torch.where(length > r, r / length, 1.0)
         along = parallel(step, d, c, self.over)
-        d = d - along + eta * along
-        return (s - 1) * d if self.form == "paper" else s * d - difference
+        d = d - along.mul_(1 - eta)
+        return d.mul_(s - 1) if self.form == "paper" else d.mul_(s).sub_(difference)

@@ -46,4 +46,4 @@ class CFGZeroStar:
             return -c
         u = predictions["uncond"]
         alpha = ratio(step.inner(c, u), step.inner(u, u) + 1e-8)  # 1 where both overflow
-        return (step.value(self.scale) - 1) * (c - alpha * u)
+        return torch.addcmul(c, alpha, u, value=-1).mul_(step.value(self.scale) - 1)
