@@ -46,6 +46,13 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "guidance_rescale": 0.7,
         "spatio_temporal_guidance_blocks": [28],
     },
+    "AutoGuidance": {"auto_guidance_layers": [7], "dropout": 1.0},
+    "PerturbedAttentionGuidance": {
+        "perturbed_guidance_layers": [7],
+        "perturbed_guidance_start": 0.0,
+        "perturbed_guidance_stop": 1.0,
+    },
+    "SmoothedEnergyGuidance": {"seg_guidance_layers": [7]},
     "SkipLayerGuidance": {
         "skip_layer_guidance_layers": [7],
         "skip_layer_guidance_start": 0.0,
@@ -116,8 +123,8 @@ def compare(job: Job, shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -
         contenders[CFG] = _stack(Guidance.from_spec("cfg"), steps)[0]
     extra: dict[str, Any] = {}
     if job.guider is not None and importlib.util.find_spec("diffusers"):
-        theirs = _guider(job, steps)
         try:
+            theirs = _guider(job, steps)
             theirs(1, *_drawn(names, shape, dtype))
             contenders[f"diffusers {job.guider}"] = theirs
         except Exception as error:
@@ -174,8 +181,9 @@ def _copies(x: Tensor, passes: Passes) -> None:
 
 NAMES = {
     "pred_cond": ("cond",),
-    "pred_uncond": ("uncond", "neg"),
-    "pred_cond_skip": ("perturbed",),
+    "pred_uncond": ("weak", "uncond", "neg"),
+    "pred_cond_skip": ("perturbed", "skipped", "identity"),
+    "pred_cond_seg": ("blurred",),
     "pred_cond_stg": ("perturbed",),
     "pred_cond_modality": ("modality",),
 }

@@ -96,6 +96,15 @@ class GuiderConfig:
             raise self.wrong(name, "a whole number from 0")
         return value
 
+    def of_hooks(self, settings: str, name: str, default: Any) -> Any:
+        """Return what the settings of a guider's hooks say of one thing, which must be the same in all of them."""
+        given = self.values[settings]
+        hooks = [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, Mapping)]
+        found = [hook.get(name, default) for hook in hooks] or [default]
+        if any(each != found[0] for each in found):
+            raise ConfigurationError(f"{self.guider}: {settings} has several values of {name}; one stack has one.")
+        return found[0]
+
     def layers(self, name: str, settings: str, **expected: Any) -> list[int]:
         """Return the indices of the blocks that a guider changes, given as a list or as settings of its hooks.
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from guidance_core.errors import ConfigurationError
 from guidance_core.hosts.guiders.config import GuiderConfig, Span
 
 Table: TypeAlias = dict[str, Any]
@@ -80,9 +81,9 @@ def perturbed(
     return Row((method, "cfg"), {"guidance_scale": 7.5, **defaults, **FORM}, stack)
 
 
-def _scale(config: GuiderConfig) -> float:
+def _scale(config: GuiderConfig, name: str = "guidance_scale") -> float:
     """Return s of c + (s − 1)·d; the original formulation is c + s·d."""
-    return round(config.number("guidance_scale") + config.flag("use_original_formulation"), 12)
+    return round(config.number(name) + config.flag("use_original_formulation"), 12)
 
 
 def _rescale(config: GuiderConfig) -> list[Table]:
@@ -98,16 +99,80 @@ def _interval(span: Span, methods: list[str] | None = None) -> list[Table]:
     return [{**table, "methods": methods} if methods else table]
 
 
-def _apg(config: GuiderConfig) -> Table:
-    momentum, dims = (config.values[f"adaptive_projected_guidance_{name}"] for name in ("momentum", "norm_dim"))
+def _apg(config: GuiderConfig, *, over: bool = True) -> Table:
+    momentum = config.values["adaptive_projected_guidance_momentum"]
+    dims = config.values["adaptive_projected_guidance_norm_dim"] if over else None
+    extent = {"over": "sample" if dims is None else [dims] if isinstance(dims, int) else dims}
     return {
         "eta": config.number("eta"),
         "momentum": 0.0 if momentum is None else config.number("adaptive_projected_guidance_momentum"),
         "threshold": max(0.0, config.number("adaptive_projected_guidance_rescale")),
-        "over": "sample" if dims is None else [dims] if isinstance(dims, int) else dims,
+        **(extent if over else {}),
         "form": "paper" if config.flag("use_original_formulation") else "diffusers",
         "space": None,
     }
+
+
+def _apg_mix(config: GuiderConfig) -> list[Table]:
+    first, later = _scale(config), _scale(config, "adaptive_projected_guidance_scale")
+    if math.isclose(first, 1.0):  # then the second part is off too
+        table: Table = {"plugin": "cfg", "scale": 1.0}
+    elif math.isclose(later, 1.0):  # then the first part goes on
+        table = {"plugin": "cfg", "scale": first}
+    else:
+        start = config.whole("adaptive_projected_guidance_start_step")
+        parts = _apg(config, over=False)
+        table = {"plugin": "apg-mix", "scale": first, "apg_scale": later, "start_step": start, **parts}
+    return [table, *_rescale(config), *_interval(config.span())]
+
+
+def _fdg(config: GuiderConfig) -> list[Table]:
+    scales = [round(each + config.flag("use_original_formulation"), 12) for each in config.numbers("guidance_scales")]
+    rescale, starts, stops = (config.numbers(name) for name in ("guidance_rescale", "start", "stop"))
+    if config.values["guidance_rescale_space"] not in ("data", "freq"):
+        raise config.wrong("guidance_rescale_space", "data or freq")
+    if config.values["guidance_rescale_space"] == "freq" and any(each > 0 for each in rescale):
+        raise ConfigurationError(
+            f"{config.guider}: guidance_rescale_space=freq rescales each band, which no method here does; use data."
+        )
+    for name, each in (("start", starts), ("stop", stops)):
+        if len(set(each)) != 1:
+            raise ConfigurationError(
+                f"{config.guider}: {name} gives bands windows of their own, which no method here has; give one number."
+            )
+    table: Table = {
+        "plugin": "fdg",
+        "scales": scales,
+        "parallel": [1.0] if config.values["parallel_weights"] is None else config.numbers("parallel_weights"),
+        "form": "paper" if config.flag("use_original_formulation") else "diffusers",
+        "space": None,
+    }
+    one = GuiderConfig(config.guider, {**config.values, "start": starts[0], "stop": stops[0]})
+    corrected = [{"plugin": "rescale", "phi": rescale[0]}] if rescale and rescale[0] > 0 else []
+    return [table, *corrected, *_interval(one.span())]
+
+
+def _autoguidance(config: GuiderConfig) -> Table:
+    hooks = "auto_guidance_config"
+    whole_blocks = {"skip_attention": (True, True), "skip_ff": (True, True), "skip_attention_scores": (False, False)}
+    blocks = config.layers("auto_guidance_layers", hooks, **whole_blocks)
+    dropout = config.number("dropout") if config.values[hooks] is None else config.of_hooks(hooks, "dropout", 1.0)
+    return {"blocks": blocks, "dropout": dropout, "form": "diffusers"}
+
+
+def _pag(config: GuiderConfig) -> Table:
+    identity = {
+        "skip_attention": (True, False),
+        "skip_attention_scores": (False, True),
+        "skip_ff": (True, False),
+        "dropout": (1.0, 1.0),
+    }
+    return {"blocks": config.layers("perturbed_guidance_layers", "perturbed_guidance_config", **identity)}
+
+
+def _seg(config: GuiderConfig) -> Table:
+    blocks = config.layers("seg_guidance_layers", "seg_guidance_config")
+    return {"blocks": blocks, "sigma": config.number("seg_blur_sigma")}
 
 
 def _ltx2(config: GuiderConfig) -> list[Table]:
@@ -139,12 +204,44 @@ ROWS: Mapping[str, Row] = {
         adaptive_projected_guidance_norm_dim=None,
         eta=1.0,
     ),
+    "AdaptiveProjectedMixGuidance": Row(
+        ("apg-mix", "cfg"),
+        {
+            "guidance_scale": 3.5,
+            "adaptive_projected_guidance_scale": 10.0,
+            "adaptive_projected_guidance_momentum": -0.5,
+            "adaptive_projected_guidance_rescale": 10.0,
+            "eta": 0.0,
+            "adaptive_projected_guidance_start_step": 5,
+            **FORM,
+        },
+        _apg_mix,
+    ),
+    "AutoGuidance": form_of_cfg(
+        "autoguidance",
+        _autoguidance,
+        guidance_scale=7.5,
+        auto_guidance_layers=None,
+        auto_guidance_config=None,
+        dropout=None,
+    ),
     "ClassifierFreeGuidance": form_of_cfg("cfg", lambda _: {}, guidance_scale=7.5),
     "ClassifierFreeZeroStarGuidance": form_of_cfg(
         "cfg-zero-star",
         lambda config: {"zero_steps": config.whole("zero_init_steps")},
         guidance_scale=7.5,
         zero_init_steps=1,
+    ),
+    "FrequencyDecoupledGuidance": Row(
+        ("fdg",),
+        {
+            "guidance_scales": [10.0, 5.0],
+            "parallel_weights": None,
+            "guidance_rescale_space": "data",
+            "upcast_to_double": True,
+            **FORM,
+        },
+        _fdg,
     ),
     "LTX2Guidance": Row(
         ("ltx2",),
@@ -161,6 +258,16 @@ ROWS: Mapping[str, Row] = {
     "MagnitudeAwareGuidance": form_of_cfg(
         "mambo-g", lambda config: {"alpha": config.number("alpha")}, guidance_scale=10.0, alpha=8.0
     ),
+    "PerturbedAttentionGuidance": perturbed(
+        "pag",
+        "perturbed_guidance_{}".format,
+        _pag,
+        perturbed_guidance_scale=2.8,
+        perturbed_guidance_start=0.01,
+        perturbed_guidance_stop=0.2,
+        perturbed_guidance_layers=None,
+        perturbed_guidance_config=None,
+    ),
     "SkipLayerGuidance": perturbed(
         "stg",
         "skip_layer_guidance_{}".format,
@@ -170,6 +277,18 @@ ROWS: Mapping[str, Row] = {
         skip_layer_guidance_stop=0.2,
         skip_layer_guidance_layers=None,
         skip_layer_config=None,
+    ),
+    "SmoothedEnergyGuidance": perturbed(
+        "seg",
+        "seg_guidance_{}".format,
+        _seg,
+        seg_guidance_scale=2.8,
+        seg_blur_sigma=9999999.0,
+        seg_blur_threshold_inf=9999.0,
+        seg_guidance_start=0.0,
+        seg_guidance_stop=1.0,
+        seg_guidance_layers=None,
+        seg_guidance_config=None,
     ),
     "TangentialClassifierFreeGuidance": form_of_cfg("tcfg", lambda _: {}, guidance_scale=7.5),
 }
