@@ -24,9 +24,8 @@ def together(names):
 
 
 def test_every_shipped_method_says_how_it_is_tried():
-    missing, gone = set(NAMES) - set(USUAL), set(USUAL) - set(NAMES)
+    missing = set(NAMES) - set(USUAL)
     assert not missing, f"tests/pairs/usual.py has no line for {', '.join(sorted(missing))}: add usual parameters"
-    assert not gone, f"tests/pairs/usual.py has lines for what does not ship: {', '.join(sorted(gone))}"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -32,9 +32,20 @@ SPECS: Mapping[str, str] = {
     "interval": "cfg,interval",
     "ltx2": "ltx2:cfg_scale=3,stg_scale=1,modality_scale=3,rescale_scale=0.7,stg_blocks=28",
     "normalize": "cfg,normalize",
+    "renorm": "cfg,renorm",
     "rescale": "cfg,rescale",
+    "s2": "s2:count=28",
 }
 "Stacks of methods that are not tried alone with their defaults."
+
+NOT_TIMED: Mapping[str, str] = {
+    "classifier": "its cost is that of the host's loss and of a backward pass through the model",
+    "universal": "its cost is that of the host's loss and of a backward pass through the model",
+}
+"Methods whose cost lies elsewhere."
+
+CONDITIONS = ("positive", "negative", "empty", "extra", "image", "text")
+"What runs are started with: whatever a method may ask for."
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "AdaptiveProjectedGuidance": {"adaptive_projected_guidance_momentum": -0.5, "eta": 0.0},
@@ -91,6 +102,7 @@ def measure(rounds: int, only: Sequence[str] = ()) -> Report:
         found = [
             compare(job, shape, dtype, rounds)
             for name in only or shipped
+            if name not in NOT_TIMED
             for job in jobs(name)
             for shape, dtype in SHAPES
         ]
@@ -116,6 +128,7 @@ def compare(job: Job, shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -
     steps = rounds + WARM_UP
     try:
         mine, names = _stack(job.guidance, steps)
+        mine(0, *_drawn(names, shape, dtype))
     except GuidanceError as error:
         return Comparison(title, 0, "ms", {ours: 0.0}, ours, {"not timed": told(error)})
     contenders: dict[str, Contender] = {ours: mine, COPY: lambda _, x, passes: _copies(x, passes)}
@@ -164,7 +177,7 @@ def _drawn(names: Sequence[str], shape: tuple[int, ...], dtype: torch.dtype) -> 
 def _stack(guidance: Guidance, steps: int) -> tuple[Contender, tuple[str, ...]]:
     """Return what makes a step of a run, and the branches that its steps run at most."""
     run = guidance.start(
-        conditions={"positive": {}, "negative": {}}, sigmas=[SIGMA] * (steps + 1), prediction_type="x0", seeds=0
+        conditions={name: {} for name in CONDITIONS}, sigmas=[SIGMA] * (steps + 1), prediction_type="x0", seeds=0
     )
     names = dict.fromkeys(branch.name for layout in run.layouts for branch in layout.branches)
 

@@ -95,7 +95,9 @@ def judged(names: Stack) -> Verdict:
         finite=all(bool(each.isfinite().all()) for each in drawn),
         order=apart if len(drawn) == len(results) else float("inf"),
         adds_only=all(map(adds_only, names)),
-        idle=tuple(name for name in dict.fromkeys(names) if not _acts(name, names, orders)),
+        idle=tuple(
+            name for name in dict.fromkeys(names) if not _is_excused(name, names) and not _acts(name, names, orders)
+        ),
     )
 
 
@@ -134,6 +136,11 @@ def _acts(name: str, names: Stack, orders: Sequence[Stack]) -> bool:
         if isinstance(full, Tensor) and (isinstance(without, GuidanceError) or _apart(full, without) > ACTS):
             return True
     return False
+
+
+def _is_excused(name: str, names: Stack) -> bool:
+    """Whether another method sets the same thing, and may leave this one nothing to do."""
+    return bool(of(name).sets) and any(of(each).sets == of(name).sets for each in names if each != name)
 
 
 def _is_beneath(name: str, names: Stack) -> bool:

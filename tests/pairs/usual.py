@@ -22,24 +22,36 @@ class Usual:
     conditions: tuple[str, ...] = ()
     "What it needs beside `positive` and `negative`."
     acts_alone: bool = True
-    "Whether it does anything without another method."
+    "Whether it moves the prediction away from c without another method, so that there is something to correct."
+    sets: str = ""
+    "What it sets: of two that set the same, one may leave the other nothing to do."
 
 
-def usual(*conditions: str, acts_alone: bool = True, **parameters: Any) -> Usual:
+def usual(*conditions: str, acts_alone: bool = True, sets: str = "", **parameters: Any) -> Usual:
     """Write down how one method is tried."""
-    return Usual(parameters, conditions, acts_alone)
+    return Usual(parameters, conditions, acts_alone, sets)
 
 
+# Lines for methods that do not ship do no harm: what is tried is what ships.
 USUAL: Mapping[str, Usual] = {
     "apg": usual(momentum=-0.5, threshold=2.0),
+    "cads": usual(acts_alone=False),
     "cfg": usual(scale=3.0),
     "cfg-zero-star": usual(),
+    "dual": usual("image"),
     "gate": usual(acts_alone=False),
     "interval": usual(acts_alone=False, lo=0.4, hi=0.8),
     "ltx2": usual(cfg_scale=3.0, stg_scale=1.0, modality_scale=1.0, rescale_scale=0.7, stg_blocks=(2,)),
     "mambo-g": usual(),
-    "normalize": usual(acts_alone=False, limit=0.9),
+    "multi-condition": usual("extra"),
+    "nag": usual(acts_alone=False),
+    "normalize": usual(acts_alone=False, sets="norm", limit=0.9),
+    "perp-neg": usual("empty"),
+    "renorm": usual(acts_alone=False, sets="norm"),
+    "renorm-text": usual("image", "text", sets="norm"),
     "rescale": usual(acts_alone=False),
+    "s2": usual(count=6),
+    "slg": usual(blocks=(1,), start=0.0, stop=1.0),
     "stg": usual(blocks=(3,)),
     "tcfg": usual(),
 }
