@@ -89,6 +89,7 @@ def judged(names: Stack) -> Verdict:
         reason = _constructed(orders[0])
         at = "start" if reason is None else "construction"
         return Verdict(names, refused=reason or str(results[0]), refused_at=at)
+    idle = [each for each in dict.fromkeys(names) if not _is_excused(each, names) and not _acts(each, names, orders)]
     apart = max((_apart(one, other) for one, other in itertools.combinations(drawn, 2)), default=0.0)
     return Verdict(
         names,
