@@ -96,9 +96,7 @@ def judged(names: Stack) -> Verdict:
         finite=all(bool(each.isfinite().all()) for each in drawn),
         order=apart if len(drawn) == len(results) else float("inf"),
         adds_only=all(map(adds_only, names)),
-        idle=tuple(
-            name for name in dict.fromkeys(names) if not _is_excused(name, names) and not _acts(name, names, orders)
-        ),
+        idle=tuple(idle),
     )
 
 
