@@ -89,7 +89,7 @@ from guidance_core.parameters.curves import Beta, Exponential
 from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
 from guidance_core.parameters.phases import Counted, Phases
-from guidance_core.parameters.schedules import Axis, Cosine, Linear, Position, Schedule, Table, Window, Within
+from guidance_core.parameters.schedules import Axis, Cosine, Ends, Linear, Position, Schedule, Table, Window, Within
 from guidance_core.parameters.settled import settle
 from guidance_core.parameters.values import UNSET, PerOutput, Unset, aligned
 from guidance_core.run import Run
@@ -123,6 +123,7 @@ __all__ = [
     "Denoiser",
     "DenoiserError",
     "DropOut",
+    "Ends",
     "Executor",
     "ExecutorError",
     "Exponential",

@@ -22,6 +22,9 @@ from guidance_core.algebra.spaces import IDENTITY, Affine
 BLOCK = 131072
 "Elements worked on at a time: the float32 temporaries of a block stay in cache."
 
+_LERPS = frozenset({torch.bfloat16, torch.float16, torch.float32, torch.float64})
+"What `torch.lerp` takes, computing in float32 at least."
+
 Weight: TypeAlias = float | Tensor
 "A number, or a tensor with as many dimensions as the prediction, each its size or 1."
 
@@ -65,6 +68,9 @@ def evaluate(
         total = evaluate(terms, away=away) * space.b
         moved: Tensor = total if sample is None else total + space.a * sample.to(working)
         return moved.to(dtype)
+    if away and dtype is given and out is None and space is IDENTITY and _is_one_lerp(terms, away):
+        # In half precision too it computes in float32 and rounds once: the same bits, in one pass over the data.
+        return torch.lerp(away[0][0], first, 1.0 + away[0][1])
     if first.numel() > BLOCK and first.is_cpu and not _is_tracked((*terms, *away), sample):
         is_one = len(terms) == 1 and not away and type(weight) is float and weight == 1.0
         if is_one and space is IDENTITY and given is dtype:
@@ -134,6 +140,20 @@ def _is_lerp(strength: Weight) -> bool:
     Nearer to 0 the rounding of `1 + s` would cost digits of `s`.
     """
     return type(strength) is float and not -1.0 < strength < 1.0
+
+
+def _is_one_lerp(terms: Sequence[Term], away: Sequence[Term]) -> bool:
+    """Whether the sum is `c + s·(c − q)` of two predictions of one dtype."""
+    (first, weight), (prediction, strength) = terms[0], away[0]
+    return (
+        len(terms) == 1
+        and len(away) == 1
+        and type(weight) is float
+        and weight == 1.0
+        and _is_lerp(strength)
+        and prediction.dtype is first.dtype
+        and first.dtype in _LERPS
+    )
 
 
 def is_blocked(tensor: Tensor) -> bool:

@@ -43,6 +43,23 @@ def sums(rows: Tensor) -> Tensor:
     return total + rows[:, whole * LEAF :].sum(dim=1)
 
 
+def products(x: Tensor, y: Tensor) -> Tensor:
+    """Return the sum of the products of each of the rows `[R, N]` of two tensors, the bits of `sums(x * y)`."""
+    n = x.shape[1]
+    whole = n - n % LEAF
+    if whole == 0 or not is_by_leaves(x) or is_tracked(x) or is_tracked(y) or x.dtype != y.dtype:
+        return sums(x * y)
+    # Block by block in one buffer: fresh memory for all products costs more than forming them.
+    buffer = torch.empty(min(whole, BLOCK), dtype=x.dtype, device=x.device)
+    leaves = x.new_empty(x.shape[0], whole // LEAF)
+    for row, (one, other) in enumerate(zip(x, y, strict=True)):
+        for start in range(0, whole, BLOCK):
+            stop = min(start + BLOCK, whole)
+            product = torch.mul(one[start:stop], other[start:stop], out=buffer[: stop - start])
+            torch.sum(product.view(-1, LEAF), dim=1, out=leaves[row, start // LEAF : stop // LEAF])
+    return leaves.sum(dim=1) + (x[:, whole:] * y[:, whole:]).sum(dim=1)
+
+
 def is_by_leaves(x: Tensor) -> bool:
     """Whether long rows are reduced leaf by leaf; on GPUs one call does."""
     return x.device.type == "cpu"

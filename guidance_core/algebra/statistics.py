@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import accumulation_dtype
-from guidance_core.algebra.reductions import SHORT, Read, norm_of, norms, std_of, stds, sums
+from guidance_core.algebra.reductions import SHORT, Read, norm_of, norms, products, std_of, stds, sums
 from guidance_core.errors import ConfigurationError, brief, suggest
 
 Range: TypeAlias = Literal["sample", "channel", "channel_last", "token", "tensor"]
@@ -268,12 +268,18 @@ class Inner(Statistic):
         """Return it for two tensors `[B, ...]` of one shape."""
         self.check_count(tensors)
         x, y = tensors
-        return sums(self.rows(x * y)).view(self.shape(tuple(x.shape)))
+        return self._sums(x, y).view(self.shape(tuple(x.shape)))
 
     def parts(self, *tensors: Tensor) -> Tensor:
         """Return the inner product."""
         x, y = tensors
-        return _wide(sums(self.rows(x * y)))[:, None]
+        return _wide(self._sums(x, y))[:, None]
+
+    def _sums(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return it as `[R]`."""
+        if self.is_of_samples and x.shape == y.shape:
+            return products(self.rows(x), self.rows(y))
+        return sums(self.rows(x * y))
 
     def joined(self, parts: Tensor) -> Tensor:
         """Join them as their sum."""

@@ -8,6 +8,7 @@ import typer
 
 from guidance_core.commands.bench import bench_app
 from guidance_core.commands.check import check
+from guidance_core.commands.convert import convert
 from guidance_core.commands.describe import describe
 from guidance_core.commands.new import new
 from guidance_core.commands.plugins import plugins
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plugins, describe, sample, check, new):
+for command in (plugins, describe, sample, check, convert, new):
     app.command()(command)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")

@@ -32,6 +32,18 @@ def bench_combine(
     _report(combine.measure(rounds), as_json)
 
 
+@bench_app.command("methods")
+def bench_methods(
+    methods: Annotated[list[str] | None, typer.Argument(help="Names of methods; none is all that ship.")] = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Steps to time of each.")] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """Time each method's arithmetic in half precision, one thread, against diffusers' guider, cfg and a copy."""
+    from guidance_core.bench import methods as measured
+
+    _report(measured.measure(rounds, methods or ()), as_json)
+
+
 @bench_app.command("parallel")
 def bench_parallel(
     rounds: Annotated[int, typer.Option(min=2, help="Steps to time of each.")] = 15, as_json: AsJson = False

@@ -85,7 +85,8 @@ def with_momentum(step: Step, d: Tensor, beta: float | Tensor, key: str = "momen
     if not isinstance(beta, Tensor) and beta == 0:
         return d
     if key in step.state:
-        d = d + beta * step.state[key]
+        before: Tensor = step.state[key]
+        d = d + beta * before if isinstance(beta, Tensor) else torch.add(d, before, alpha=beta)
     step.state[key] = d
     return d
 

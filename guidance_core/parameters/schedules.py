@@ -18,6 +18,8 @@ from guidance_core.errors import ConfigurationError, brief
 Axis: TypeAlias = Literal["sigma", "fraction"]
 "Whether a place in the run is a noise level, or the fraction of the steps that is done."
 
+Ends: TypeAlias = Literal["exact", "floored", "inside"]
+"How fractions become steps: as they are, or rounded down to whole steps; `inside` leaves the first of those out."
 
 ROUNDING = 1e-6
 "Relative: 1 - 8/10 is a little less than 0.2, and sigmas may come as float32."
@@ -63,6 +65,13 @@ def axis(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
         )
 
 
+def _ends(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str) or value not in ("exact", "floored", "inside"):
+        raise ConfigurationError(
+            f"{type(owner).__name__}: {field.name} must be 'exact', 'floored' or 'inside'; got {brief(value)}."
+        )
+
+
 class Schedule:
     """Base class of schedules. One of your own is a frozen attrs class that inherits it."""
 
@@ -86,11 +95,14 @@ class Window:
 
     By sigma it is the closed interval [lo, hi], whose ends hold for sigmas rounded to float32 too. By
     fraction it is [lo, hi), so that windows which meet do not overlap; `hi = 1` includes the last step.
+    Engines that count whole steps round both ends of it down first: with `ends="floored"` step i of n is inside
+    where ⌊lo·n⌋ ≤ i < ⌊hi·n⌋, and with `ends="inside"` where ⌊lo·n⌋ < i < ⌊hi·n⌋.
     """
 
     lo: float = attrs.field(validator=finite)
     hi: float = attrs.field(validator=finite)
     by: Axis = attrs.field(default="sigma", validator=axis)
+    ends: Ends = attrs.field(default="exact", validator=_ends)
 
     def __attrs_post_init__(self) -> None:
         if self.lo > self.hi:
@@ -100,6 +112,10 @@ class Window:
             )
         if self.by == "fraction" and not 0 <= self.lo <= self.hi <= 1:
             raise ConfigurationError(f"fractions lie in [0, 1]; got lo={self.lo:g}, hi={self.hi:g}.")
+        if self.by == "sigma" and self.ends != "exact":
+            raise ConfigurationError(
+                f"ends={self.ends} rounds down to whole steps, which needs fractions of them: by='fraction'."
+            )
         if self.lo < 0:
             raise ConfigurationError(f"sigma is never negative; got lo={self.lo:g}.")
 
@@ -108,7 +124,10 @@ class Window:
         if self.by == "sigma":
             slack = ROUNDING * self.hi
             return self.lo - slack <= position.sigma <= self.hi + slack
-        return self.lo <= position.fraction < self.hi
+        if self.ends == "exact":
+            return self.lo <= position.fraction < self.hi
+        first, end = int(self.lo * position.count), int(self.hi * position.count)
+        return first + (self.ends == "inside") <= position.index < end
 
 
 @attrs.frozen

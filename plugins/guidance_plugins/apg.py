@@ -41,7 +41,7 @@ def projected(
         length = step.norm(d, over)
         d = d * torch.where(length > threshold, threshold / length, 1.0)
     along = parallel(step, d, c, over)
-    return d - along + eta * along
+    return d - along.mul_(1 - eta)
 
 
 @documented
@@ -91,4 +91,4 @@ class APG:
 
         difference = c - u
         d = projected(step, with_momentum(step, difference, beta), c, eta, r, self.over)
-        return (s - 1) * d if self.form == "paper" else s * d - difference
+        return d.mul_(s - 1) if self.form == "paper" else d.mul_(s).sub_(difference)

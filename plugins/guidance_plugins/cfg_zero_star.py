@@ -45,4 +45,4 @@ class CFGZeroStar:
         if step.index < self.zero_steps:
             return -c
         u = predictions["uncond"]
-        return (step.value(self.scale) - 1) * (c - nearest_scale(step, c, u) * u)
+        return torch.addcmul(c, nearest_scale(step, c, u), u, value=-1).mul_(step.value(self.scale) - 1)

@@ -10,6 +10,7 @@ from guidance_core import (
     Amend,
     Axis,
     Branch,
+    Ends,
     Needs,
     PerOutput,
     Request,
@@ -30,7 +31,9 @@ class Interval:
     """Guidance only while the noise level is in [lo, hi]; outside, other methods are neutral.
 
     It wraps the methods given before or after it: outside the window their branches are not run
-    and their corrections not applied. By fraction of the steps the window is [lo, hi).
+    and their corrections not applied. By fraction of the steps the window is [lo, hi); with `ends=floored` both ends
+    are rounded down to whole steps, as diffusers' guiders do, and with `ends=inside` the first of them is left out too,
+    as its skip-layer guidance does.
 
     Source: Kynkäänniemi et al., arXiv:2404.07724, eq. 5.
     """
@@ -39,11 +42,14 @@ class Interval:
     hi: float = attrs.field(default=1.0, metadata={"help": "upper end: the noise level at which guidance begins"})
     by: Axis = choice("sigma", ("sigma", "fraction"), help="whether lo and hi are sigmas or fractions of the steps")
     methods: Sequence[str] = names(help="names of the methods to limit; none is all of them")
+    ends: Ends = choice(
+        "exact", ("exact", "floored", "inside"), help="whether fractions are rounded down to whole steps"
+    )
     window: Window = attrs.field(
         init=False,
         repr=False,
         eq=False,
-        default=attrs.Factory(lambda self: Window(self.lo, self.hi, self.by), takes_self=True),
+        default=attrs.Factory(lambda self: Window(self.lo, self.hi, self.by, self.ends), takes_self=True),
     )
 
     @hookimpl(wrapper=True)

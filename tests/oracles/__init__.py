@@ -1,6 +1,8 @@
 """Every shipped method against its formula, written out in float64; one module for each method.
 
-A module holds `ORACLE`, and is found by itself. `test_oracles.py` plays them all.
+A module holds `ORACLE`, and is found by itself. `test_oracles.py` plays them all, and
+
+    python -m oracles [--write]      the largest errors, printed or written into docs/oracles.md
 """
 
 from __future__ import annotations
@@ -65,6 +67,8 @@ class Oracle:
     "Which of `branches` a pass of some name is, where its name says more."
     aside: float = 0.0
     "What share of the values may lie beside the formula, for a method that chooses: rounding may choose otherwise."
+    differs: str = ""
+    "How the code of others differs on purpose, in a sentence or two for the table."
 
 
 def oracles() -> dict[str, Oracle]:
@@ -120,3 +124,8 @@ def inner(x: Tensor, y: Tensor) -> Tensor:
 def norm(x: Tensor) -> Tensor:
     """Return the norm of each sample, `[B, 1, ...]`."""
     return inner(x, x).sqrt()
+
+
+def std(x: Tensor) -> Tensor:
+    """Return the standard deviation of each sample, `[B, 1, ...]`."""
+    return per_sample(x.flatten(1).std(1), x)

@@ -34,4 +34,5 @@ ORACLE = Oracle(
         }
     ),
     units=32,
+    differs="diffusers counts from u (`form=diffusers`), in the space of the model (`space=none`).",
 )

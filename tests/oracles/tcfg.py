@@ -19,4 +19,5 @@ ORACLE = Oracle(
     stack=lambda scale: [TCFG(scale)],
     formula=formula,
     parameters=st.fixed_dictionaries({"scale": st.floats(0.5, 12)}),
+    differs="diffusers decomposes the matrix in float32, and is further from the formula than the inner products.",
 )

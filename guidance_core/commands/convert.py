@@ -1,0 +1,31 @@
+"""`guidance-core convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guidance_core.commands.options import AsJson, print_json
+from guidance_core.hosts.guiders import guidance_of, read_config
+
+
+def convert(
+    config: Annotated[Path, typer.Argument(help="A guider_config.json that diffusers wrote, or the folder it is in.")],
+    audio: Annotated[
+        Path | None, typer.Option(help="That of the audio guider, where config is the video guider of LTX-2.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the spec of the stack that guides as a guider of diffusers does, its step window included.
+
+    The window holds for every number of steps: diffusers rounds both ends down to whole steps, and so does the spec
+    (ends=floored; ends=inside where the guider leaves out the first step too). A guider that is not enabled is the
+    empty spec.
+    """
+    guidance = guidance_of(read_config(config), audio=None if audio is None else read_config(audio))
+    if as_json:
+        print_json({"spec": guidance.to_spec(), **guidance.to_dict()})
+    else:
+        print(guidance.to_spec())
