@@ -1,4 +1,4 @@
-"""What a pass changes inside the embedded transformer: an example of how a host makes perturbations."""
+"""What a pass changes inside an embedded transformer: an example of how a host makes perturbations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ POSSIBLE: tuple[type[Perturbation], ...] = (
     NoisedTimestep,
     SlidingWindows,
 )
-"The changes that the embedded transformer can make."
+"The changes that the embedded transformers can make."
 
 P = TypeVar("P", bound=Perturbation)
 
@@ -49,8 +49,8 @@ class Changes:
     "Index of the block."
 
     @classmethod
-    def of(cls, perturbations: Sequence[Perturbation], depth: int, heads: int) -> Changes:
-        """Return those of a pass through a model of some depth.
+    def of(cls, perturbations: Sequence[Perturbation], model: str, depth: int, heads: int) -> Changes:
+        """Return those of a pass through a model of some depth, whose name errors say.
 
         Raises:
             ConfigurationError: one is of another kind, or names an output, a block or a head that the model does not
@@ -58,8 +58,8 @@ class Changes:
             BranchConflictError: two collide.
         """
         for each in perturbations:
-            _check(each, depth, heads)
-        check_compatible("of DigitsTransformer", tuple(perturbations))
+            _check(each, model, depth, heads)
+        check_compatible(f"of {model}", tuple(perturbations))
         return cls(tuple(perturbations))
 
     def at(self, block: int) -> Changes:
@@ -110,16 +110,16 @@ class Changes:
         return mixed
 
 
-def _check(each: Perturbation, depth: int, heads: int) -> None:
+def _check(each: Perturbation, model: str, depth: int, heads: int) -> None:
     if type(each) not in POSSIBLE:
         able = _listed(kind.__name__ for kind in POSSIBLE)
-        raise ConfigurationError(f"DigitsTransformer cannot make the change {each!r}; it can make {able}.")
+        raise ConfigurationError(f"{model} cannot make the change {each!r}; it can make {able}.")
     if each.output not in (None, OUTPUT):
-        raise ConfigurationError(f"DigitsTransformer has the single output {OUTPUT!r}; {each!r} names another.")
+        raise ConfigurationError(f"{model} has the single output {OUTPUT!r}; {each!r} names another.")
     if each.blocks and each.blocks[-1] >= depth:
-        raise ConfigurationError(f"DigitsTransformer has {depth} blocks, 0 to {depth - 1}; got {each!r}.")
+        raise ConfigurationError(f"{model} has {depth} blocks, 0 to {depth - 1}; got {each!r}.")
     if isinstance(each, SoftIdentityAttention) and each.heads and each.heads[-1] >= heads:
-        raise ConfigurationError(f"DigitsTransformer has {heads} heads, 0 to {heads - 1}; got {each!r}.")
+        raise ConfigurationError(f"{model} has {heads} heads, 0 to {heads - 1}; got {each!r}.")
 
 
 def _listed(names: Iterable[str]) -> str:
