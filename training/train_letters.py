@@ -40,7 +40,7 @@ BATCH = 64
 DROPPED = 0.1
 "Share of the samples that leave out the character alone, the typeface alone, and both."
 EMA_DECAY = 0.998
-STEPS = {"model": 3600, "small": 1000, "judge": 2400}
+STEPS = {"model": 2100, "small": 1000, "judge": 2400}
 RATES = {"model": 2e-3, "small": 2e-3, "judge": 3e-3}
 MODELS = {"model": LettersTransformer, "small": SmallLettersTransformer, "judge": LettersJudge}
 FILES = {"model": "letters", "small": "letters-small", "judge": "letters-judge"}
@@ -119,10 +119,21 @@ def accuracies(judge: nn.Module, data: Data) -> tuple[float, float]:
     return character, typeface
 
 
+@torch.no_grad()
+def measure(judge: nn.Module, images: Tensor) -> None:
+    """Let the judge keep what the features of real pictures are like."""
+    features = torch.cat([judge.features(each) for each in images.split(512)])
+    judge.mean.copy_(features.mean(0))
+    judge.covariance.copy_(features.T.cov())
+
+
 def save(model: nn.Module, path: Path, facts: dict[str, object]) -> None:
     """Write the weights as float16, with `facts` as metadata."""
     versions = {"torch": torch.__version__, "matplotlib": matplotlib.__version__}
-    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    kept = dict(model.named_buffers())  # statistics, of which half precision is too coarse
+    weights = {
+        name: (tensor if name in kept else tensor.half()).contiguous() for name, tensor in model.state_dict().items()
+    }
     save_file(weights, path, {name: str(fact) for name, fact in (facts | versions).items()})
     # Measure what was stored, not what was trained.
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -144,11 +155,13 @@ def main() -> None:
     glyphs = drawings()
     for part in options.parts:
         steps = options.steps or STEPS[part]
-        data = pictures(glyphs, 24, JUDGING if part == "judge" else TRAINING)
+        data = pictures(glyphs, 16, JUDGING if part == "judge" else TRAINING)
         model, loss = train(part, data, steps, options.work)
         facts: dict[str, object] = {"seed": SEED, "steps": steps, "loss": f"{loss:.4f}"}
         if part == "judge":
-            character, typeface = accuracies(model, pictures(glyphs, 4, HELD_OUT))
+            held_out = pictures(glyphs, 4, HELD_OUT)
+            character, typeface = accuracies(model, held_out)
+            measure(model, held_out[0])
             facts |= {"held_out_character": f"{character:.4f}", "held_out_typeface": f"{typeface:.4f}"}
         print(f"{part}: {facts}", flush=True)
         save(model, options.out / f"{FILES[part]}.safetensors", facts)

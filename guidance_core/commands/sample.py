@@ -1,4 +1,4 @@
-"""`guidance-core sample`: digits from the embedded model, with and without guidance."""
+"""`guidance-core sample`: pictures from an embedded model, with and without guidance."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from guidance_core.models.drawing import Drawing
 
 
+SHARES = ("typeface", "saturation")
+"Scores that are shares."
+
+
 def sample(
     guidance: Annotated[
         list[str] | None, typer.Option("--guidance", "-g", help=f"{SPEC} Repeat it: each one is a row.")
@@ -29,9 +33,23 @@ def sample(
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise; all rows start from the same.")
     ] = 0,
-    per_digit: Annotated[
-        int, typer.Option(min=1, max=1000, help="Images of each digit to measure the accuracy on.")
-    ] = 20,
+    model: Annotated[
+        str, typer.Option(help="What draws: letters, in many typefaces, or digits, handwritten.")
+    ] = "letters",
+    characters: Annotated[
+        str | None, typer.Option(help="The letters and digits to draw; a column for each. Not for --model digits.")
+    ] = None,
+    per_class: Annotated[
+        int | None,
+        typer.Option(
+            "--per-class",
+            "--per-digit",
+            min=1,
+            max=1000,
+            help="Images of each character to measure on; the first is shown. "
+            "If not given: 4 for letters, 20 for digits.",
+        ),
+    ] = None,
     ranks: Annotated[
         int, typer.Option(help="Processes to spread the passes over; under torchrun its own ranks are used.")
     ] = 1,
@@ -48,12 +66,14 @@ def sample(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw handwritten digits with the embedded model: a row for each --guidance, a column for each digit."""
+    """Draw with an embedded model: a row for each --guidance, a column for each character."""
     check_extra("demo")
     from guidance_core.models.demo import Demo
-    from guidance_core.models.drawing import check_picture_path
+    from guidance_core.models.grid import check_picture_path
 
-    demo = Demo(tuple(guidance or ["", "cfg:scale=3"]), steps, seed, per_digit, executor, ranks, trace)
+    demo = Demo(
+        tuple(guidance or ["", "cfg:scale=3"]), steps, seed, per_class, executor, ranks, model, characters, trace
+    )
     demo.check()
     check_picture_path(out)
     drawings = demo.draw(_progress)
@@ -69,7 +89,7 @@ def _progress() -> Iterator[Callable[[str, int], Callable[[], object]]]:
 
 def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> None:
     """Write the picture and print what was measured."""
-    from guidance_core.models.drawing import save_grid
+    from guidance_core.models.grid import save_grid
 
     save_grid(drawings, demo.specs, out)
     rows = [
@@ -78,22 +98,31 @@ def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> N
             "passes_per_step": drawing.passes_per_step,
             "seconds": round(drawing.seconds, 3),
             "accuracy": round(drawing.accuracy, 4),
+            **({"scores": {name: round(score, 4) for name, score in drawing.scores.items()}} if drawing.scores else {}),
             **({} if drawing.trace is None else {"trace": drawing.trace.to_dict()["steps"]}),
         }
         for spec, drawing in zip(demo.specs, drawings, strict=True)
     ]
-    count = 10 * demo.per_digit
+    count = len(drawings[0].images)
     if as_json:
-        settings = {"steps": demo.steps, "seed": demo.seed, "samples": count, "executor": demo.chosen}
+        settings = {
+            "model": demo.model,
+            "steps": demo.steps,
+            "seed": demo.seed,
+            "samples": count,
+            "executor": demo.chosen,
+        }
         print_json({**settings, "picture": str(out), "rows": rows})
         return
-    table = Table("guidance", "passes per step", "seconds", "accuracy")
-    for row in rows:
+    scored = [name for name in drawings[0].scores if name != "character"]
+    table = Table("guidance", "passes per step", "seconds", "accuracy", *scored)
+    for row, drawing in zip(rows, drawings, strict=True):
         table.add_row(
             str(row["guidance"]) or "none",
             f"{row['passes_per_step']:.2f}",
             f"{row['seconds']:.2f}",
             f"{row['accuracy']:.1%}",
+            *(f"{drawing.scores[name]:.1%}" if name in SHARES else f"{drawing.scores[name]:.3g}" for name in scored),
         )
     console = Console()
     for spec, drawing in zip(demo.specs, drawings, strict=True):
@@ -101,4 +130,10 @@ def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> N
             print(f"{spec or 'no guidance'}, means over {count} images\n{drawing.trace}\n")
     console.print(table)
     console.print(f"accuracy: share of {count} images that an independent classifier reads as asked for")
+    if scored:
+        console.print(
+            "typeface: share read as in the typeface asked for; distance: Fréchet distance from real letters in the "
+            "classifier's features; diversity: of the pictures of one character; saturation: share of values outside "
+            "the range; sharpness: root mean square of the Laplacian"
+        )
     console.print(f"picture: {out}", soft_wrap=True)

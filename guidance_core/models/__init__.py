@@ -1,7 +1,7 @@
 """Small denoisers that run anywhere, for demonstrations, tests and measurements.
 
-`GaussianMixture` is exact, and answers whether a formula is right. `DigitsTransformer` is learned,
-and shows what a method does to pictures; `DigitsClassifier` counts how many of them are right.
+`GaussianMixture` is exact, and answers whether a formula is right. `LettersTransformer` is learned, and shows what a
+method does to pictures; `LettersJudge` counts how many of them are right. The digits are smaller and quicker.
 """
 
 from guidance_core.models.digits import (
@@ -12,14 +12,37 @@ from guidance_core.models.digits import (
     load_digits_model,
 )
 from guidance_core.models.gaussians import UNCONDITIONAL, GaussianMixture, default_mixture
+from guidance_core.models.letters import (
+    ANY_CHARACTER,
+    ANY_TYPEFACE,
+    CHARACTERS,
+    TYPEFACES,
+    LettersTransformer,
+    SmallLettersTransformer,
+    letters_condition,
+    load_letters_model,
+    load_small_letters_model,
+)
+from guidance_core.models.letters_judge import LettersJudge, load_letters_judge
 
 __all__ = [
+    "ANY_CHARACTER",
+    "ANY_TYPEFACE",
+    "CHARACTERS",
     "NULL_LABEL",
+    "TYPEFACES",
     "UNCONDITIONAL",
     "DigitsClassifier",
     "DigitsTransformer",
     "GaussianMixture",
+    "LettersJudge",
+    "LettersTransformer",
+    "SmallLettersTransformer",
     "default_mixture",
+    "letters_condition",
     "load_digits_classifier",
     "load_digits_model",
+    "load_letters_judge",
+    "load_letters_model",
+    "load_small_letters_model",
 ]

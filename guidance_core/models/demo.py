@@ -1,23 +1,28 @@
-"""The demonstration: rows of digits drawn in this process, on ranks of its own, or on those of torchrun."""
+"""The demonstration: rows of pictures drawn in this process, on ranks of its own, or on those of torchrun."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import torch
 import torch.distributed as dist
 
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, GuidanceError, RankLostError
+from guidance_core.errors import ConfigurationError, GuidanceError, RankLostError, brief, suggest
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.models.drawing import Drawing, check_one_output, draw_digits
+from guidance_core.models.letters_drawing import check_characters, draw_letters
 from guidance_core.ranks import Ranks, torchrun_group, torchrun_size
 from guidance_core.trace import Trace
+
+LETTERS, DIGITS = "letters", "digits"
+MODELS = (LETTERS, DIGITS)
+"Names of the models that draw pictures."
 
 TIMEOUT = 60.0
 "Seconds that ranks wait for one that does not answer."
@@ -37,11 +42,15 @@ class Demo:
     "A row for each."
     steps: int
     seed: int
-    per_digit: int
+    per_class: int | None
+    "Images of each class; none is the model's own number."
     executor: str
     "Empty for `serial` in one process and `all_gather` on several ranks."
     ranks: int
     "Processes to start; under torchrun its own are used."
+    model: str = LETTERS
+    characters: str | None = None
+    "What to draw, for letters; none is the usual ones."
     traced: bool = False
     "Whether drawings come with a trace of their steps."
 
@@ -64,6 +73,12 @@ class Demo:
                 f"torchrun started {started} ranks, which --ranks {self.ranks} cannot change; leave --ranks out."
             )
         check_executor(self.chosen, self.size)
+        if self.model not in MODELS:
+            raise ConfigurationError(f"there is no model {brief(self.model)}.{suggest(self.model, MODELS)}")
+        if self.characters is not None:
+            if self.model != LETTERS:
+                raise ConfigurationError(f"--characters is for --model {LETTERS}; {self.model} draws all its classes.")
+            check_characters(self.characters)
         for spec in self.specs:
             check_one_output(Guidance.from_spec(spec))
 
@@ -123,15 +138,18 @@ def _drawn(demo: Demo, watch: Watch | None) -> list[Drawing]:
 
 
 def _row(demo: Demo, spec: str, on_step: Callable[[], object]) -> Drawing:
-    return draw_digits(
-        Guidance.from_spec(spec),
-        steps=demo.steps,
-        per_digit=demo.per_digit,
-        seed=demo.seed,
-        executor=demo.chosen,
-        on_step=on_step,
-        trace=Trace() if demo.traced else None,
-    )
+    given: dict[str, Any] = {
+        "steps": demo.steps,
+        "seed": demo.seed,
+        "executor": demo.chosen,
+        "on_step": on_step,
+        "trace": Trace() if demo.traced else None,
+    }
+    if demo.per_class is not None:
+        given["per_class"] = demo.per_class
+    if demo.characters is not None:
+        given["characters"] = demo.characters
+    return (draw_letters if demo.model == LETTERS else draw_digits)(Guidance.from_spec(spec), **given)
 
 
 def _on_rank(group: dist.ProcessGroup, demo: Demo, watch: Watch) -> list[Drawing] | GuidanceError:

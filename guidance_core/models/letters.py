@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from guidance_core.methods.perturbations import Perturbation
 from guidance_core.models.transformer import FlowTransformer, loaded
@@ -77,8 +78,8 @@ class LettersTransformer(FlowTransformer):
         Args:
             x: `[B, 1, 28, 28]`.
             sigma: a number in [0, 1], or a tensor `[B]` of them.
-            character: a LongTensor `[B]` of places in `CHARACTERS`, or `ANY_CHARACTER`; or embeddings, `[B, width]`.
-            typeface: a LongTensor `[B]` of places in `TYPEFACES`, or `ANY_TYPEFACE`; or embeddings, `[B, width]`.
+            character: a LongTensor `[B]` of places in `CHARACTERS`, or `ANY_CHARACTER`; or shares of each, `[B, 48]`.
+            typeface: a LongTensor `[B]` of places in `TYPEFACES`, or `ANY_TYPEFACE`; or shares of each, `[B, 22]`.
             perturbations: what the pass changes, of the kinds in `guidance_core.models.changes.POSSIBLE`.
 
         Raises:
@@ -87,10 +88,6 @@ class LettersTransformer(FlowTransformer):
         """
         said = _vectors(self.character, character) + _vectors(self.typeface, typeface)
         return self.flow(x, sigma, said, perturbations)
-
-    def embedded(self, character: Tensor, typeface: Tensor) -> dict[str, Tensor]:
-        """Return a condition's inputs as embeddings `[B, width]`, for methods that edit what a condition says."""
-        return {"character": self.character(character), "typeface": self.typeface(typeface)}
 
 
 class SmallLettersTransformer(LettersTransformer):
@@ -114,6 +111,23 @@ def load_small_letters_model() -> SmallLettersTransformer:
     return loaded(model, "letters-small.safetensors")
 
 
+def letters_condition(character: Tensor, typeface: Tensor) -> dict[str, Tensor]:
+    """Return the inputs of a condition as shares, 1 of what is asked for and 0 of all others.
+
+    Unlike numbers, shares can be edited by methods that change what a condition says. Unlike embeddings, they mean the
+    same to both transformers.
+
+    Args:
+        character: a LongTensor `[B]` of places in `CHARACTERS`, or `ANY_CHARACTER`.
+        typeface: a LongTensor `[B]` of places in `TYPEFACES`, or `ANY_TYPEFACE`.
+    """
+    return {
+        "character": F.one_hot(character, len(CHARACTERS) + 1).float(),
+        "typeface": F.one_hot(typeface, len(TYPEFACES) + 1).float(),
+    }
+
+
 def _vectors(table: nn.Embedding, given: Tensor) -> Tensor:
-    vectors: Tensor = given if given.is_floating_point() else table(given)
+    """Return embeddings `[B, width]` of numbers, or of shares."""
+    vectors: Tensor = given.to(table.weight.dtype) @ table.weight if given.is_floating_point() else table(given)
     return vectors

@@ -32,6 +32,13 @@ class LettersJudge(nn.Module):
             nn.Linear(64 * 3 * 3, FEATURES),
         )
         self.heads = nn.Linear(FEATURES, len(CHARACTERS) + len(TYPEFACES))
+        self.register_buffer("mean", torch.zeros(FEATURES))
+        self.register_buffer("covariance", torch.eye(FEATURES))
+
+    mean: Tensor
+    "Mean of the features of real letters, `[64]`."
+    covariance: Tensor
+    "Covariance of the features of real letters, `[64, 64]`."
 
     def features(self, x: Tensor) -> Tensor:
         """Return what pictures `[B, 1, 28, 28]` are summed up in, `[B, 64]`: the space of a Fréchet distance."""
