@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,10 @@ BATCH = 64
 DROPPED = 0.1
 "Share of the samples that leave out the character alone, the typeface alone, and both."
 EMA_DECAY = 0.998
+WARMUP, DECAY = 100, 0.25
+"Steps in which the learning rate rises, and the share of the steps in which it falls."
 STEPS = {"model": 2100, "small": 1000, "judge": 2400}
-RATES = {"model": 2e-3, "small": 2e-3, "judge": 3e-3}
+RATES = {"model": 1.5e-3, "small": 2e-3, "judge": 3e-3}
 MODELS = {"model": LettersTransformer, "small": SmallLettersTransformer, "judge": LettersJudge}
 FILES = {"model": "letters", "small": "letters-small", "judge": "letters-judge"}
 
@@ -84,7 +85,8 @@ def train(part: str, data: Data, steps: int, work: Path) -> tuple[nn.Module, flo
         print(f"{part}: goes on from step {begun}", flush=True)
     start = time.process_time()
     for step in range(begun, steps):
-        rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        # Falling at the end alone, so that a run that goes on may be given another end.
+        rate = min(1.0, (step + 1) / WARMUP, (steps - step) / (DECAY * steps))
         optimizer.param_groups[0]["lr"] = RATES[part] * rate
         chosen = torch.randint(len(data[0]), (BATCH,))
         # Of the ways to attend, the plain one is several times as fast to train here: so few tokens in so small heads.
@@ -155,7 +157,7 @@ def main() -> None:
     glyphs = drawings()
     for part in options.parts:
         steps = options.steps or STEPS[part]
-        data = pictures(glyphs, 16, JUDGING if part == "judge" else TRAINING)
+        data = pictures(glyphs, 16, JUDGING) if part == "judge" else pictures(glyphs, 10, TRAINING)
         model, loss = train(part, data, steps, options.work)
         facts: dict[str, object] = {"seed": SEED, "steps": steps, "loss": f"{loss:.4f}"}
         if part == "judge":
