@@ -1,4 +1,4 @@
-# `make demo` draws digits with and without guidance; `make test` runs the tests.
+# `make demo` draws letters with and without guidance; `make test` runs the tests.
 # Both set up .venv on the first run and reuse it afterwards.
 
 PYTHON ?= python3
@@ -18,13 +18,13 @@ NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
 
 # What the lowest versions and the newest Python are tried on: all that needs no several ranks and no host.
 CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
-	rooms.py runs.py stacked_denoiser.py)
+	letters.py rooms.py runs.py stacked_denoiser.py)
 
 .PHONY: demo test test-hosts table-diffusers test-lowest test-newest soak conformance mutants check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    draw digits with several guidance methods; writes out/demo.png"
+	@echo "make demo    draw letters with several guidance methods; writes out/demo.png"
 	@echo "make test    run the tests"
 	@echo "make test-hosts  run the tests of the pipelines and models of others"
 	@echo "make test-lowest  run the core's tests with the lowest versions that pyproject.toml allows, except torch"

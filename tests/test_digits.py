@@ -20,7 +20,7 @@ runner = CliRunner()
 def test_guidance_makes_digits_easier_to_read():
     from guidance_core.models.drawing import draw_digits
 
-    plain, guided = (draw_digits(Guidance.from_spec(spec), per_digit=10, steps=15) for spec in ("", "cfg:scale=3"))
+    plain, guided = (draw_digits(Guidance.from_spec(spec), per_class=10, steps=15) for spec in ("", "cfg:scale=3"))
     assert plain.passes_per_step == 1
     assert guided.passes_per_step == 2
     assert guided.accuracy >= 0.97
@@ -31,7 +31,7 @@ def test_batched_draws_what_serial_draws():
     from guidance_core.models.drawing import draw_digits
 
     guidance = Guidance.from_spec("cfg:scale=3,stg:blocks=3,branch=weak")
-    serial, batched = (draw_digits(guidance, per_digit=2, steps=8, executor=name) for name in ("serial", "batched"))
+    serial, batched = (draw_digits(guidance, per_class=2, steps=8, executor=name) for name in ("serial", "batched"))
     torch.testing.assert_close(serial.images, batched.images, rtol=1e-3, atol=1e-3)
 
 
@@ -159,9 +159,10 @@ def test_the_command_describes_ltx2():
 
 
 def test_the_picture_names_its_rows_and_does_not_change(tmp_path):
-    from guidance_core.models.drawing import draw_digits, save_grid
+    from guidance_core.models.drawing import draw_digits
+    from guidance_core.models.grid import save_grid
 
-    drawn = [draw_digits(Guidance.from_spec("cfg:scale=3"), per_digit=1, steps=2) for _ in range(2)]
+    drawn = [draw_digits(Guidance.from_spec("cfg:scale=3"), per_class=1, steps=2) for _ in range(2)]
     long = "cfg:scale=3,stg:scale=1,blocks=[1, 2, 3, 4, 5],interval:lo=0.2,hi=0.9,rescale:phi=0.7"
     for name, label in (("a", long), ("b", long), ("c", ""), ("d", "cfg")):
         save_grid(drawn[:1] if name == "a" else drawn[1:], [label], tmp_path / f"{name}.png")

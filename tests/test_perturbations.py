@@ -27,7 +27,7 @@ from guidance_core import (
     SlidingWindows,
     SoftIdentityAttention,
 )
-from guidance_core.models import load_digits_model
+from guidance_core.models import load_digits_model, load_letters_model
 from guidance_core.models.changes import POSSIBLE
 from guidance_plugins import TPG
 
@@ -167,7 +167,12 @@ def test_two_changes_of_one_place_collide(one, other, collide):
         Branch("both", perturbations=(one, other))
 
 
-# The embedded transformer.
+# The embedded transformers.
+
+HOSTS = {
+    "digits": (load_digits_model, (torch.tensor([3, 7]),)),
+    "letters": (load_letters_model, (torch.tensor([3, 7]), torch.tensor([1, 2]))),
+}
 
 SOME = {
     "skip": SkipBlocks,
@@ -184,8 +189,9 @@ SOME = {
 class Watched:
     """The model, with what enters and leaves each block."""
 
-    def __init__(self):
-        self.model = load_digits_model()
+    def __init__(self, name="digits"):
+        load, self.condition = HOSTS[name]
+        self.model = load()
         self.seen = {}
         for index, block in enumerate(self.model.blocks):
             block.register_forward_hook(
@@ -194,14 +200,17 @@ class Watched:
 
     def __call__(self, *changes):
         self.seen = {}
-        x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-        return self.model(x, 0.6, torch.tensor([3, 7]), changes), dict(self.seen)
+        side = self.model.side
+        x = torch.randn(2, 1, side, side, generator=torch.Generator().manual_seed(3))
+        return self.model(x, 0.6, *self.condition, changes), dict(self.seen)
 
 
 @pytest.mark.parametrize("kind", SOME)
 @pytest.mark.parametrize("block", [0, 3, 5])
-def test_only_the_named_block_changes(kind, block):
-    watched = Watched()
+@pytest.mark.parametrize("host", HOSTS)
+def test_only_the_named_block_changes(kind, block, host):
+    watched = Watched(host)
+    grid = (watched.model.grid,) * 2
     usual, before = watched()
     changed, after = watched(SOME[kind](block))
     assert not torch.equal(changed, usual)
@@ -215,12 +224,13 @@ def test_only_the_named_block_changes(kind, block):
     for index in range(block + 1, 6):  # later blocks do what they always do with what they are given
         entering, condition, left = after[index]
         assert torch.equal(condition, before[index][1])
-        torch.testing.assert_close(watched.model.blocks[index](entering, condition, (4, 4)), left)
+        torch.testing.assert_close(watched.model.blocks[index](entering, condition, grid), left)
     assert torch.equal(watched()[0], usual)  # and nothing stays changed
 
 
-def test_no_weight_is_no_change_and_full_weight_is_the_identity():
-    watched = Watched()
+@pytest.mark.parametrize("host", HOSTS)
+def test_no_weight_is_no_change_and_full_weight_is_the_identity(host):
+    watched = Watched(host)
     usual, identity = watched()[0], watched(IdentityAttention((1, 4)))[0]
     assert torch.equal(watched(SoftIdentityAttention((1, 4), weight=0.0))[0], usual)
     assert torch.equal(watched(SoftIdentityAttention((1, 4), weight=1.0))[0], identity)
