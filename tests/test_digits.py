@@ -73,7 +73,7 @@ def test_the_command_draws_a_picture(tmp_path):
     from guidance_core.commands.app import app
 
     out = tmp_path / "a.png"
-    command = ["sample", "-g", "", "-g", "cfg:scale=3", "--steps", "4", "--per-digit", "1", "--out", str(out), "--json"]
+    command = ["sample", "-g", "", "-g", "cfg:scale=3", "--steps", "4", "--per-class", "1", "--out", str(out), "--json"]
     result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]
@@ -187,7 +187,7 @@ def test_what_sample_cannot_do_is_a_clear_error(words, says, tmp_path, monkeypat
     from guidance_core.commands.app import app
 
     monkeypatch.chdir(tmp_path)
-    result = runner.invoke(app, ["sample", *words, "--steps", "2", "--per-digit", "1"])
+    result = runner.invoke(app, ["sample", *words, "--steps", "2", "--per-class", "1"])
     if says is None:
         assert result.exit_code == 0, result.output
     else:

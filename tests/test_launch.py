@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch.distributed.run
 
-JOB = ["sample", "-g", "", "-g", "cfg:scale=3,stg:blocks=3,rescale:phi=0.7", "--steps", "5", "--per-digit", "1"]
+JOB = ["sample", "-g", "", "-g", "cfg:scale=3,stg:blocks=3,rescale:phi=0.7", "--steps", "5", "--per-class", "1"]
 
 
 def command(*words, launcher=("-m", "guidance_core")):
@@ -46,7 +46,7 @@ def test_the_picture_is_the_same_from_one_process_two_ranks_and_torchrun(tmp_pat
     ],
 )
 def test_what_cannot_be_started_is_one_clear_line(words, says, tmp_path):
-    done = command("sample", *words, "--steps", "2", "--per-digit", "1", "--out", str(tmp_path / "a.png"))
+    done = command("sample", *words, "--steps", "2", "--per-class", "1", "--out", str(tmp_path / "a.png"))
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stderr.count("error:") == 1

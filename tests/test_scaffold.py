@@ -454,7 +454,7 @@ def test_a_package_installs_where_the_library_is_not_installed(tmp_path):
     assert environment.plugins()["my-method"]["failure"] is None
     assert "guidance-core" in environment.python("-m", "pip", "list")
     environment.command("check", "my-method", "--ranks", "0", "--max-examples", "2", "--seed", "0", "--only", "works")
-    environment.command("sample", "-g", "my-method", "--steps", "2", "--per-digit", "1", "--out", "a.png")
+    environment.command("sample", "-g", "my-method", "--steps", "2", "--per-class", "1", "--out", "a.png")
 
 
 def test_a_package_lives_from_its_wheel_to_its_removal(tmp_path):
@@ -494,7 +494,7 @@ def test_a_package_lives_from_its_wheel_to_its_removal(tmp_path):
         "my-method:scale=5",
         "--steps",
         "4",
-        "--per-digit",
+        "--per-class",
         "1",
         "--out",
         "x.png",

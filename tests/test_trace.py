@@ -195,7 +195,7 @@ def test_all_reduce_traces_what_a_rank_knows(ranks):
 
 
 def test_the_command_prints_a_trace_for_each_row(tmp_path):
-    arguments = ["sample", "--steps", "2", "--per-digit", "1", "--out", str(tmp_path / "a.png"), "--trace"]
+    arguments = ["sample", "--steps", "2", "--per-class", "1", "--out", str(tmp_path / "a.png"), "--trace"]
     text = CliRunner().invoke(app, [*arguments, "-g", "", "-g", "cfg:scale=3"])
     assert text.exit_code == 0
     assert text.output.count("|guided|") == 2
