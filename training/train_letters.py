@@ -41,7 +41,7 @@ DROPPED = 0.1
 EMA_DECAY = 0.998
 WARMUP, DECAY = 100, 0.25
 "Steps in which the learning rate rises, and the share of the steps in which it falls."
-STEPS = {"model": 3600, "small": 2000, "judge": 2400}
+STEPS = {"model": 3000, "small": 1400, "judge": 2400}
 RATES = {"model": 1.5e-3, "small": 2e-3, "judge": 3e-3}
 MODELS = {"model": LettersTransformer, "small": SmallLettersTransformer, "judge": LettersJudge}
 FILES = {"model": "letters", "small": "letters-small", "judge": "letters-judge"}
