@@ -141,6 +141,7 @@ def test_ranks_draw_what_one_process_draws(ranks):
         "pag:scale=2,blocks=3",
         "swg:scale=1",
         "slg:scale=2,blocks=3",
+        "autoguidance:scale=2,model=small",
     ],
 )
 def test_methods_draw_letters(spec):

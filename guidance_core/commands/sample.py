@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from guidance_core.commands.extras import check_extra
 from guidance_core.commands.options import SPEC, AsJson, print_json
@@ -115,14 +115,14 @@ def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> N
         print_json({**settings, "picture": str(out), "rows": rows})
         return
     scored = [name for name in drawings[0].scores if name != "character"]
-    table = Table("guidance", "passes per step", "seconds", "accuracy", *scored)
+    table = Table(Column("guidance", overflow="fold", min_width=20), "passes per step", "seconds", "accuracy", *scored)
     for row, drawing in zip(rows, drawings, strict=True):
         table.add_row(
             str(row["guidance"]) or "none",
             f"{row['passes_per_step']:.2f}",
             f"{row['seconds']:.2f}",
             f"{row['accuracy']:.1%}",
-            *(f"{drawing.scores[name]:.1%}" if name in SHARES else f"{drawing.scores[name]:.3g}" for name in scored),
+            *(f"{drawing.scores[name]:.1%}" if name in SHARES else f"{drawing.scores[name]:.4g}" for name in scored),
         )
     console = Console()
     for spec, drawing in zip(demo.specs, drawings, strict=True):

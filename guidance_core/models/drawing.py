@@ -161,7 +161,7 @@ def check_one_output(guidance: Guidance) -> None:
     others = [name for name in guidance.outputs if name != SINGLE]
     if others:
         raise ConfigurationError(
-            f"the embedded models of pictures have one output, named {SINGLE!r}, but the methods have values for "
+            f"the embedded model has one output, named {SINGLE!r}, but the methods have values for "
             f"{', '.join(others)}. Give plain numbers instead, as in "
             "'ltx2:cfg_scale=3,modality_scale=1,stg_blocks=3'."
         )
