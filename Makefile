@@ -18,7 +18,7 @@ NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
 
 # What the lowest versions and the newest Python are tried on: all that needs no several ranks and no host.
 CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
-	letters.py rooms.py runs.py stacked_denoiser.py)
+	rooms.py runs.py stacked_denoiser.py)
 
 .PHONY: demo test test-hosts table-diffusers test-lowest test-newest soak conformance mutants check bench docs clean
 .DEFAULT_GOAL := help
