@@ -115,15 +115,13 @@ def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> N
         print_json({**settings, "picture": str(out), "rows": rows})
         return
     scored = [name for name in drawings[0].scores if name != "character"]
-    table = Table(Column("guidance", overflow="fold", min_width=20), "passes per step", "seconds", "accuracy", *scored)
+    table = Table(_specs(), "passes per step", "seconds", "accuracy")
+    scores = Table(_specs(), *scored)
     for row, drawing in zip(rows, drawings, strict=True):
-        table.add_row(
-            str(row["guidance"]) or "none",
-            f"{row['passes_per_step']:.2f}",
-            f"{row['seconds']:.2f}",
-            f"{row['accuracy']:.1%}",
-            *(f"{drawing.scores[name]:.1%}" if name in SHARES else f"{drawing.scores[name]:.4g}" for name in scored),
-        )
+        spec = str(row["guidance"]) or "none"
+        table.add_row(spec, f"{row['passes_per_step']:.2f}", f"{row['seconds']:.2f}", f"{row['accuracy']:.1%}")
+        found = drawing.scores
+        scores.add_row(spec, *(f"{found[name]:.1%}" if name in SHARES else f"{found[name]:.4g}" for name in scored))
     console = Console()
     for spec, drawing in zip(demo.specs, drawings, strict=True):
         if drawing.trace is not None:
@@ -131,9 +129,14 @@ def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> N
     console.print(table)
     console.print(f"accuracy: share of {count} images that an independent classifier reads as asked for")
     if scored:
+        console.print(scores)
         console.print(
             "typeface: share read as in the typeface asked for; distance: Fréchet distance from real letters in the "
             "classifier's features; diversity: of the pictures of one character; saturation: share of values outside "
             "the range; sharpness: root mean square of the Laplacian"
         )
     console.print(f"picture: {out}", soft_wrap=True)
+
+
+def _specs() -> Column:
+    return Column("guidance", overflow="fold")
