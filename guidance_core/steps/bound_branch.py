@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from guidance_core.errors import GuidanceError, PluginError
+from guidance_core.methods.moment import Moment
 from guidance_core.methods.noise import noise_like
 from guidance_core.methods.perturbations import Perturbation
 from guidance_core.methods.randomized import RandomPerturbation, draws
 from guidance_core.methods.requests import BASE, NOTHING, Branch, Edit
-from guidance_core.methods.step import Moment, Tracked
+from guidance_core.methods.tracked import Tracked
 from guidance_core.steps.layout import Layout
 
 
