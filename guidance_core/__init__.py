@@ -80,8 +80,10 @@ from guidance_core.methods.pieces import nearest_scale, negative_pass, parallel,
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
 from guidance_core.methods.step import Step
+from guidance_core.parameters.curves import Beta, Exponential
 from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
+from guidance_core.parameters.phases import Counted, Phases
 from guidance_core.parameters.schedules import Axis, Cosine, Linear, Position, Schedule, Table, Window, Within
 from guidance_core.parameters.settled import settle
 from guidance_core.parameters.values import UNSET, PerOutput, Unset, aligned
@@ -101,6 +103,7 @@ __all__ = [
     "AutoExecutor",
     "Axis",
     "BatchedExecutor",
+    "Beta",
     "Blocks",
     "BoundBranch",
     "Branch",
@@ -109,10 +112,12 @@ __all__ = [
     "ComparedWeights",
     "ConfigurationError",
     "Cosine",
+    "Counted",
     "Denoiser",
     "DenoiserError",
     "Executor",
     "ExecutorError",
+    "Exponential",
     "Guidance",
     "GuidanceError",
     "Hold",
@@ -130,6 +135,7 @@ __all__ = [
     "OverwrittenError",
     "PerOutput",
     "Perturbation",
+    "Phases",
     "Plan",
     "PlanMismatchError",
     "PluginError",

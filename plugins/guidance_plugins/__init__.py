@@ -3,44 +3,60 @@
 They use nothing but what `guidance_core` exports, as any third-party plugin would.
 """
 
+from guidance_plugins.adaptive import Adaptive
 from guidance_plugins.apg import APG
 from guidance_plugins.apg_mix import APGMix
 from guidance_plugins.cfg import CFG
+from guidance_plugins.cfg_plus_plus import CFGPlusPlus
 from guidance_plugins.cfg_zero_star import CFGZeroStar
 from guidance_plugins.dual import Dual
+from guidance_plugins.dynamic_thresholding import DynamicThresholding
+from guidance_plugins.ep_cfg import EPCFG
 from guidance_plugins.fdg import FDG
 from guidance_plugins.fresca import FreSca
 from guidance_plugins.gate import Gate
 from guidance_plugins.interval import Interval
 from guidance_plugins.ltx2 import LTX2
 from guidance_plugins.mambo_g import MamboG
+from guidance_plugins.momentum import Momentum
 from guidance_plugins.multi_condition import MultiCondition
 from guidance_plugins.normalize import Normalize
 from guidance_plugins.perp_neg import PerpNeg
 from guidance_plugins.renorm import Renorm
 from guidance_plugins.renorm_text import RenormText
 from guidance_plugins.rescale import Rescale
+from guidance_plugins.skimmed import Skimmed
+from guidance_plugins.smc_cfg import SMCCFG
 from guidance_plugins.stg import STG
+from guidance_plugins.tag import TAG
 from guidance_plugins.tcfg import TCFG
 
 __all__ = [
     "APG",
     "CFG",
+    "EPCFG",
     "FDG",
     "LTX2",
+    "SMCCFG",
     "STG",
+    "TAG",
     "TCFG",
     "APGMix",
+    "Adaptive",
+    "CFGPlusPlus",
     "CFGZeroStar",
     "Dual",
+    "DynamicThresholding",
     "FreSca",
     "Gate",
     "Interval",
     "MamboG",
+    "Momentum",
     "MultiCondition",
     "Normalize",
     "PerpNeg",
     "Renorm",
     "RenormText",
     "Rescale",
+    "Skimmed",
 ]
