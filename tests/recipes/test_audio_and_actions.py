@@ -16,11 +16,11 @@ from recipes.test_video import of_two
 at_least_one = scales.filter(lambda scale: scale >= 1)
 
 ACE = ("diffusers", "diffusers/pipelines/ace_step/pipeline_ace_step.py", "AceStepPipeline.__call__")
-ACE_COMBINED = Piece(*ACE, "", first="vt = normalized_guidance(")
-ACE_ACTIVE = Piece(*ACE, "", first="timestep_ratio = ", last="apply_cfg = ")
-ACE_MOMENTUM = Piece(*ACE, "", first="momentum_buffer = MomentumBuffer")
+ACE_COMBINED = Piece(*ACE, "e34f957bbc30", first="vt = normalized_guidance(")
+ACE_ACTIVE = Piece(*ACE, "c510ea4c721e", first="timestep_ratio = ", last="apply_cfg = ")
+ACE_MOMENTUM = Piece(*ACE, "961ffb08db55", first="momentum_buffer = MomentumBuffer")
 APG = ("diffusers", "diffusers/guiders/adaptive_projected_guidance.py")
-NORMALIZED, MOMENTUM = Piece(*APG, "normalized_guidance", ""), Piece(*APG, "MomentumBuffer", "")
+NORMALIZED, MOMENTUM = Piece(*APG, "normalized_guidance", "22f4bc5cab60"), Piece(*APG, "MomentumBuffer", "851bed2afb3c")
 
 
 @compared
@@ -51,7 +51,7 @@ DREAMZERO = Piece(
     "vllm-omni",
     "vllm_omni/diffusion/models/dreamzero/pipeline_dreamzero.py",
     "DreamZeroPipeline",
-    "",
+    "7b77977c2284",
     members=("combine_cfg_noise",),
 )
 
@@ -72,14 +72,14 @@ FLUX3 = Piece(
     "sglang",
     "sglang/multimodal_gen/runtime/pipelines_core/stages/model_specific_stages/flux3_action.py",
     "Flux3ActionDenoisingStage",
-    "",
+    "16bb4f08fc1e",
     first="return {k: (uncond[k] + guidance[k]",
 )
 FLUX3_SCALES = Piece(
     "sglang",
     "sglang/multimodal_gen/configs/pipeline_configs/flux3_action.py",
     "Flux3ActionPipelineConfig.resolve_guidance",
-    "",
+    "27d894c1c79c",
 )
 
 

@@ -16,6 +16,14 @@ for module in sorted(HERE.glob("test_*.py")):
         importlib.import_module(f"recipes.{module.stem}")
 
 
+TESTS = "\n".join(test.read_text(encoding="utf-8") for test in HERE.glob("test_*.py") if test.name != "test_drift.py")
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in shipped().items() if recipe.compared])
+def test_what_is_said_to_be_compared_is_compared(name):
+    assert f'"{name}"' in TESTS, f"no test of this folder compares {name}"
+
+
 @pytest.mark.parametrize("engine", READ)
 def test_the_engine_is_the_one_that_was_read(engine):
     there = version(engine)

@@ -18,9 +18,9 @@ from recipes.test_video import of_two
 
 at_least_one = scales.filter(lambda scale: scale >= 1)
 LTX_VIDEO = ("diffusers", "diffusers/pipelines/ltx/pipeline_ltx.py")
-COMBINED = Piece(*LTX_VIDEO, "LTXPipeline.__call__", "", first="noise_pred = noise_pred_uncond + ")
-RESCALED = Piece(*LTX_VIDEO, "LTXPipeline.__call__", "", first="if self.guidance_rescale > 0:")
-RESCALE = Piece(*LTX_VIDEO, "rescale_noise_cfg", "")
+COMBINED = Piece(*LTX_VIDEO, "LTXPipeline.__call__", "927be2804cb8", first="noise_pred = noise_pred_uncond + ")
+RESCALED = Piece(*LTX_VIDEO, "LTXPipeline.__call__", "0d778cf9ae9c", first="if self.guidance_rescale > 0:")
+RESCALE = Piece(*LTX_VIDEO, "rescale_noise_cfg", "67e53db71294")
 
 
 @compared
@@ -38,19 +38,19 @@ def test_ltx_video_rescales_in_its_own_space(shape, seed, scale, rescale):
 
 
 CORE = ("ltx-core", "ltx_core/components/guiders.py")
-GUIDER = Piece(*CORE, "MultiModalGuider", "")
-GUIDER_PARAMETERS = Piece(*CORE, "MultiModalGuiderParams", "")
+GUIDER = Piece(*CORE, "MultiModalGuider", "d41f0f9a98c4")
+GUIDER_PARAMETERS = Piece(*CORE, "MultiModalGuiderParams", "aea925e13554")
 STAGE = "sglang/multimodal_gen/runtime/pipelines_core/stages/model_specific_stages/ltx_2/denoising.py"
 SGLANG = Piece(
     "sglang",
     STAGE,
     "LTX2DenoisingStage",
-    "",
+    "80db83df6f5b",
     members=("_ltx2_apply_rescale", "_ltx2_calculate_guided_x0"),
 )
 OMNI = ("vllm-omni", "vllm_omni/diffusion/models/ltx2/ltx2_guidance.py")
-OMNI_PARAMETERS = Piece(*OMNI, "LTXModalityGuidance", "")
-OMNI_COMBINED = Piece(*OMNI, "combine_guided_x0", "")
+OMNI_PARAMETERS = Piece(*OMNI, "LTXModalityGuidance", "2f3e7a06bcd4")
+OMNI_COMBINED = Piece(*OMNI, "combine_guided_x0", "aee1bbaf5948")
 BRANCHES = ("cond", "neg", "perturbed", "modality")
 
 

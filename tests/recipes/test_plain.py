@@ -18,42 +18,42 @@ PLAIN = {
         DIFFUSERS,
         "diffusers/pipelines/cogvideo/pipeline_cogvideox.py",
         "CogVideoXPipeline.__call__",
-        "",
+        "927be2804cb8",
         first=OF_TEXT,
     ),
     "cosmos3": Piece(
         DIFFUSERS,
         "diffusers/pipelines/cosmos/pipeline_cosmos3_omni.py",
         "Cosmos3OmniPipeline.__call__",
-        "",
+        "d67824b23e6e",
         first="velocity_vision = uncond_v_vision + ",
     ),
     "helios-base": Piece(
         DIFFUSERS,
         "diffusers/pipelines/helios/pipeline_helios.py",
         "HeliosPipeline.__call__",
-        "",
+        "14f5e3fd9ea1",
         first="noise_pred = noise_uncond + ",
     ),
     "sana-video": Piece(
         DIFFUSERS,
         "diffusers/pipelines/sana_video/pipeline_sana_video.py",
         "SanaVideoPipeline.__call__",
-        "",
+        "5fc127f2b1ba",
         first=OF_TEXT,
     ),
     "stable-audio": Piece(
         DIFFUSERS,
         "diffusers/pipelines/stable_audio/pipeline_stable_audio.py",
         "StableAudioPipeline.__call__",
-        "",
+        "5fc127f2b1ba",
         first=OF_TEXT,
     ),
     "wan2.1": Piece(
         DIFFUSERS,
         "diffusers/pipelines/wan/pipeline_wan.py",
         "WanPipeline.__call__",
-        "",
+        "ce91a23c17d6",
         first="noise_pred = noise_uncond + ",
     ),
 }
@@ -95,11 +95,11 @@ MIXIN = Piece(
     "vllm-omni",
     "vllm_omni/diffusion/distributed/cfg_parallel.py",
     "CFGParallelMixin",
-    "",
+    "7c52589b91ad",
     members=("cfg_normalize_function", "combine_cfg_noise"),
 )
-WRAP = Piece("vllm-omni", "vllm_omni/diffusion/distributed/cfg_parallel.py", "_wrap", "")
-UNWRAP = Piece("vllm-omni", "vllm_omni/diffusion/distributed/cfg_parallel.py", "_unwrap", "")
+WRAP = Piece("vllm-omni", "vllm_omni/diffusion/distributed/cfg_parallel.py", "_wrap", "41a0bb074b77")
+UNWRAP = Piece("vllm-omni", "vllm_omni/diffusion/distributed/cfg_parallel.py", "_unwrap", "c3a5ea0957ea")
 
 
 def vllm_mixin():
@@ -119,15 +119,12 @@ def test_the_recipe_is_what_vllm_omni_computes(name, shape, seed):
         assert_close(one, pipeline.combine_cfg_noise(step["cond"], step["uncond"], scale))
 
 
-POLICY = Piece(
-    "sglang",
-    "sglang/multimodal_gen/runtime/distributed/cfg_policy.py",
-    "CFGPolicy.combine",
-    "",
-)
+POLICY_FILE = ("sglang", "sglang/multimodal_gen/runtime/distributed/cfg_policy.py")
+POLICY = Piece(*POLICY_FILE, "CFGPolicy.combine", "09d325a4b52a")
 POLICY_PARTS = {
-    name: Piece("sglang", "sglang/multimodal_gen/runtime/distributed/cfg_policy.py", name, "")
-    for name in ("_wrap", "_unwrap", "_apply_cfg_postprocess")
+    "_wrap": Piece(*POLICY_FILE, "_wrap", "ab40900d4ce9"),
+    "_unwrap": Piece(*POLICY_FILE, "_unwrap", "8e9ac8e98f95"),
+    "_apply_cfg_postprocess": Piece(*POLICY_FILE, "_apply_cfg_postprocess", "7ce16c9b783a"),
 }
 
 
