@@ -102,13 +102,8 @@ KANDINSKY = Piece(
 def of_two(seed, one, other, *names, steps=3):
     """Return predictions of two outputs for each step."""
     (first, shape), (second, shorter) = one, other
-    return [
-        {
-            name: {first: drawn(seed + i, shape, name)[name], second: drawn(seed + 99 + i, shorter, name)[name]}
-            for name in names
-        }
-        for i in range(steps)
-    ]
+    both = [(drawn(seed + i, shape, *names), drawn(seed + 99 + i, shorter, *names)) for i in range(steps)]
+    return [{name: {first: a[name], second: b[name]} for name in names} for a, b in both]
 
 
 @compared

@@ -145,7 +145,7 @@ def _recipe_of(pipe: Any) -> Recipe:
 
 
 def _settings_of(pipe: Any, recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe's parameters that the pipeline has as settings of its own, such as Wan 2.2's `boundary_ratio`."""
+    """Return the recipe's parameters that the pipeline has as settings, such as Wan 2.2's `boundary_ratio`."""
     settings = getattr(pipe, "config", {})
     return {name: settings[name] for name in recipe.parameters if settings.get(name) is not None}
 
