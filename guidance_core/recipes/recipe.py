@@ -16,7 +16,7 @@ where that is true.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -46,10 +46,6 @@ def _texts(given: Any) -> tuple[str, ...]:
     return texts
 
 
-def _tables(given: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    return tuple(given)
-
-
 @attrs.frozen(eq=False, repr=False)
 class Recipe:
     """The guidance rule of one published model, under the model's own parameter names.
@@ -64,7 +60,7 @@ class Recipe:
     "Where the rule was read: a file and its version."
     prediction_types: tuple[str, ...] = attrs.field(converter=_texts)
     "What the model's denoiser may return to be guided by it; the first is what the model predicts."
-    stack: tuple[Mapping[str, Any], ...] = attrs.field(converter=_tables)
+    stack: tuple[Mapping[str, Any], ...] = attrs.field(converter=tuple)
     "A table for each plugin, in order."
     parameters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
     "By name: default, help, bounds."
