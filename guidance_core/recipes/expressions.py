@@ -2,6 +2,7 @@
 
 numbers, "text", true, false, none, names of parameters
 + - * /        min(a, b)  max(a, b)
+interval[0]    len(interval)
 == != < <= > >=  and  or  not      a if b else c
 """
 
@@ -35,7 +36,15 @@ _COMPARISONS: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {"min": min, "max": max}
+
+
+def _length(given: Any) -> int:
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"{brief(given)} is no list")
+    return len(given)
+
+
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {"len": _length, "max": max, "min": min}
 _MOST = 500
 "Characters of an expression."
 _ENDS = ("start", "stop", "value", "otherwise")
@@ -61,10 +70,10 @@ class Expression:
             if not isinstance(node, _ALLOWED) or (isinstance(node, ast.Constant) and not _is_plain(node.value)):
                 raise SpecError(
                     f"the expression {brief(self.text)} has a part that is not allowed; use numbers, parameters, "
-                    "+ - * /, min, max, comparisons, and, or, not, and 'a if b else c'."
+                    "+ - * /, min, max, len, parts of a list (a[0]), comparisons, and, or, not, and 'a if b else c'."
                 )
             if isinstance(node, ast.Call) and (not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS):
-                raise SpecError(f"the expression {brief(self.text)} calls something else than min and max.")
+                raise SpecError(f"the expression {brief(self.text)} calls something else than len, max and min.")
         return tree
 
     @property
@@ -82,14 +91,14 @@ class Expression:
         """
         try:
             return _value(self.tree, values)
-        except (TypeError, ZeroDivisionError, OverflowError) as error:
+        except (TypeError, IndexError, ZeroDivisionError, OverflowError) as error:
             given = ", ".join(f"{name}={brief(values.get(name))}" for name in sorted(self.names))
             raise ConfigurationError(f"{self.text!r} cannot be computed with {given}: {error}.") from None
 
 
 _ALLOWED = (
     *(ast.BinOp, ast.UnaryOp, ast.USub, ast.Not, ast.Compare, ast.BoolOp, ast.And, ast.Or, ast.IfExp, ast.Call),
-    *(ast.Name, ast.Load, ast.Constant, *_ARITHMETIC, *_COMPARISONS),
+    *(ast.Subscript, ast.Name, ast.Load, ast.Constant, *_ARITHMETIC, *_COMPARISONS),
 )
 
 
@@ -109,6 +118,10 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
             return _computed(operator.mul, _value(node.operand, values), -1.0)
         case ast.UnaryOp():
             return not _value(node.operand, values)
+        case ast.Call(func=ast.Name(id="len")):
+            return _length(*(_value(each, values) for each in node.args))
+        case ast.Subscript():
+            return _part(_value(node.value, values), _value(node.slice, values))
         case ast.Call(func=ast.Name(id=name)):
             return _FUNCTIONS[name](*(_number(_value(each, values)) for each in node.args))
         case ast.IfExp():
@@ -128,6 +141,14 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
                 first = second
             return True
     raise TypeError(f"unexpected {type(node).__name__}")  # pragma: no cover
+
+
+def _part(given: Any, index: Any) -> Any:
+    """Return one part of a list, counted from 0."""
+    _length(given)
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(given):
+        raise IndexError(f"{brief(list(given))} has no part {brief(index)}")
+    return given[index]
 
 
 def _number(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from guidance_core.errors import SpecError, brief, suggest
 from guidance_core.methods.fields import blocks
 from guidance_core.parameters.fields import choice, flag, names, number, numbers, text, whole
+from guidance_core.parameters.values import UNSET
 
 _KINDS: Mapping[str, Callable[..., Any]] = {
     "blocks": blocks,
@@ -28,7 +29,8 @@ def field_of(whose: str, name: str, about: Mapping[str, Any]) -> Any:
         whose: the recipe, for errors.
         name: of the parameter.
         about: `default`, `help`, and what fields of its kind take: bounds (`ge`, `gt`, `le`, `lt`), `options`. The kind
-            follows from the default, or is said: `kind = "blocks"`.
+            follows from the default, or is said: `kind = "blocks"`. A number whose default is `"none"` need not be
+            given, and is `none` in expressions.
 
     Raises:
         SpecError: it is something else.
@@ -46,7 +48,7 @@ def field_of(whose: str, name: str, about: Mapping[str, Any]) -> Any:
     if isinstance(default, list):
         default = tuple(default)
     if default == "none":
-        default = None
+        default = UNSET if kind == "number" else None
     if kind == "choice":
         rest["options"] = tuple(rest.get("options", ()))
     try:

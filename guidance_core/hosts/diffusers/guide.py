@@ -114,7 +114,8 @@ def _checked(
             else f"the first argument of guide() is a pipeline, as from_pretrained() returns it; got {got}."
         )
     if guidance is None:
-        stack = Guidance.recipe(_recipe_of(pipe).name)
+        recipe = _recipe_of(pipe)
+        stack = Guidance.recipe(recipe.name, **_settings_of(pipe, recipe))
     elif isinstance(guidance, str):
         stack = Guidance.from_spec(guidance)
     else:
@@ -141,6 +142,12 @@ def _recipe_of(pipe: Any) -> Recipe:
     parts = {name for name, part in getattr(pipe, "components", {}).items() if part is not None}
     names = {str(name) for name in (getattr(pipe, "name_or_path", None),) if name}
     return recipe_of(names, type(pipe).__name__, parts)
+
+
+def _settings_of(pipe: Any, recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's parameters that the pipeline has as settings, such as Wan 2.2's `boundary_ratio`."""
+    settings = getattr(pipe, "config", {})
+    return {name: settings[name] for name in recipe.parameters if settings.get(name) is not None}
 
 
 def _of_call(stack: Guidance, given: dict[str, Any]) -> tuple[Guidance, dict[str, Any]]:
