@@ -13,6 +13,8 @@ with without_unreadable(), warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)
     import torch  # noqa: F401
 
+from guidance_core.algebra.planes import from_planes, planes
+from guidance_core.algebra.pyramids import bands, collapsed, reweighted
 from guidance_core.algebra.spaces import PredictionType, Space
 from guidance_core.algebra.statistics import (
     Inner,
@@ -63,7 +65,7 @@ from guidance_core.executors import (
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.stacked_denoiser import StackedDenoiser
 from guidance_core.methods.capabilities import Capabilities
-from guidance_core.methods.fields import blocks, extent
+from guidance_core.methods.fields import blocks, extent, grid
 from guidance_core.methods.hookspecs import hookimpl
 from guidance_core.methods.perturbations import (
     Blocks,
@@ -74,7 +76,7 @@ from guidance_core.methods.perturbations import (
     SkipSelfAttention,
     UseCondition,
 )
-from guidance_core.methods.pieces import negative_pass, parallel, with_momentum
+from guidance_core.methods.pieces import nearest_scale, negative_pass, parallel, with_momentum
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
 from guidance_core.methods.step import Step
@@ -82,7 +84,7 @@ from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
 from guidance_core.parameters.schedules import Axis, Cosine, Linear, Position, Schedule, Table, Window, Within
 from guidance_core.parameters.settled import settle
-from guidance_core.parameters.values import UNSET, PerOutput, Unset
+from guidance_core.parameters.values import UNSET, PerOutput, Unset, aligned
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.plan import Plan
@@ -164,24 +166,32 @@ __all__ = [
     "Window",
     "Within",
     "__version__",
+    "aligned",
+    "bands",
     "blocks",
     "choice",
+    "collapsed",
     "compare_weights",
     "documented",
     "extent",
     "flag",
+    "from_planes",
     "function",
+    "grid",
     "hookimpl",
     "inner",
     "names",
+    "nearest_scale",
     "negative_pass",
     "norm",
     "number",
     "numbers",
     "parallel",
+    "planes",
     "ratio",
     "register_executor",
     "register_plugin",
+    "reweighted",
     "run_branch",
     "settle",
     "std",

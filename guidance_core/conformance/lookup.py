@@ -43,7 +43,8 @@ def subject_of(
         parameters: of the class, where it is not given as an instance.
         conditions: model inputs, or what makes them for a case, of conditions that it looks for but
             does not name in its branches.
-        shapes: shapes of one sample to try, where it does not take any.
+        shapes: shapes of one sample to try, where it does not take any; by default those that its class
+            names as `shapes_to_try`.
         outputs: names of the outputs it is made for, where it does not take any.
         prediction_types: what a model may predict for it (`flow`, `x0`, `epsilon`, `v`), where not any.
 
@@ -64,6 +65,8 @@ def subject_of(
         raise ConfigurationError(f"{given!r} is a {type(plugin).__name__}, not a method: an attrs class with hooks.")
     Guidance([plugin])  # says what is wrong with it
     settings: dict[str, Any] = {}
+    if shapes is None:
+        shapes = getattr(type(plugin), "shapes_to_try", None)
     if shapes is not None:
         try:
             settings["shapes"] = tuple(tuple(map(int, shape)) for shape in shapes)

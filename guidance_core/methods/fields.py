@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -10,9 +10,9 @@ import attrs
 from guidance_core.algebra.statistics import RANGES, as_over
 from guidance_core.errors import ConfigurationError, brief
 from guidance_core.methods.perturbations import as_blocks
-from guidance_core.parameters.fields import REQUIRED, T
+from guidance_core.parameters.fields import LARGEST, REQUIRED, T
 from guidance_core.parameters.schedules import Schedule, Table
-from guidance_core.parameters.values import UNSET, PerOutput
+from guidance_core.parameters.values import UNSET, PerOutput, plain_number
 
 
 def blocks(default: T = REQUIRED, *, help: str = "") -> T:
@@ -38,6 +38,7 @@ def blocks(default: T = REQUIRED, *, help: str = "") -> T:
 
 
 SAMPLE: Any = "sample"
+NOT_GIVEN: Any = None
 
 
 def extent(default: T = SAMPLE, *, optional: bool = False, batch: bool = True, help: str = "") -> T:
@@ -70,3 +71,27 @@ def extent(default: T = SAMPLE, *, optional: bool = False, batch: bool = True, h
     converter: Any = attrs.Converter(convert, takes_self=True, takes_field=True)
     metadata = {"help": help, "options": (*options, None) if optional else options}
     return attrs.field(default=default, converter=converter, metadata=metadata)
+
+
+def grid(default: T = NOT_GIVEN, *, help: str = "") -> T:
+    """An attrs field for the rows and columns of a model's tokens, two whole numbers; None where it has none.
+
+    Annotate it with `Sequence[int] | None`. It is kept as a tuple; `planes(x, grid)` takes it.
+    """
+
+    def convert(given: Any, owner: Any, field: attrs.Attribute[Any]) -> Any:
+        if given is None or (isinstance(given, str) and given == "none"):
+            return None
+        sides: list[Any] = []
+        if isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray):
+            sides = [plain_number(each) for each in given]
+            sides = [int(each) if isinstance(each, float) and each.is_integer() else each for each in sides]
+        if len(sides) != 2 or not all(type(each) is int and 0 < each <= LARGEST for each in sides):
+            raise ConfigurationError(
+                f"{type(owner).__name__}: {field.name} must be the rows and columns of the tokens, such as [64, 96]; "
+                f"got {brief(given)}."
+            )
+        return tuple(sides)
+
+    converter: Any = attrs.Converter(convert, takes_self=True, takes_field=True)
+    return attrs.field(default=default, converter=converter, metadata={"help": help, "optional": True})

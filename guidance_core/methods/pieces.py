@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.spaces import Space
-from guidance_core.algebra.statistics import Over
+from guidance_core.algebra.statistics import Over, ratio
 from guidance_core.methods.requests import Branch, Needs, Request
 from guidance_core.methods.step import Step
 
@@ -56,6 +56,19 @@ def parallel(step: Step, x: Tensor, onto: Tensor, over: Over = "sample") -> Tens
     length = step.norm(onto, over)
     unit = onto / torch.where(length > 0, length, 1.0)
     return step.inner(x, unit, over) * unit
+
+
+def nearest_scale(step: Step, c: Tensor, u: Tensor) -> Tensor:
+    """Return the α for which α·u is nearest to c, per sample, `[B, 1, ...]`; 1 where both products overflow.
+
+        α = ⟨c, u⟩/(‖u‖² + 1e−8)
+
+    Args:
+        step: what the hook is given.
+        c: `[B, ...]`, as a prediction.
+        u: of the same shape.
+    """
+    return ratio(step.inner(c, u), step.inner(u, u) + 1e-8)
 
 
 def with_momentum(step: Step, d: Tensor, beta: float | Tensor, key: str = "momentum") -> Tensor:

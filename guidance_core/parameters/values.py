@@ -126,6 +126,29 @@ class TensorValue:
         return hash(tuple(self.tensor.flatten().tolist()))
 
 
+def aligned(one: Any, other: Any) -> tuple[Any, Any]:
+    """Return two values with which one can calculate: tensors with dimensions aligned from the batch on.
+
+    `[B]` and `[B, S]` become `[B, 1]` and `[B, S]`. It is for the `build_branches` of a method with two parameters that
+    may be tensors; elsewhere `step.value` returns them aligned with the prediction.
+
+    Args:
+        one: a number, a tensor, or a `PerOutput` of these.
+        other: another.
+    """
+    if isinstance(one, PerOutput) or isinstance(other, PerOutput):
+        names = one if isinstance(one, PerOutput) else other
+        of_one, of_other = (
+            each if isinstance(each, PerOutput) else PerOutput(dict.fromkeys(names, each)) for each in (one, other)
+        )
+        pairs = of_one._with(of_other, aligned)
+        return pairs.map(operator.itemgetter(0)), pairs.map(operator.itemgetter(1))
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.ndim == other.ndim:
+        return one, other
+    ndim = max(one.ndim, other.ndim)
+    return tuple(each.reshape(*each.shape, *(1,) * (ndim - each.ndim)) for each in (one, other))  # type: ignore[return-value]
+
+
 NEUTRAL = 1e-9
 "Numbers no further apart than this count as one: a scale of 1.0000000000000002 runs no extra pass."
 

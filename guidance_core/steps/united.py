@@ -18,7 +18,7 @@ from guidance_core.errors import (
     did_you_mean,
 )
 from guidance_core.methods.requests import BASE, NOTHING, Amend, Branch, Request
-from guidance_core.parameters.values import PerOutput, is_neutral
+from guidance_core.parameters.values import PerOutput, aligned, is_neutral
 
 MOST = torch.finfo(torch.float32).max
 "Strengths are numbers of float32, in which sums are accumulated."
@@ -55,7 +55,8 @@ def unite(requests: Sequence[Request], outputs: Sequence[str], active: Sequence[
         if branch.plugin not in same.plugins:
             same.plugins = (*same.plugins, branch.plugin)
         for output in active:
-            same.strengths[output] = same.strengths[output] + _strength(branch, output)
+            before, more = aligned(same.strengths[output], _strength(branch, output))
+            same.strengths[output] = before + more
     running = {
         name: branch
         for name, branch in united.items()

@@ -4,15 +4,43 @@ They use nothing but what `guidance_core` exports, as any third-party plugin wou
 """
 
 from guidance_plugins.apg import APG
+from guidance_plugins.apg_mix import APGMix
 from guidance_plugins.cfg import CFG
 from guidance_plugins.cfg_zero_star import CFGZeroStar
+from guidance_plugins.dual import Dual
+from guidance_plugins.fdg import FDG
+from guidance_plugins.fresca import FreSca
 from guidance_plugins.gate import Gate
 from guidance_plugins.interval import Interval
 from guidance_plugins.ltx2 import LTX2
 from guidance_plugins.mambo_g import MamboG
+from guidance_plugins.multi_condition import MultiCondition
 from guidance_plugins.normalize import Normalize
+from guidance_plugins.perp_neg import PerpNeg
+from guidance_plugins.renorm import Renorm
+from guidance_plugins.renorm_text import RenormText
 from guidance_plugins.rescale import Rescale
 from guidance_plugins.stg import STG
 from guidance_plugins.tcfg import TCFG
 
-__all__ = ["APG", "CFG", "LTX2", "STG", "TCFG", "CFGZeroStar", "Gate", "Interval", "MamboG", "Normalize", "Rescale"]
+__all__ = [
+    "APG",
+    "CFG",
+    "FDG",
+    "LTX2",
+    "STG",
+    "TCFG",
+    "APGMix",
+    "CFGZeroStar",
+    "Dual",
+    "FreSca",
+    "Gate",
+    "Interval",
+    "MamboG",
+    "MultiCondition",
+    "Normalize",
+    "PerpNeg",
+    "Renorm",
+    "RenormText",
+    "Rescale",
+]

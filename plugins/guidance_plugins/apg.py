@@ -25,6 +25,25 @@ from guidance_core import (
 )
 
 
+def projected(
+    step: Step,
+    d: torch.Tensor,
+    c: torch.Tensor,
+    eta: float | torch.Tensor,
+    threshold: float | torch.Tensor,
+    over: Over = "sample",
+) -> torch.Tensor:
+    """Return d⊥ + η·d∥ of a direction d whose norm is first limited to `threshold`, if that is not 0.
+
+    `d` and `c` are `[B, ...]`; d∥ is the part of d that is parallel to c.
+    """
+    if isinstance(threshold, torch.Tensor) or threshold > 0:
+        length = step.norm(d, over)
+        d = d * torch.where(length > threshold, threshold / length, 1.0)
+    along = parallel(step, d, c, over)
+    return d - along + eta * along
+
+
 @documented
 @attrs.frozen
 class APG:
@@ -71,10 +90,5 @@ class APG:
         s, eta, beta, r = (step.value(each) for each in (self.scale, self.eta, self.momentum, self.threshold))
 
         difference = c - u
-        d = with_momentum(step, difference, beta)
-        if isinstance(r, torch.Tensor) or r > 0:
-            length = step.norm(d, self.over)
-            d = d * torch.where(length > r, r / length, 1.0)
-        along = parallel(step, d, c, self.over)
-        d = d - along + eta * along
+        d = projected(step, with_momentum(step, difference, beta), c, eta, r, self.over)
         return (s - 1) * d if self.form == "paper" else s * d - difference

@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Needs, Request, Scale, Step, documented, hookimpl, negative_pass, number, ratio, whole
+from guidance_core import Needs, Request, Scale, Step, documented, hookimpl, nearest_scale, negative_pass, number, whole
 
 
 @documented
@@ -45,5 +45,4 @@ class CFGZeroStar:
         if step.index < self.zero_steps:
             return -c
         u = predictions["uncond"]
-        alpha = ratio(step.inner(c, u), step.inner(u, u) + 1e-8)  # 1 where both overflow
-        return (step.value(self.scale) - 1) * (c - alpha * u)
+        return (step.value(self.scale) - 1) * (c - nearest_scale(step, c, u) * u)

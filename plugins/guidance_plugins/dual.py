@@ -1,0 +1,52 @@
+"""Guidance by a text and by an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import attrs
+
+from guidance_core import Branch, Scale, Step, aligned, choice, documented, hookimpl, number, text
+
+
+@documented
+@attrs.frozen
+class Dual:
+    """Guidance by a text and an image, with a scale for each.
+
+        guided = u + i·(r − u) + t·(c − r)            form=pix2pix
+        guided = n + i·(r + t·(c − r) − n)            form=bagel
+
+    c has the text and the image, r the image alone, u neither (the condition `negative`), and n the text alone. A pass
+    whose prediction cancels out is not run: none but c at t = i = 1, no u or n at i = 1.
+
+    Source: Brooks et al., arXiv:2211.09800, eq. 3, and OmniGen2; form=bagel: the code of BAGEL, arXiv:2505.14683.
+    """
+
+    form_of: ClassVar[str] = "cfg"
+    neutral: ClassVar[Mapping[str, float]] = {"text_scale": 1.0, "image_scale": 1.0}
+
+    text_scale: Scale = number(7.5, help="scale t of the text")
+    image_scale: Scale = number(1.5, help="scale i of the image")
+    form: Literal["pix2pix", "bagel"] = choice(
+        "pix2pix", ("pix2pix", "bagel"), help="whether the scale of the image counts from neither or from the text"
+    )
+    image_condition: str = text("image", help="the condition with the image, but without the text")
+    other_condition: str = text(
+        "negative", help="the condition without the image: also without the text (pix2pix), with it (bagel)"
+    )
+
+    @hookimpl
+    def build_branches(self, step: Step) -> list[Branch]:
+        """Ask for the passes with the strengths to which the formula amounts."""
+        t, i = aligned(step.value(self.text_scale), step.value(self.image_scale))
+        other = "uncond" if self.other_condition == "negative" else self.other_condition
+        return [
+            Branch(
+                self.image_condition,
+                condition=self.image_condition,
+                strength=t - i if self.form == "pix2pix" else i * (t - 1),
+            ),
+            Branch(other, condition=self.other_condition, strength=i - 1),
+        ]
