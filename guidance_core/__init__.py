@@ -64,6 +64,7 @@ from guidance_core.executors import (
 )
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.stacked_denoiser import StackedDenoiser
+from guidance_core.methods.attention import BlurredAttention, NormalizedAttention, SoftIdentityAttention
 from guidance_core.methods.capabilities import Capabilities
 from guidance_core.methods.fields import blocks, extent, grid
 from guidance_core.methods.hookspecs import hookimpl
@@ -76,10 +77,13 @@ from guidance_core.methods.perturbations import (
     SkipSelfAttention,
     UseCondition,
 )
-from guidance_core.methods.pieces import nearest_scale, negative_pass, parallel, with_momentum
+from guidance_core.methods.pieces import chosen_inputs, nearest_scale, negative_pass, parallel, with_momentum
+from guidance_core.methods.randomized import DropOut, NoisedTimestep, RandomPerturbation, ShuffledTokens
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
+from guidance_core.methods.sliding import SlidingWindows
 from guidance_core.methods.step import Step
+from guidance_core.methods.weakened import WeakenedPass
 from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
 from guidance_core.parameters.schedules import Axis, Cosine, Linear, Position, Schedule, Table, Window, Within
@@ -102,6 +106,7 @@ __all__ = [
     "Axis",
     "BatchedExecutor",
     "Blocks",
+    "BlurredAttention",
     "BoundBranch",
     "Branch",
     "BranchConflictError",
@@ -111,6 +116,7 @@ __all__ = [
     "Cosine",
     "Denoiser",
     "DenoiserError",
+    "DropOut",
     "Executor",
     "ExecutorError",
     "Guidance",
@@ -123,8 +129,10 @@ __all__ = [
     "Mean",
     "Multiply",
     "Needs",
+    "NoisedTimestep",
     "NonFiniteError",
     "Norm",
+    "NormalizedAttention",
     "OutputTrace",
     "Over",
     "OverwrittenError",
@@ -136,6 +144,7 @@ __all__ = [
     "Position",
     "PredictionType",
     "Quantile",
+    "RandomPerturbation",
     "RankError",
     "RankFailedError",
     "RankLostError",
@@ -146,8 +155,11 @@ __all__ = [
     "Schedule",
     "SerialExecutor",
     "Shards",
+    "ShuffledTokens",
     "SkipBlocks",
     "SkipSelfAttention",
+    "SlidingWindows",
+    "SoftIdentityAttention",
     "Space",
     "SpecError",
     "StackedDenoiser",
@@ -162,6 +174,7 @@ __all__ = [
     "UnknownNameError",
     "Unset",
     "UseCondition",
+    "WeakenedPass",
     "Whole",
     "Window",
     "Within",
@@ -170,6 +183,7 @@ __all__ = [
     "bands",
     "blocks",
     "choice",
+    "chosen_inputs",
     "collapsed",
     "compare_weights",
     "documented",

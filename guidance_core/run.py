@@ -363,7 +363,7 @@ class Run(Standing[Executor]):
         if layout.has_tensor_strengths and not self._is_other:
             for name, each in samples.items():
                 layout.outputs[name].placed_strengths(each)  # raises where one does not broadcast
-        if layout.edits or layout.differentiating:
+        if layout.needs_samples:
             check_differentiable(layout, self.executor)
             scheduled = scheduled.for_samples(samples)
         writes = -1

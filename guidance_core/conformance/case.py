@@ -204,12 +204,23 @@ class Host:
     def __call__(self, branch: BoundBranch) -> Any:
         """Run one pass."""
         key = key_of(branch)
-        prediction = self.case.prediction(key, self.step, branch.evaluation)
+        with branch.differentiable():
+            prediction = self._predicted(branch, key)
         if branch.rows is not None:
             named = {output: tensor[branch.rows] for output, tensor in self.case.named(prediction).items()}
             prediction = self.case.structured(named)
         self.passes.append(Pass(branch.name, key, prediction, branch.evaluation, branch.rows))
         return prediction
+
+    def _predicted(self, branch: BoundBranch, key: str) -> Any:
+        """Return the prediction; where a method differentiates, as a function of the sample with the gradient 1."""
+        prediction = self.case.prediction(key, self.step, branch.evaluation)
+        if not branch.tracked:
+            return prediction
+        named = self.case.named(prediction)
+        samples = {output: branch.tracked[output].sample for output in named}
+        moving = {output: (sample - sample.detach()).to(named[output].dtype) for output, sample in samples.items()}
+        return self.case.structured({output: tensor + moving[output] for output, tensor in named.items()})
 
     def batch(self, branches: Sequence[BoundBranch]) -> list[Any]:
         """Run several."""

@@ -133,6 +133,10 @@ def _made(cls: type, parameters: Mapping[str, Any]) -> Any:
     for name in parameters:
         if name not in known:
             raise UnknownNameError(f"{cls.__name__} has no parameter {name!r}.{suggest(name, known)}")
+    fields = (field for field in attrs.fields(cls) if field.init and field.default is attrs.NOTHING)
+    tried: Mapping[str, Sequence[Any]] = getattr(cls, "values_to_try", {})
+    missing = [name for name in (field.alias or field.name for field in fields) if name not in parameters]
+    parameters = {**{name: tried[name][0] for name in missing if tried.get(name)}, **parameters}
     try:
         return cls(**parameters)
     except GuidanceError:

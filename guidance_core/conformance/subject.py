@@ -18,7 +18,7 @@ from guidance_core.conformance.companions import Mover, Shaper
 from guidance_core.errors import GuidanceError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.methods.requests import BASE
+from guidance_core.methods.requests import BASE, Branch
 from guidance_core.methods.stack import Stack, plugin_name
 from guidance_core.parameters import schedules as schedules_module
 from guidance_core.parameters.fields import ANY
@@ -33,6 +33,18 @@ Inputs: TypeAlias = Mapping[str, Any] | Callable[[Case], Mapping[str, Any]]
 "Model inputs of a condition, or what makes them for a case."
 
 _OUTPUT_SHAPES: tuple[tuple[int, ...], ...] = ((2,), (3, 4), (1,), (5,), (2, 3, 4), (2, 3, 2, 2))
+
+
+class _AnyModel:
+    """What the models of all examples can do: everything; they have eight blocks."""
+
+    blocks: ClassVar[Mapping[str, int]] = {"blocks": 8}
+
+    def __call__(self, branch: Branch) -> str | None:
+        return None
+
+
+ANYTHING = _AnyModel()
 
 
 @attrs.frozen(eq=False)
@@ -139,6 +151,7 @@ class Subject:
             prediction_type=self.prediction_types[0],
             outputs=outputs or self.named or None,
             check_finite=False,
+            supports=ANYTHING,
         )
         return Program(Stack.of(plugins), settings).layouts
 
@@ -338,6 +351,7 @@ class Subject:
             "alphas": case.alphas,
             "prediction_type": case.prediction_type,
             "outputs": case.outputs or None,
+            "supports": ANYTHING,
         }
         return guidance.start(executor=executor, **{**given_by_case, **settings})
 

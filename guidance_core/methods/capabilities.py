@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 
 from guidance_core.errors import ConfigurationError, brief
+from guidance_core.methods.attention import SoftIdentityAttention
 from guidance_core.methods.perturbations import Perturbation
 from guidance_core.methods.requests import Branch
 
@@ -50,6 +51,11 @@ def _as_names(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
     return names
 
 
+def _check_heads(_: Any, __: Any, given: Any) -> None:
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        raise ConfigurationError(f"Capabilities: heads is the number of heads of attention; got {brief(given)}.")
+
+
 @attrs.frozen(eq=False)
 class Capabilities:
     """What a model can do, for `guidance.start(supports=...)`: a ready function of a pass.
@@ -65,6 +71,8 @@ class Capabilities:
     "Names of the models beside the step's own that a branch may ask for; None for any."
     also: tuple[str, ...] | None = attrs.field(default=(), converter=_as_names)
     "Names of the conditions that a pass may be given beside its own; None for any."
+    heads: int | None = attrs.field(default=None, validator=_check_heads)
+    "How many heads its attention has; None does not say."
 
     def __call__(self, branch: Branch) -> str | None:
         """Return why the model cannot run a pass; None if it can."""
@@ -72,7 +80,7 @@ class Capabilities:
             if type(each) not in self.perturbations:
                 able = ", ".join(kind.__name__ for kind in self.perturbations) or "none"
                 return f"the model cannot make the change {each}; it can make {able}"
-            reason = self._misplaced(each)
+            reason = self._misplaced(each) or self._without_head(each)
             if reason:
                 return reason
         if branch.model is not None and self.models is not None and branch.model not in self.models:
@@ -82,6 +90,14 @@ class Capabilities:
                 return f"the model cannot be given the condition {name!r} beside that of the pass"
         return None
 
+    def _without_head(self, each: Perturbation) -> str | None:
+        if self.heads is None or not isinstance(each, SoftIdentityAttention) or not each.heads:
+            return None
+        last = each.heads[-1]
+        return (
+            None if last < self.heads else f"{each} acts on head {last}, but the model has {self.heads}, counted from 0"
+        )
+
     def _misplaced(self, each: Perturbation) -> str | None:
         if self.blocks is None:
             return None
@@ -90,5 +106,6 @@ class Capabilities:
             return f"{each} counts in {stack!r}, but the model's lists of blocks are {', '.join(self.blocks)}"
         last = max(each.blocks, default=0) if each.blocks else 0
         if last >= self.blocks[stack]:
-            return f"{each} acts on block {last}, but the model has {self.blocks[stack]} ({stack}), counted from 0"
+            named = "" if stack == ONLY else f" in {stack!r}"
+            return f"{each} acts on block {last}, but the model has {self.blocks[stack]} blocks{named}, counted from 0"
         return None

@@ -15,13 +15,19 @@ from guidance_core.parameters.schedules import Schedule, Table
 from guidance_core.parameters.values import UNSET, PerOutput, plain_number
 
 
-def blocks(default: T = REQUIRED, *, help: str = "") -> T:
+def blocks(default: T = REQUIRED, *, varies: bool = True, help: str = "") -> T:
     """An attrs field for indices of transformer blocks, from 0; None is all of them.
 
-    Annotate it with `Blocks | None`. It is kept as a sorted tuple. A dict gives blocks by output, a `Table` by sigma.
+    Annotate it with `Blocks | None`. It is kept as a sorted tuple. Where it `varies`, a dict gives blocks by output,
+    and a `Table` by sigma.
     """
 
     def convert(given: Any, owner: Any, field: attrs.Attribute[Any]) -> Any:
+        if not varies and isinstance(given, Mapping | Schedule):
+            raise ConfigurationError(
+                f"{type(owner).__name__}: {field.name} must be the same for all outputs and steps, such as (28, 29); "
+                f"got {brief(given)}."
+            )
         if isinstance(given, Mapping):
             return PerOutput({str(output): convert(each, owner, field) for output, each in given.items()})
         if isinstance(given, Table):

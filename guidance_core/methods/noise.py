@@ -64,6 +64,10 @@ class Seeds:
             return self.each[number]
         return _mixed(self.one, number) if number else self.one
 
+    def derived(self, samples: int, *key: object) -> tuple[int, ...]:
+        """Return a seed for each sample, for what `key` names."""
+        return tuple(_mixed(self.of_sample(number), *key) for number in range(samples))
+
     def selected(self, indices: Sequence[int]) -> Seeds:
         """Return the seeds of some samples."""
         each = tuple(self.of_sample(number) for number in indices)
@@ -106,9 +110,13 @@ def noise_like(tensor: Any, seeds: Seeds, samples: int | None, key: tuple[object
     is_by_sample = samples is not None and tensor.ndim > 0 and tensor.shape[0] == samples
     for number, row in enumerate(made if is_by_sample else [made]):
         seed = seeds.of_sample(number) if is_by_sample else seeds.one
-        generator = torch.Generator().manual_seed(_mixed(seed, *key))
-        row.normal_(generator=generator)
+        row.normal_(generator=generator(seed, *key))
     return made.to(tensor.device, tensor.dtype, non_blocking=True)
+
+
+def generator(seed: int, *key: object) -> torch.Generator:
+    """Return a generator on the CPU, whose numbers follow from a seed and from what they are for."""
+    return torch.Generator().manual_seed(_mixed(seed, *key))
 
 
 def _mixed(*parts: object) -> int:

@@ -6,6 +6,7 @@ hooks; the library itself only compares them and refuses two that collide in one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import combinations, islice
 from operator import index
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, TypeAlias
 import attrs
 
 from guidance_core.errors import BranchConflictError, ConfigurationError, brief
+from guidance_core.parameters.fields import Bounds, as_value, check_number
 
 MOST_BLOCKS = 100_000
 MOST = 1000
@@ -30,26 +32,57 @@ def as_blocks(blocks: Blocks | None) -> tuple[int, ...] | None:
     Raises:
         ConfigurationError: they are not whole numbers from 0.
     """
-    if blocks is None:
+    return as_indices("blocks", blocks)
+
+
+def as_indices(what: str, given: Blocks | None) -> tuple[int, ...] | None:
+    """Sort and deduplicate indices of blocks or heads; None stays None, which means all.
+
+    Raises:
+        ConfigurationError: they are not whole numbers from 0.
+    """
+    if given is None:
         return None
-    is_list = isinstance(blocks, Iterable) and not isinstance(blocks, str | bytes | Mapping)
-    items: Any = blocks if is_list else (blocks,)
+    is_list = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+    items: Any = given if is_list else (given,)
     try:
-        given = list(islice(items, MOST_BLOCKS + 1))
-        if any(isinstance(block, bool) for block in given):
+        listed = list(islice(items, MOST_BLOCKS + 1))
+        if any(isinstance(each, bool) for each in listed):
             raise TypeError
-        numbers = sorted({index(block) for block in given})
+        numbers = sorted({index(each) for each in listed})
     except Exception:
         raise ConfigurationError(
-            f"blocks must be whole numbers, for example (28, 29), or None for all; got {brief(blocks)}."
+            f"{what} must be whole numbers, for example (28, 29), or None for all; got {brief(given)}."
         ) from None
-    if len(given) > MOST_BLOCKS:
-        raise ConfigurationError(f"no model has {MOST_BLOCKS:,} blocks; got more.")
+    if len(listed) > MOST_BLOCKS:
+        raise ConfigurationError(f"no model has {MOST_BLOCKS:,} {what}; got more.")
     if numbers and numbers[0] < 0:
-        raise ConfigurationError(f"blocks count from 0; got {brief(numbers[0], 60)} in {brief(blocks)}.")
+        raise ConfigurationError(f"{what} count from 0; got {brief(numbers[0], 60)} in {brief(given)}.")
     if numbers and numbers[-1] > MOST_BLOCKS:
-        raise ConfigurationError(f"no model has {MOST_BLOCKS:,} blocks; got the block {brief(numbers[-1], 60)}.")
+        raise ConfigurationError(f"no model has {MOST_BLOCKS:,} {what}; got number {brief(numbers[-1], 60)}.")
     return tuple(numbers)
+
+
+def real(
+    default: float,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    infinite: bool = False,
+) -> Any:
+    """An attrs field of a perturbation for a plain number within bounds; where it may be `infinite`, inf too."""
+    bounds = Bounds(ge=ge, gt=gt, le=le, lt=lt)
+
+    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        what = f"{type(owner).__name__}: {field.name}"
+        if not isinstance(value, float):
+            raise ConfigurationError(f"{what} must be a number; got {brief(value)} ({type(value).__name__}).")
+        if not (infinite and value == math.inf):
+            check_number(what, value, bounds)
+
+    return attrs.field(default=default, converter=as_value, validator=check, kw_only=True)
 
 
 @attrs.frozen(repr=False)
@@ -88,7 +121,8 @@ class Perturbation:
 
     def __repr__(self) -> str:
         """Return the call that makes it, without what is None."""
-        fields = ((field.name, getattr(self, field.name)) for field in attrs.fields(type(self)) if field.init)
+        named = (field for field in attrs.fields(type(self)) if field.init and field.repr)
+        fields = ((field.name, getattr(self, field.name)) for field in named)
         given = ", ".join(f"{name}={value!r}" for name, value in fields if value is not None)
         return f"{type(self).__name__}({given})"
 
@@ -111,8 +145,8 @@ class SkipBlocks(Perturbation):
     acts_on: ClassVar[str] = "block"
 
     def collides(self, other: Perturbation) -> bool:
-        """Whether the other change is one of the self-attention that this one skips with its block."""
-        return isinstance(other, Perturbation) and other.acts_on == "self-attention" and self._meets(other)
+        """Whether the other change is one of what this one skips with its block."""
+        return isinstance(other, Perturbation) and other.acts_on in ("self-attention", "tokens") and self._meets(other)
 
 
 @attrs.frozen(repr=False)

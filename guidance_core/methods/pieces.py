@@ -5,6 +5,7 @@ Each takes the `Step` that a hook is given, so that it is right too where output
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from guidance_core.algebra.spaces import Space
 from guidance_core.algebra.statistics import Over, ratio
+from guidance_core.errors import ConfigurationError
 from guidance_core.methods.requests import Branch, Needs, Request
 from guidance_core.methods.step import Step
 
@@ -86,3 +88,39 @@ def with_momentum(step: Step, d: Tensor, beta: float | Tensor, key: str = "momen
         d = d + beta * step.state[key]
     step.state[key] = d
     return d
+
+
+def chosen_inputs(inputs: Mapping[str, Any], names: Sequence[str], *, floating: bool = True) -> dict[str, Tensor]:
+    """Return the tensors among a condition's model inputs that an edit is about; for an `Edit`.
+
+    Args:
+        inputs: what the edit is given.
+        names: the inputs to edit; none is every tensor of the kind.
+        floating: whether it edits floating-point tensors, such as embeddings, or whole numbers, such as labels.
+
+    Returns:
+        They; none where there are no tensors at all, since the host holds them itself and asks `BoundBranch.amend`.
+
+    Raises:
+        ConfigurationError: there are tensors, but not those named, or none of the kind.
+    """
+    tensors = {name: each for name, each in inputs.items() if isinstance(each, Tensor)}
+    if not tensors:
+        return {}
+    kind = "floating-point tensor, such as an embedding" if floating else "tensor of whole numbers, such as labels"
+    fitting = {name: each for name, each in tensors.items() if _is_of_kind(each, floating=floating)}
+    for name in names:
+        if name not in fitting:
+            raise ConfigurationError(
+                f"the input {name!r} is not a {kind}; the inputs that are: {', '.join(fitting) or 'none'}."
+            )
+    if not fitting:
+        raise ConfigurationError(
+            f"none of the inputs {', '.join(inputs)} is a {kind}. Give the condition as one, or leave the method out."
+        )
+    return {name: fitting[name] for name in names} if names else fitting
+
+
+def _is_of_kind(tensor: Tensor, *, floating: bool) -> bool:
+    whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
+    return tensor.is_floating_point() if floating else whole

@@ -24,6 +24,12 @@ Strength: TypeAlias = float | Tensor | PerOutput
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
+NoiseLike: TypeAlias = Callable[[Tensor, str], Tensor]
+"`Step.noise_like`: standard normal noise of a tensor's shape, dtype and device, for a purpose."
+
+Edit: TypeAlias = Callable[[Mapping[str, Any], NoiseLike], Mapping[str, Any]]
+"Gets a condition's model inputs; returns those that it replaces. It does not change them in place."
+
 
 def _as_overrides(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(overrides, Mapping):
@@ -42,6 +48,21 @@ def as_names(given: str | Collection[str]) -> tuple[str, ...]:
 def _name(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a name; got {brief(value)}.")
+
+
+def _check_edit(owner: Any, _: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and not callable(value):
+        raise ConfigurationError(
+            f"{type(owner).__name__}: edit must be a function of inputs and noise; got {brief(value)}."
+        )
+
+
+def is_one_edit(one: Any, other: Any) -> bool:
+    """Whether two edits are one; those that cannot be compared, as where they hold tensors, are two."""
+    try:
+        return one is other or bool(one == other)
+    except Exception:
+        return False
 
 
 @attrs.frozen
@@ -70,6 +91,11 @@ class Branch:
     "Its time relative to a plain pass; placement over devices uses it."
     also: tuple[str, ...] = attrs.field(default=(), converter=as_names)
     "Further conditions whose inputs the pass gets, in `BoundBranch.also`."
+    edit: Edit | None = attrs.field(default=None, kw_only=True, validator=_check_edit)
+    """Edits the inputs of this pass alone, `edit(inputs, noise)`, when it reads them: returns those to replace.
+
+    It gets what edits of the condition (`Amend`) have left, and overrides win over it. Compare `Amend.edit`.
+    """
     plugin: str = attrs.field(default="", kw_only=True)
     "Who asked for it; filled in by the core."
 
@@ -88,6 +114,7 @@ class Branch:
             and set(self.perturbations) == set(other.perturbations)
             and self.model == other.model
             and set(self.also) == set(other.also)
+            and is_one_edit(self.edit, other.edit)
             and self.overrides.keys() == other.overrides.keys()
             and all(_same(value, other.overrides[key]) for key, value in self.overrides.items())
         )
@@ -121,13 +148,6 @@ def _as_statistics(given: Statistic | Sequence[Statistic]) -> tuple[Statistic, .
     return tuple(listed)
 
 
-NoiseLike: TypeAlias = Callable[[Tensor, str], Tensor]
-"`Step.noise_like`: standard normal noise of a tensor's shape, dtype and device, for a purpose."
-
-Edit: TypeAlias = Callable[[Mapping[str, Any], NoiseLike], Mapping[str, Any]]
-"Gets a condition's model inputs; returns those that it replaces. It does not change them in place."
-
-
 @attrs.frozen
 class Amend:
     """Change every pass with a condition, `cond` included, instead of adding one.
@@ -138,7 +158,7 @@ class Amend:
 
     condition: str = attrs.field(default="positive", validator=_name)
     "The condition whose passes change."
-    edit: Edit | None = attrs.field(default=None)
+    edit: Edit | None = attrs.field(default=None, validator=_check_edit)
     """Edits the condition's inputs, `edit(inputs, noise)`, when a pass reads them: returns those to replace.
 
     `noise(tensor, purpose)` is the run's `Step.noise_like`. The same edit, which is one that compares equal, may be
@@ -150,11 +170,6 @@ class Amend:
     "Further conditions whose inputs these passes get, in `BoundBranch.also`."
     plugin: str = attrs.field(default="", kw_only=True)
     "Who asked for it; filled in by the core."
-
-    @edit.validator
-    def _check_edit(self, _: Any, value: Any) -> None:
-        if value is not None and not callable(value):
-            raise ConfigurationError(f"Amend: edit must be a function of inputs and noise; got {brief(value)}.")
 
     def __attrs_post_init__(self) -> None:
         check_compatible(f"of condition {self.condition!r}", self.perturbations)

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidance_core.errors import ConfigurationError
-from guidance_core.methods.perturbations import IdentityAttention, Perturbation, SkipBlocks, SkipSelfAttention
+from guidance_core.methods.perturbations import Perturbation
+from guidance_core.methods.sliding import SlidingWindows
+from guidance_core.models.changes import Changes
 
 CLASSES = 10
 NULL_LABEL = 10
 "The label of a sample of no given class: the unconditional prediction."
 SIDE = 8
 PATCH = 2
-OUTPUT = "output"
-"The name of the one output, where a perturbation names one."
+GRID = SIDE // PATCH
+"Patches along a side."
+UNCHANGED = Changes(())
 
 
 class Attention(nn.Module):
@@ -34,10 +37,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, *, mixes_tokens: bool = True) -> Tensor:
-        """Attend; where `mixes_tokens` is false, with the identity as the attention map."""
+    def forward(self, x: Tensor, grid: Sequence[int], changes: Changes = UNCHANGED) -> Tensor:
+        """Attend, with what a pass changes here; the tokens form a grid."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v) if mixes_tokens else v
+        mixed = changes.attention(q, k, v, grid)
         result: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return result
 
@@ -54,13 +57,14 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, condition: Tensor, *, mixes_tokens: bool = True) -> Tensor:
-        """Map tokens `[B, tokens, width]` to tokens, given `condition` `[B, width]`."""
+    def forward(self, x: Tensor, condition: Tensor, grid: Sequence[int], changes: Changes = UNCHANGED) -> Tensor:
+        """Map tokens `[B, tokens, width]` that form a grid to tokens, given `condition` `[B, width]`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, -1)
+        x = changes.shuffled(x)
         h = self.norm(x) * (1 + scale1) + shift1
-        x = x + gate1 * self.attention(h, mixes_tokens=mixes_tokens)
+        x = x + changes.dropped(gate1 * self.attention(h, grid, changes), "attention")
         h = self.norm(x) * (1 + scale2) + shift2
-        result: Tensor = x + gate2 * self.mlp(h)
+        result: Tensor = x + changes.dropped(gate2 * self.mlp(h), "mlp")
         return result
 
 
@@ -75,8 +79,9 @@ class DigitsTransformer(nn.Module):
         super().__init__()
         pixels = PATCH * PATCH
         self.width = width
+        self.heads = heads
         self.embed = nn.Linear(pixels, width)
-        self.position = nn.Parameter(0.02 * torch.randn((SIDE // PATCH) ** 2, width))
+        self.position = nn.Parameter(0.02 * torch.randn(GRID**2, width))
         self.sigma = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(CLASSES + 1, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
@@ -96,49 +101,62 @@ class DigitsTransformer(nn.Module):
     ) -> Tensor:
         """Return the flow, `[B, 1, 8, 8]` in the dtype of `x`; computed in the dtype of the weights.
 
-        `x` is `[B, 1, 8, 8]`, `sigma` a number in [0, 1] or a tensor `[B]` of them, `label` a
-        LongTensor `[B]` of 0 to 9 or `NULL_LABEL`. `SkipBlocks` makes a block the identity;
-        `SkipSelfAttention` and `IdentityAttention` are one thing here: each token attends to
-        itself only, so that its value passes through the output projection unmixed.
+        Args:
+            x: `[B, 1, 8, 8]`.
+            sigma: a number in [0, 1], or a tensor `[B]` of them.
+            label: a LongTensor `[B]` of 0 to 9 or `NULL_LABEL`, or embeddings of labels, `[B, width]`.
+            perturbations: what the pass changes, of the kinds in `guidance_core.models.changes.POSSIBLE`.
 
         Raises:
-            ConfigurationError: a perturbation is of another kind, or names an output or a block
-                that this model does not have.
+            ConfigurationError: a perturbation is of another kind, or names an output, a block or a head that this
+                model does not have.
         """
-        skipped = self._blocks_of(perturbations, SkipBlocks)
-        unmixed = self._blocks_of(perturbations, SkipSelfAttention, IdentityAttention)
-
+        changes = Changes.of(perturbations, len(self.blocks), self.heads)
         sigma = torch.as_tensor(sigma, dtype=self.position.dtype, device=x.device).expand(len(x))
-        condition = F.silu(self.sigma(_fourier(sigma, self.width)) + self.label(label))
+        conditions = self._conditions(sigma, label, changes)
         h = self.embed(_to_patches(x.to(self.position.dtype))) + self.position
-        for index, block in enumerate(self.blocks):
-            if index not in skipped:
-                h = block(h, condition, mixes_tokens=index not in unmixed)
-        shift, scale = self.modulation(condition)[:, None].chunk(2, -1)
-        return _from_patches(self.head(self.norm(h) * (1 + scale) + shift)).to(x.dtype)
+        windows = changes.windows
+        if windows is None:
+            patches = self._through(h, (GRID, GRID), conditions, changes)
+        else:
+            patches = self._through_windows(h, windows, conditions, changes)
+        return _from_patches(patches).to(x.dtype)
 
-    def _blocks_of(self, perturbations: Sequence[Perturbation], *kinds: type[Perturbation]) -> set[int]:
-        """Return the blocks on which perturbations of these kinds act, having checked all of them."""
-        depth = len(self.blocks)
-        found: set[int] = set()
-        for perturbation in perturbations:
-            if not isinstance(perturbation, (SkipBlocks, SkipSelfAttention, IdentityAttention)):
-                raise ConfigurationError(
-                    f"DigitsTransformer cannot run {perturbation!r}: it has a single output. "
-                    "It takes SkipBlocks, SkipSelfAttention and IdentityAttention."
-                )
-            if perturbation.output not in (None, OUTPUT):
-                raise ConfigurationError(
-                    f"DigitsTransformer has the single output {OUTPUT!r}; {perturbation!r} names another."
-                )
-            blocks = range(depth) if perturbation.blocks is None else perturbation.blocks
-            if blocks and max(blocks) >= depth:
-                raise ConfigurationError(
-                    f"DigitsTransformer has {depth} blocks, 0 to {depth - 1}; got {perturbation!r}."
-                )
-            if isinstance(perturbation, kinds):
-                found.update(blocks)
-        return found
+    def embedded(self, label: Tensor) -> Tensor:
+        """Return the embeddings `[B, width]` of labels, for methods that edit what a condition says."""
+        embeddings: Tensor = self.label(label)
+        return embeddings
+
+    def _conditions(self, sigma: Tensor, label: Tensor, changes: Changes) -> list[Tensor]:
+        """Return what each block, and the head after them, is conditioned on."""
+        time = self.sigma(_fourier(sigma, self.width))
+        said = label.to(time.dtype) if label.is_floating_point() else self.label(label)
+        usual = F.silu(time + said)
+        each = (changes.at(index).timestep(time, sigma) for index in range(len(self.blocks)))
+        return [*(usual if own is time else F.silu(own + said) for own in each), usual]
+
+    def _through(self, h: Tensor, grid: tuple[int, int], conditions: Sequence[Tensor], changes: Changes) -> Tensor:
+        """Take tokens that form a grid through the blocks; return their patches."""
+        for index, block in enumerate(self.blocks):
+            here = changes.at(index)
+            if not here.skips:
+                h = block(h, conditions[index], grid, here)
+        shift, scale = self.modulation(conditions[-1])[:, None].chunk(2, -1)
+        patches: Tensor = self.head(self.norm(h) * (1 + scale) + shift)
+        return patches
+
+    def _through_windows(
+        self, h: Tensor, windows: SlidingWindows, conditions: Sequence[Tensor], changes: Changes
+    ) -> Tensor:
+        """Take the tokens of each window through the blocks; average where windows overlap."""
+        tokens = h.view(-1, GRID, GRID, self.width)
+        total = h.new_zeros(len(h), GRID, GRID, PATCH * PATCH)
+        for (top, bottom), (left, right) in product(windows.along(GRID), repeat=2):
+            seen = tokens[:, top:bottom, left:right]
+            grid = (bottom - top, right - left)
+            patches = self._through(seen.flatten(1, 2), grid, conditions, changes)
+            total[:, top:bottom, left:right] += patches.view(-1, *grid, PATCH * PATCH)
+        return (total / windows.overlap((GRID, GRID)).to(total)[..., None]).flatten(1, 2)
 
 
 class DigitsClassifier(nn.Module):
@@ -198,11 +216,9 @@ def _fourier(sigma: Tensor, width: int) -> Tensor:
 
 def _to_patches(x: Tensor) -> Tensor:
     """Cut `[B, 1, 8, 8]` into `[B, 16, 4]`."""
-    grid = SIDE // PATCH
-    return x.reshape(-1, grid, PATCH, grid, PATCH).transpose(2, 3).reshape(-1, grid**2, PATCH**2)
+    return x.reshape(-1, GRID, PATCH, GRID, PATCH).transpose(2, 3).reshape(-1, GRID**2, PATCH**2)
 
 
 def _from_patches(patches: Tensor) -> Tensor:
     """Undo `_to_patches`."""
-    grid = SIDE // PATCH
-    return patches.reshape(-1, grid, grid, PATCH, PATCH).transpose(2, 3).reshape(-1, 1, SIDE, SIDE)
+    return patches.reshape(-1, GRID, GRID, PATCH, PATCH).transpose(2, 3).reshape(-1, 1, SIDE, SIDE)

@@ -16,6 +16,8 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.stacked_denoiser import StackedDenoiser
+from guidance_core.methods.capabilities import Capabilities
+from guidance_core.models.changes import POSSIBLE
 from guidance_core.models.digits import NULL_LABEL, load_digits_classifier, load_digits_model
 from guidance_core.models.samplers import euler
 from guidance_core.trace import Trace
@@ -53,7 +55,7 @@ def draw_digits(
         guidance: the stack to use.
         steps: number of steps.
         per_digit: images of each digit.
-        seed: of the starting noise.
+        seed: of the starting noise, and of what methods draw.
         executor: what runs the branches.
         on_step: called after each step.
         trace: is given what each step did.
@@ -69,11 +71,15 @@ def draw_digits(
     label = torch.arange(DIGITS).repeat_interleave(per_digit)
     noise = torch.randn(len(label), 1, 8, 8, generator=torch.Generator().manual_seed(seed))
     sigmas = [1 - number / steps for number in range(steps + 1)]
+    # The embeddings, and not the labels themselves, so that methods can edit what a condition says.
+    labels = {"positive": label, "negative": torch.full_like(label, NULL_LABEL)}
     run = guidance.start(
-        conditions={"positive": {"label": label}, "negative": {"label": torch.full_like(label, NULL_LABEL)}},
+        conditions={name: {"label": model.embedded(given)} for name, given in labels.items()},
         sigmas=sigmas,
         prediction_type="flow",
         executor=executor,
+        seeds=seed,
+        supports=Capabilities(POSSIBLE, blocks=len(model.blocks), heads=model.heads),
         trace=trace,
     )
 
@@ -82,7 +88,7 @@ def draw_digits(
         return StackedDenoiser(model, shared, adapt=lambda branch: {"perturbations": branch.perturbations})
 
     start = time.perf_counter()
-    with torch.inference_mode():
+    with torch.no_grad():  # which, unlike inference mode, lets a method differentiate
         images = euler(run, sigmas, noise, denoiser, on_step)
         seconds = time.perf_counter() - start
         accuracy = (classifier(images).argmax(1) == label).float().mean().item()

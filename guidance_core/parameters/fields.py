@@ -268,14 +268,23 @@ def flag(default: T, *, help: str = "") -> T:
     return attrs.field(default=default, validator=check, metadata={"help": help, "options": (True, False)})
 
 
-def text(default: T, *, help: str = "") -> T:
-    """An attrs field for a name of the author's or user's own choosing, which may not be empty."""
+def text(default: T, *, optional: bool = False, help: str = "") -> T:
+    """An attrs field for a name of the author's or user's own choosing, which may not be empty.
+
+    Where it is `optional`, None is allowed too, and so is the word `none` for it.
+    """
+
+    def convert(given: Any) -> Any:
+        return None if optional and isinstance(given, str) and given == "none" else given
 
     def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is None and optional:
+            return
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a name; got {brief(value)}.")
 
-    return attrs.field(default=default, validator=check, metadata={"help": help})
+    metadata = {"help": help, "optional": optional}
+    return attrs.field(default=default, converter=convert, validator=check, metadata=metadata)
 
 
 def whole(default: T = REQUIRED, *, ge: int = 0, optional: bool = False, help: str = "") -> T:

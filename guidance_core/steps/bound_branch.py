@@ -9,12 +9,15 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
 from guidance_core.errors import GuidanceError, PluginError
 from guidance_core.methods.noise import noise_like
-from guidance_core.methods.requests import BASE, NOTHING, Amend, Branch
+from guidance_core.methods.perturbations import Perturbation
+from guidance_core.methods.randomized import RandomPerturbation, draws
+from guidance_core.methods.requests import BASE, NOTHING, Branch, Edit
 from guidance_core.methods.step import Moment, Tracked
 from guidance_core.steps.layout import Layout
 
@@ -27,6 +30,7 @@ class BoundBranch:
         "_edited",
         "_edits",
         "_inputs",
+        "_is_random",
         "_moment",
         "_samples",
         "_tracked",
@@ -43,7 +47,9 @@ class BoundBranch:
         self._branch = branch
         self._edits = layout.edits
         self._inputs = layout.inputs[branch.name]
-        self._edited: Mapping[str, Any] | None = None if branch.condition in layout.edits else self._inputs
+        self._edited: Mapping[str, Any] | None = (
+            None if branch.condition in layout.edits or branch.edit else self._inputs
+        )
         self._moment = moment
         self._samples: Mapping[str, Tensor] = NOTHING
         self._tracked: dict[str, Tracked] = {}
@@ -53,6 +59,7 @@ class BoundBranch:
         "Name of the condition it runs, for a host that looks its inputs up at every step."
         self.perturbations = branch.perturbations
         "What to change inside the model for this pass."
+        self._is_random = draws(branch)
         self.model = branch.model or moment.model
         "The model to run, by name; `None` for the only one."
         self.held = layout.holds
@@ -91,32 +98,38 @@ class BoundBranch:
             PluginError: a plugin failed to edit them.
         """
         edited = self._after_edit(self.condition, inputs)
-        return {**edited, **self._branch.overrides} if self._branch.overrides else edited
+        own = self._branch
+        if own.edit is not None:
+            edited = self._edited_by(own.edit, own.plugin, f"branch {own.name!r}", edited)
+        return {**edited, **own.overrides} if own.overrides else edited
 
     def _after_edit(self, condition: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         amend = self._edits.get(condition)
         if amend is None or amend.edit is None:
             return inputs
+        return self._edited_by(amend.edit, amend.plugin, f"condition {condition!r}", inputs)
+
+    def _edited_by(self, edit: Edit, plugin: str, what: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
-            changed = amend.edit(MappingProxyType(dict(inputs)), partial(self._noise, amend, condition))
+            changed = edit(MappingProxyType(dict(inputs)), partial(self._noise, plugin, what))
         except Exception as error:
             if isinstance(error, GuidanceError):
                 raise
             raise PluginError(
-                f"plugin {amend.plugin!r} failed to edit the inputs of condition {condition!r} "
+                f"plugin {plugin!r} failed to edit the inputs of {what} "
                 f"({', '.join(map(str, inputs)) or 'none'}): {type(error).__name__}: {error}"
             ) from error
         if not isinstance(changed, Mapping):
             raise PluginError(
-                f"plugin {amend.plugin!r} must return a dict from its edit of condition {condition!r}, of the inputs "
+                f"plugin {plugin!r} must return a dict from its edit of {what}, of the inputs "
                 f"that it replaces; got {type(changed).__name__}."
             )
         return {**inputs, **changed}
 
-    def _noise(self, amend: Amend, condition: str, tensor: Tensor, purpose: str) -> Tensor:
-        key = (self.step, amend.plugin, f"condition {condition}", purpose)
+    def _noise(self, plugin: str, what: str, tensor: Tensor, purpose: str) -> Tensor:
+        key = (self.step, plugin, what, purpose)
         rows = next((each.shape[0] for each in self._samples.values()), None)
-        return noise_like(tensor, self._moment.run.seeds, rows, key, f"plugin {amend.plugin!r}")
+        return noise_like(tensor, self._moment.run.seeds, rows, key, f"plugin {plugin!r}")
 
     @contextmanager
     def differentiable(self) -> Iterator[None]:
@@ -172,13 +185,28 @@ class BoundBranch:
         """Return the same branch for some rows of the batch."""
         part = copy.copy(self)
         part.rows = rows
+        if part._is_random:
+            part.perturbations = tuple(_of_rows(each, rows) for each in self.perturbations)
         return part
 
     def for_samples(self, samples: Mapping[str, Tensor]) -> BoundBranch:
         """Return the same branch for this noisy sample, by output, which edits and gradients depend on."""
         bound = copy.copy(self)
         bound._samples, bound._tracked = samples, {}
+        if self._is_random:
+            rows = next(iter(samples.values())).shape[0]
+            bound.perturbations = tuple(self._seeded(each, rows) for each in self.perturbations)
         return bound
+
+    def _seeded(self, each: Perturbation, rows: int) -> Perturbation:
+        if not isinstance(each, RandomPerturbation):
+            return each
+        seeds = self._moment.run.seeds.derived(rows, self.step, type(each).__name__)
+        return attrs.evolve(each, seeds=seeds)
 
     def __repr__(self) -> str:
         return f"BoundBranch({self.name!r}, run {self.run_id}, step {self.step}, condition {self.condition!r})"
+
+
+def _of_rows(each: Perturbation, rows: slice) -> Perturbation:
+    return attrs.evolve(each, seeds=each.seeds[rows]) if isinstance(each, RandomPerturbation) else each

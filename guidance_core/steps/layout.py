@@ -18,6 +18,7 @@ from torch import Tensor
 from guidance_core.algebra.arithmetic import Term, Weight, accumulation_dtype
 from guidance_core.algebra.digest import digest
 from guidance_core.methods.hooks import Implementation
+from guidance_core.methods.randomized import draws
 from guidance_core.methods.requests import BASE, Amend, Branch, Needs
 from guidance_core.methods.step import Answers, placed
 
@@ -51,6 +52,8 @@ class OutputLayout:
     correct_wrappers: tuple[Acting, ...]
     "Wrappers stand from the innermost to the outermost."
 
+    needs_samples: bool = attrs.field(init=False)
+    "Whether passes must know the noisy sample: for edits of inputs, random changes and gradients."
     has_tensor_strengths: bool = attrs.field(init=False)
 
     @has_tensor_strengths.default
@@ -220,6 +223,8 @@ class Layout:
     "The outputs that keep their last x0."
     differentiating: tuple[tuple[str, str], ...] = attrs.field(init=False)
     "Output and plugin of each `combine` that differentiates by the sample."
+    needs_samples: bool = attrs.field(init=False)
+    "Whether passes must know the noisy sample: for edits of inputs, random changes and gradients."
     has_tensor_strengths: bool = attrs.field(init=False)
     conversions: tuple[tuple[str, str, str, Acting], ...] = attrs.field(init=False)
     "Output, source and target of every conversion that a hook may ask for, and who."
@@ -230,7 +235,7 @@ class Layout:
         branches = [
             (
                 *(branch.name, branch.condition, branch.perturbations, branch.overrides, branch.model, branch.cost),
-                *(branch.also, self.amended[branch.name]),
+                *(branch.also, branch.edit, self.amended[branch.name]),
             )
             for branch in self.branches
         ]
@@ -248,6 +253,11 @@ class Layout:
     @holds.default
     def _default_holds(self) -> frozenset[str]:
         return frozenset(name for name, output in self.outputs.items() if output.held)
+
+    @needs_samples.default
+    def _default_needs_samples(self) -> bool:
+        edited = bool(self.edits) or any(branch.edit is not None for branch in self.branches)
+        return edited or bool(self.differentiating) or any(map(draws, self.branches))
 
     @differentiating.default
     def _default_differentiating(self) -> tuple[tuple[str, str], ...]:

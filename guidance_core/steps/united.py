@@ -15,9 +15,10 @@ from guidance_core.errors import (
     BranchConflictError,
     ConfigurationError,
     UnknownNameError,
+    brief,
     did_you_mean,
 )
-from guidance_core.methods.requests import BASE, NOTHING, Amend, Branch, Request
+from guidance_core.methods.requests import BASE, NOTHING, Amend, Branch, Request, is_one_edit
 from guidance_core.parameters.values import PerOutput, aligned, is_neutral
 
 MOST = torch.finfo(torch.float32).max
@@ -76,20 +77,12 @@ def edits_of(requests: Sequence[Request]) -> dict[str, Amend]:
         if not isinstance(amend, Amend) or amend.edit is None:
             continue
         first = edits.setdefault(amend.condition, amend)
-        if not _is_one(first.edit, amend.edit):
+        if not is_one_edit(first.edit, amend.edit):
             raise BranchConflictError(
                 f"plugin {first.plugin!r} and plugin {amend.plugin!r} edit the inputs of condition "
                 f"{amend.condition!r} differently. Leave one out, or limit them to different steps."
             )
     return edits
-
-
-def _is_one(one: Any, other: Any) -> bool:
-    """Whether two edits are one; those that cannot be compared, as where they hold tensors, are two."""
-    try:
-        return one is other or bool(one == other)
-    except Exception:
-        return False
 
 
 def _amend(united: United, amend: Amend) -> None:
@@ -115,6 +108,7 @@ def _content(branch: Branch) -> str:
     parts += [str(perturbation) for perturbation in branch.perturbations]
     parts += [f"overrides {', '.join(branch.overrides)}"] if branch.overrides else []
     parts += [f"model {branch.model!r}"] if branch.model else []
+    parts += [f"inputs edited by {brief(branch.edit)}"] if branch.edit is not None else []
     return ", ".join(parts)
 
 

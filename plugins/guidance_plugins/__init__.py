@@ -5,33 +5,59 @@ They use nothing but what `guidance_core` exports, as any third-party plugin wou
 
 from guidance_plugins.apg import APG
 from guidance_plugins.apg_mix import APGMix
+from guidance_plugins.autoguidance import Autoguidance
+from guidance_plugins.cads import CADS
 from guidance_plugins.cfg import CFG
 from guidance_plugins.cfg_zero_star import CFGZeroStar
+from guidance_plugins.classifier import Classifier
 from guidance_plugins.dual import Dual
 from guidance_plugins.fdg import FDG
 from guidance_plugins.fresca import FreSca
 from guidance_plugins.gate import Gate
+from guidance_plugins.icg import ICG
 from guidance_plugins.interval import Interval
 from guidance_plugins.ltx2 import LTX2
 from guidance_plugins.mambo_g import MamboG
 from guidance_plugins.multi_condition import MultiCondition
+from guidance_plugins.nag import NAG
 from guidance_plugins.normalize import Normalize
+from guidance_plugins.pag import PAG
 from guidance_plugins.perp_neg import PerpNeg
 from guidance_plugins.renorm import Renorm
 from guidance_plugins.renorm_text import RenormText
 from guidance_plugins.rescale import Rescale
+from guidance_plugins.s2 import S2
+from guidance_plugins.seg import SEG
+from guidance_plugins.slg import SLG
+from guidance_plugins.softpag import SoftPAG
 from guidance_plugins.stg import STG
+from guidance_plugins.swg import SWG
 from guidance_plugins.tcfg import TCFG
+from guidance_plugins.tpg import TPG
+from guidance_plugins.tsg import TSG
+from guidance_plugins.universal import Universal
 
 __all__ = [
     "APG",
+    "CADS",
     "CFG",
     "FDG",
+    "ICG",
     "LTX2",
+    "NAG",
+    "PAG",
+    "S2",
+    "SEG",
+    "SLG",
     "STG",
+    "SWG",
     "TCFG",
+    "TPG",
+    "TSG",
     "APGMix",
+    "Autoguidance",
     "CFGZeroStar",
+    "Classifier",
     "Dual",
     "FreSca",
     "Gate",
@@ -43,4 +69,6 @@ __all__ = [
     "Renorm",
     "RenormText",
     "Rescale",
+    "SoftPAG",
+    "Universal",
 ]
