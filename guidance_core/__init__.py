@@ -84,8 +84,10 @@ from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
 from guidance_core.methods.sliding import SlidingWindows
 from guidance_core.methods.step import Step
 from guidance_core.methods.weakened import WeakenedPass
+from guidance_core.parameters.curves import Beta, Exponential
 from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
+from guidance_core.parameters.phases import Counted, Phases
 from guidance_core.parameters.schedules import Axis, Cosine, Linear, Position, Schedule, Table, Window, Within
 from guidance_core.parameters.settled import settle
 from guidance_core.parameters.values import UNSET, PerOutput, Unset, aligned
@@ -105,6 +107,7 @@ __all__ = [
     "AutoExecutor",
     "Axis",
     "BatchedExecutor",
+    "Beta",
     "Blocks",
     "BlurredAttention",
     "BoundBranch",
@@ -114,11 +117,13 @@ __all__ = [
     "ComparedWeights",
     "ConfigurationError",
     "Cosine",
+    "Counted",
     "Denoiser",
     "DenoiserError",
     "DropOut",
     "Executor",
     "ExecutorError",
+    "Exponential",
     "Guidance",
     "GuidanceError",
     "Hold",
@@ -138,6 +143,7 @@ __all__ = [
     "OverwrittenError",
     "PerOutput",
     "Perturbation",
+    "Phases",
     "Plan",
     "PlanMismatchError",
     "PluginError",

@@ -11,7 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from installed import install, on_path
 
-from guidance_core import Cosine, Guidance, GuidanceError, Linear, SpecError, Table, Within, discovery, hookimpl
+from guidance_core import (
+    Beta,
+    Cosine,
+    Counted,
+    Exponential,
+    Guidance,
+    GuidanceError,
+    Linear,
+    Phases,
+    SpecError,
+    Table,
+    Within,
+    discovery,
+    hookimpl,
+)
 from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Gate, Interval, Normalize, Rescale
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
@@ -20,6 +34,21 @@ axes = st.sampled_from(["sigma", "fraction"])
 schedules = st.one_of(
     st.builds(Linear, numbers, numbers, axes),
     st.builds(Cosine, numbers, numbers, axes),
+    st.builds(Beta, numbers, st.floats(1, 9), st.floats(1, 9), st.sampled_from(["density", "peak"]), axes),
+    st.builds(Exponential, numbers, st.floats(-5, 5), axes),
+    st.builds(
+        lambda values, ends: Phases(values, [max(ends), min(ends)][:1]),
+        st.lists(numbers, min_size=2, max_size=2),
+        st.tuples(unit, unit),
+    ),
+    st.builds(
+        lambda parts, start, otherwise: Counted(
+            "+".join(f"{value!r}x{count}" for value, count in parts), start, otherwise
+        ),
+        st.lists(st.tuples(st.floats(-99, 99, width=16), st.integers(1, 99)), min_size=1, max_size=3),
+        st.sampled_from(["end", "start"]),
+        st.none() | numbers,
+    ),
     st.builds(
         lambda value, ends, axis: Within(value, min(ends), max(ends), axis), numbers, st.tuples(unit, unit), axes
     ),

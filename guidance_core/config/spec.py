@@ -5,7 +5,7 @@
     recipe    = "@" name [":" parameter {"," parameter}]
     plugin    = name [":" parameter {"," parameter}]
     parameter = name "=" value
-    value     = number | true | false | none | word | "quoted text"
+    value     = number | true | false | none | word | 3x3+7x45 | "quoted text"
               | "[" value {"," value} "]"
               | "{" key ":" value {"," key ":" value} "}"
               | schedule "(" value-or-parameter {"," value-or-parameter} ")"
@@ -23,12 +23,12 @@ from typing import Any
 import attrs
 
 from guidance_core.errors import SpecError, UnknownNameError, brief, suggest
-from guidance_core.parameters.schedules import SCHEDULES
+from guidance_core.parameters.named import SCHEDULES
 
 _TOKEN = re.compile(
     r"""\s*(?:
     (?P<number>[-+]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+(?![\w.-]))
-  | (?P<word>[A-Za-z_][\w.\-\#]*|\d[\w.\-]*)
+  | (?P<word>[A-Za-z_][\w.\-\#]*|\d[\w.\-]*(?:\+\d[\w.]*)*)
   | (?P<quoted>"(?:[^"\\]|\\.)*")
   | (?P<mark>[:=,\[\]{}()@])
     )""",

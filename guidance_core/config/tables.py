@@ -36,7 +36,8 @@ from guidance_core.errors import (
     suggest,
     told,
 )
-from guidance_core.parameters.schedules import SCHEDULES, Schedule
+from guidance_core.parameters.named import SCHEDULES
+from guidance_core.parameters.schedules import Schedule
 from guidance_core.parameters.settled import settle
 from guidance_core.parameters.values import PerOutput, TensorValue, by_name
 

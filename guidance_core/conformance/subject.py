@@ -20,8 +20,8 @@ from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.methods.requests import BASE, Branch
 from guidance_core.methods.stack import Stack, plugin_name
-from guidance_core.parameters import schedules as schedules_module
 from guidance_core.parameters.fields import ANY
+from guidance_core.parameters.named import SCHEDULES
 from guidance_core.parameters.settled import settle
 from guidance_core.parameters.values import PerOutput
 from guidance_core.run import Run
@@ -133,7 +133,7 @@ class Subject:
     def imports(self) -> list[str]:
         """The lines that import what `code` uses."""
         kinds = {type(getattr(self.plugin, field.name)) for field in self.fields}
-        schedules = {kind.__name__ for kind in kinds if kind.__module__ == schedules_module.__name__}
+        schedules = {kind.__name__ for kind in kinds if kind in SCHEDULES.values()}
         lines = [f"from guidance_core import {', '.join(sorted(schedules))}"] if schedules else []
         if "<locals>" in self.cls.__qualname__ or self.cls.__module__ == "__main__":
             return [*lines, f"# and {self.cls.__name__}, from where it is defined"]
@@ -354,6 +354,12 @@ class Subject:
             "supports": ANYTHING,
         }
         return guidance.start(executor=executor, **{**given_by_case, **settings})
+
+
+def follows_predictions(subject: Subject) -> str | None:
+    """Say that which passes it runs depends on predictions, where its class says so; else None."""
+    follows = getattr(subject.cls, "plan_follows_predictions", False)
+    return "its passes depend on predictions (plan_follows_predictions = True)" if follows else None
 
 
 def unreachable(subject: Subject) -> str | None:

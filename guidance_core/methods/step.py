@@ -17,7 +17,8 @@ from guidance_core.errors import ConfigurationError, PluginError
 from guidance_core.methods.noise import Seeds, noise_like
 from guidance_core.methods.split import Piece, Split
 from guidance_core.parameters.fields import ANY, Scale, as_value, check_number
-from guidance_core.parameters.schedules import SCHEDULES, Position, Schedule, Window
+from guidance_core.parameters.named import SCHEDULES
+from guidance_core.parameters.schedules import Position, Schedule, Window
 from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, is_neutral
 
 T = TypeVar("T")
@@ -109,10 +110,16 @@ class Question:
     of: str
     "Name of the property or method of `Step`."
     argument: Any = None
+    output: str | None = None
+    "The output it asked about, with `Step.at`."
+
+    def is_like(self, other: Question) -> bool:
+        """Whether both ask for the same, perhaps with other arguments."""
+        return (self.plugin, self.of, self.output) == (other.plugin, other.of, other.output)
 
     def answered_at(self, moment: Moment, plugins: Mapping[str, object]) -> Any:
         """Return what it would be told at a step."""
-        asked = getattr(Step(moment, self.plugin, plugins[self.plugin], {}), self.of)
+        asked = getattr(Step(moment, self.plugin, plugins[self.plugin], {}, self.output), self.of)
         return asked(self.argument) if callable(asked) else asked
 
 
@@ -168,6 +175,7 @@ class Step:
         "_states",
         "_touched",
         "_tracked",
+        "_whole",
         "output",
     )
 
@@ -195,6 +203,7 @@ class Step:
         self._sample = sample if tracked is None else tracked.sample
         self._states = states
         self._touched = False
+        self._whole: Step | None = None
         self.output = output
         "Name of the output the hook is called for; `output` where the denoiser returns one tensor."
 
@@ -255,6 +264,28 @@ class Step:
             ConfigurationError: as `alpha`.
         """
         return self._told("next_alpha", self._next_noise.signal(self.prediction_type))
+
+    def at(self, output: str) -> Step:
+        """Return the step as one output stands in it: its noise levels and values; for `build_branches`.
+
+        With it a strength may follow the level of each output:
+        `PerOutput({output: 1 / step.at(output).sigma for output in step.outputs})`.
+
+        Raises:
+            PluginError: there is no such output, or the hook is called for one already.
+        """
+        if self.output is not None or output not in self.outputs:
+            raise PluginError(
+                f"plugin {self._name!r} asks for the step of output {output!r}. "
+                + (
+                    f"Its hook is called for output {self.output!r}; ask in build_branches."
+                    if self.output is not None
+                    else f"The outputs are {', '.join(self.outputs)}."
+                )
+            )
+        step = Step(self._moment, self._name, self._plugin, self._states, output, answers=self._answers)
+        step._whole = self
+        return step
 
     @property
     def _noise(self) -> Noise:
@@ -438,17 +469,19 @@ class Step:
 
     def _kept_for(self, output: str | None) -> dict[str, Any]:
         self._touched = True
+        if self._whole is not None:
+            self._whole._touched = True
         return self._states.setdefault(self._name, {}).setdefault(output, {})
 
     def _told(self, question: str, told: T, argument: Any = None) -> T:
         """Return what the plugin is told about where the step stands; note it where somebody wants to know."""
-        if self._is_over:
+        if self._is_over or (self._whole is not None and self._whole._is_over):
             raise PluginError(
                 f"plugin {self._name!r} asks its step for {question} after build_branches has returned. Ask inside it, "
                 "and put the answer into what it returns: steps with the same answers share their branches."
             )
         if self._answers is not None:
-            self._answers.append((Question(self._name, question, argument), told))
+            self._answers.append((Question(self._name, question, argument, self.output), told))
         return told
 
     def end(self) -> None:
@@ -482,6 +515,8 @@ class Step:
             if parameter - parameter != 0.0:
                 check_number(self._named(parameter), parameter)
             return parameter
+        if self._whole is not None:
+            return self._told("value", self._resolved(parameter, self.output), parameter)
         if self.output is not None:
             return self._placed(self._resolved(parameter, self.output))
         if isinstance(parameter, PerOutput):

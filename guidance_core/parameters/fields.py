@@ -11,7 +11,8 @@ import attrs
 import torch
 
 from guidance_core.errors import ConfigurationError, brief, did_you_mean
-from guidance_core.parameters.schedules import Schedule, Table
+from guidance_core.parameters.phases import Counted, is_counted
+from guidance_core.parameters.schedules import Schedule
 from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, Unset, by_name, plain_number
 
 LARGEST = 2**31
@@ -34,8 +35,10 @@ NONE: Any = ()
 
 
 def as_value(given: Any) -> Any:
-    """Convert tensors, dicts and whole numbers to the stored form; leave everything else for the check."""
+    """Convert tensors, dicts, whole numbers and text such as `3x3+7x45` to the stored form; the check does the rest."""
     given = plain_number(given)
+    if isinstance(given, str) and is_counted(given):
+        return Counted(given)
     if isinstance(given, torch.Tensor):
         return _plain(given) if given.ndim == 0 else TensorValue(given)
     if isinstance(given, Mapping) and not isinstance(given, PerOutput):
@@ -63,14 +66,10 @@ def leaves(value: Any) -> Iterator[Any]:
     if isinstance(value, PerOutput):
         for inner in value.values():
             yield from leaves(inner)
-    elif isinstance(value, Table):
-        for _, inner in value.rows:
+    elif isinstance(value, Schedule):
+        for inner in value.limits() or ():
             yield from leaves(inner)
-    elif attrs.has(type(value)) and isinstance(value, Schedule):
-        for name in ("value", "otherwise", "start", "stop"):
-            if hasattr(value, name):
-                yield from leaves(getattr(value, name))
-    elif not isinstance(value, Schedule):
+    else:
         yield value
 
 

@@ -48,13 +48,15 @@ class Position:
         return self.index / (self.count - 1) if self.count > 1 else 0.0
 
 
-def _finite(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+def finite(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    """Validate a field of a schedule that is one finite number."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or abs(value) > sys.float_info.max or value != value:
         raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a finite number; got {brief(value)}.")
 
 
-def _axis(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+def axis(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    """Validate a field of a schedule that is an `Axis`."""
     if not isinstance(value, str) or value not in ("sigma", "fraction"):
         raise ConfigurationError(
             f"{type(owner).__name__}: {field.name} must be 'sigma' or 'fraction'; got {brief(value)}."
@@ -70,6 +72,13 @@ class Schedule:
         """Return the value at `position`."""
         raise NotImplementedError(f"{type(self).__name__} must implement at(position).")
 
+    def limits(self) -> tuple[Any, ...] | None:
+        """Return numbers between which all values lie; None if that is known at each step only.
+
+        They are held to a parameter's bounds when the plugin is made. When a run starts, so is each value.
+        """
+        return None
+
 
 @attrs.frozen
 class Window:
@@ -79,9 +88,9 @@ class Window:
     fraction it is [lo, hi), so that windows which meet do not overlap; `hi = 1` includes the last step.
     """
 
-    lo: float = attrs.field(validator=_finite)
-    hi: float = attrs.field(validator=_finite)
-    by: Axis = attrs.field(default="sigma", validator=_axis)
+    lo: float = attrs.field(validator=finite)
+    hi: float = attrs.field(validator=finite)
+    by: Axis = attrs.field(default="sigma", validator=axis)
 
     def __attrs_post_init__(self) -> None:
         if self.lo > self.hi:
@@ -106,15 +115,19 @@ class Window:
 class Within(Schedule):
     """`value` inside a window of the run, `otherwise` outside it. arXiv:2404.07724."""
 
-    value: float = attrs.field(validator=_finite)
+    value: float = attrs.field(validator=finite)
     lo: float = 0.0
     hi: float = 1.0
     by: Axis = "sigma"
-    otherwise: float = attrs.field(default=1.0, validator=_finite)
+    otherwise: float = attrs.field(default=1.0, validator=finite)
     window: Window = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "window", Window(self.lo, self.hi, self.by))
+
+    def limits(self) -> tuple[float, ...]:
+        """Return both values."""
+        return self.value, self.otherwise
 
     def at(self, position: Position) -> float:
         """Return `value` or `otherwise`."""
@@ -125,9 +138,13 @@ class Within(Schedule):
 class Linear(Schedule):
     """From `start` at the first step straight to `stop` at the last step (or, by sigma, at 0)."""
 
-    start: float = attrs.field(validator=_finite)
-    stop: float = attrs.field(validator=_finite)
-    by: Axis = attrs.field(default="fraction", validator=_axis)
+    start: float = attrs.field(validator=finite)
+    stop: float = attrs.field(validator=finite)
+    by: Axis = attrs.field(default="fraction", validator=axis)
+
+    def limits(self) -> tuple[float, ...]:
+        """Return both ends."""
+        return self.start, self.stop
 
     def at(self, position: Position) -> float:
         """Return `start + (stop − start)·progress`."""
@@ -138,9 +155,13 @@ class Linear(Schedule):
 class Cosine(Schedule):
     """From `start` to `stop` along half a cosine wave, flat at both ends."""
 
-    start: float = attrs.field(validator=_finite)
-    stop: float = attrs.field(validator=_finite)
-    by: Axis = attrs.field(default="fraction", validator=_axis)
+    start: float = attrs.field(validator=finite)
+    stop: float = attrs.field(validator=finite)
+    by: Axis = attrs.field(default="fraction", validator=axis)
+
+    def limits(self) -> tuple[float, ...]:
+        """Return both ends."""
+        return self.start, self.stop
 
     def at(self, position: Position) -> float:
         """Return `start + (stop − start)·(1 − cos(π·progress))/2`."""
@@ -173,13 +194,13 @@ class Table(Schedule):
 
     rows: tuple[tuple[float, Any], ...] = attrs.field(converter=_as_rows)
 
+    def limits(self) -> tuple[Any, ...]:
+        """Return the values of all bins."""
+        return tuple(value for _, value in self.rows)
+
     def at(self, position: Position) -> Any:
         """Return the value of the bin that holds this sigma."""
         for bound, value in self.rows:
             if position.sigma <= bound:
                 return value
         return self.rows[-1][1]
-
-
-SCHEDULES: Mapping[str, type] = {"within": Within, "linear": Linear, "cosine": Cosine, "table": Table}
-"The schedules that specs can name."

@@ -58,7 +58,7 @@ class KnownLayouts:
         try:
             for question, answer in layout.answers:
                 at = ways.setdefault(told, _Asked(question))
-                if not isinstance(at, _Asked) or (at.question.plugin, at.question.of) != (question.plugin, question.of):
+                if not isinstance(at, _Asked) or not at.question.is_like(question):
                     return  # the plugin asks without reason, sometimes this and sometimes that
                 ways, told = at.ways, answer
             found = ways.setdefault(told, [])

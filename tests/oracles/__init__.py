@@ -63,6 +63,7 @@ class Oracle:
     "Whether the method is defined for these predictions (a pole of the formula is no place to compare at)."
     aside: float = 0.0
     "What share of the values may lie beside the formula, for a method that chooses: rounding may choose otherwise."
+    "What share of the values may lie beside the formula, of a method that chooses: rounding may choose otherwise."
 
 
 def oracles() -> dict[str, Oracle]:

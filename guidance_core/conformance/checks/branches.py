@@ -7,7 +7,7 @@ import attrs
 from guidance_core.conformance.case import Case, Host, key_of
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
-from guidance_core.conformance.subject import Subject
+from guidance_core.conformance.subject import Subject, follows_predictions
 from guidance_core.conformance.violation import require
 
 
@@ -38,6 +38,7 @@ def stable_branches(subject: Subject, case: Case) -> None:
     "Which passes a step runs, and with which strengths, does not depend on the sample or on predictions, so that "
     "every rank plans the same.",
     draw=cases(steps=(2, 4)),
+    applies=follows_predictions,
     share=0.5,
 )
 def data_independent_plan(subject: Subject, case: Case) -> None:

@@ -16,7 +16,7 @@ from guidance_core.conformance.case import Case, Host
 from guidance_core.conformance.fresh_process import asked
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
-from guidance_core.conformance.subject import Subject, unreachable
+from guidance_core.conformance.subject import Subject, follows_predictions, unreachable
 from guidance_core.conformance.traces import short_traceback
 from guidance_core.conformance.violation import NotApplicable, Violation
 from guidance_core.methods.step import Step
@@ -68,6 +68,7 @@ class _ReadError(Exception):
     "A step reads no value off a tensor (`.item()`, `if t > 0`, `t[mask]`, `.cpu()`): on a GPU each read waits for the "
     "device.",
     draw=cases(),
+    applies=follows_predictions,
     share=0.5,
 )
 def no_waiting(subject: Subject, case: Case) -> None:
@@ -144,7 +145,7 @@ def _compiles(plan: Plan, output: str, acting: Acting, given: dict[str, Tensor])
     "any-device",
     "Tensors that it makes are on the sample's device: it runs on a GPU (here a pretended one).",
     processes=True,
-    applies=unreachable,
+    applies=lambda subject: follows_predictions(subject) or unreachable(subject),
 )
 def any_device(subject: Subject) -> None:
     answer = asked(subject)

@@ -1,0 +1,126 @@
+"""Ending guidance, or reusing it, once the predictions agree."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import ClassVar, Literal
+
+import attrs
+import torch
+
+from guidance_core import (
+    Branch,
+    ConfigurationError,
+    Hold,
+    Needs,
+    Reference,
+    Request,
+    Space,
+    Step,
+    choice,
+    documented,
+    hookimpl,
+    number,
+    text,
+)
+
+
+@documented
+@attrs.frozen
+class Adaptive:
+    """Adaptive guidance: once c and u point the same way, run c alone and reuse the last guidance.
+
+        from the step on that follows  cos(c, u) ≥ γ:   guided = c + Δ       form=reuse
+                                                        guided = c           form=paper
+        Δ = guided − c of that step
+
+    Each sample has its own γ-crossing; the passes of the other methods stop when all samples of all outputs have
+    crossed it. What has crossed stays so, until the host changes the model. Δ holds everything that the plugins given
+    before it made of the prediction, as in `gate`.
+
+    Which passes run depends on predictions here, so that `describe()` shows the most there can be, and each step reads
+    one truth value from the device while it runs them. `all_reduce` cannot run it.
+
+    Source: Castillo et al., arXiv:2312.12487, which compares noise predictions: `space=epsilon`.
+    """
+
+    excludes: ClassVar[tuple[str, ...]] = ("gate",)
+    neutral: ClassVar[None] = None
+    plan_follows_predictions: ClassVar[bool] = True
+
+    threshold: float = number(0.991, ge=-1, le=1, help="γ, the cosine of c and u from which on they agree")
+    form: Literal["reuse", "paper"] = choice(
+        "reuse", ("reuse", "paper"), help="whether the last guidance is reused, or c is taken alone"
+    )
+    condition: str = text("negative", help="the condition of the passes that c is compared with")
+    space: Space | None = choice(
+        None, ("epsilon", "v", "x0", "flow"), optional=True, help="space to compare in; none is the model's own"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.threshold, float):
+            raise ConfigurationError(f"Adaptive: threshold is one number; got {self.threshold}.")
+
+    @hookimpl(wrapper=True, tryfirst=True)  # outermost, to see what is left of the branches
+    def build_branches(self, step: Step) -> Generator[None, list[Request], list[Request]]:
+        """Drop every branch where all samples agree; else have c compared with the negative passes."""
+        asked = yield
+        held = {
+            output
+            for request in asked
+            if isinstance(request, Hold)
+            for output in (step.outputs if request.outputs is None else request.outputs)
+        }
+        active = tuple(output for output in step.outputs if output not in held)
+        compared = [
+            attrs.evolve(request, strength=0.0, required=True, plugin=step.name)
+            for request in asked
+            if isinstance(request, Branch) and request.condition == self.condition
+        ]
+        if not active or not compared:
+            return [*asked, Needs(outputs=())]
+        if step.shared.get("model", "") != step.model:
+            step.shared.update(model=step.model, agreed={})
+        agreed = step.shared["agreed"]
+        needs = Needs(space=self.space, reference=True, outputs=active)
+        step.shared["reuses"] = all(output in agreed and bool(agreed[output].all()) for output in active)
+        if not step.shared["reuses"]:
+            return [*asked, *compared, needs]
+        before = step.plugins[: step.plugins.index(step.name)]  # what they make of the prediction is in Δ
+        kept = (
+            request
+            for request in asked
+            if not isinstance(request, Branch) and not (isinstance(request, Needs) and request.plugin in before)
+        )
+        return [*kept, needs]
+
+    @hookimpl
+    def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> None:
+        """Compare c with each negative pass."""
+        c, *others = predictions.values()
+        if others:
+            near = [self._cosine(step, c, u) >= self.threshold for u in others]
+            step.state["near"] = torch.stack(near).all(dim=0)
+
+    @staticmethod
+    def _cosine(step: Step, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        length_c, length_u = step.norm(c), step.norm(u)
+        one = torch.where(length_c > 0, length_c, 1.0), torch.where(length_u > 0, length_u, 1.0)
+        return step.inner(c / one[0], u / one[1])
+
+    @hookimpl
+    def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> torch.Tensor:
+        """Take the stored guidance where a sample agreed before, and store that of this step elsewhere."""
+        assert step.output is not None
+        c, agreed = reference.tensor, step.shared["agreed"]
+        stored = step.state.get("delta", 0.0) if self.form == "reuse" else 0.0
+        if step.shared["reuses"]:
+            return guided + stored
+        before = agreed.get(step.output)
+        near: torch.Tensor = step.state["near"]
+        step.shared["agreed"] = {**agreed, step.output: near if before is None else before | near}
+        if before is None:
+            step.state["delta"] = guided - c
+            return guided
+        step.state["delta"] = torch.where(before, stored, guided - c)
+        return torch.where(before, c + stored, guided)

@@ -1,0 +1,110 @@
+"""Dynamic thresholding: a large scale within the spread of a smaller one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import attrs
+import torch
+
+from guidance_core import (
+    Mean,
+    Over,
+    Quantile,
+    Request,
+    Scale,
+    Space,
+    Statistic,
+    Std,
+    Step,
+    choice,
+    documented,
+    extent,
+    flag,
+    hookimpl,
+    negative_pass,
+    number,
+    ratio,
+)
+
+
+@documented
+@attrs.frozen
+class DynamicThresholding:
+    """CFG at a large scale, with the spread that a smaller scale, which it mimics, would give.
+
+        g = u + s·(c − u),  m = u + k·(c − u)          k: mimic
+        A = max |m − mean(m)|,  T = percentile of |g − mean(g)|
+        guided = mean(g) + clamp(g − mean(g), ±max(A, T))/max(A, T)·A         start=mean
+        guided = g·A/T                                                        start=zero
+
+    With `measure=std` A and T are the standard deviations, and nothing is clamped: the mean form is mean(g) +
+    (g − mean(g))·A/T. The result is mixed with g by φ. Where k is s, it is plain CFG. At s = 1 the method is off and
+    `uncond` is not run. Its schedules of k and s are schedules of `mimic` and `scale` here.
+
+    Means are those of each channel, A and T too unless `separate` is false; then a sample has one of each.
+
+    Source: mcmonkeyprojects/sd-dynamic-thresholding, dynthres_core.py.
+    """
+
+    form_of: ClassVar[str] = "cfg"
+    shardable: ClassVar[bool] = False  # a percentile is one of the whole tensor
+    neutral: ClassVar[Mapping[str, Any]] = {"scale": 1.0}
+
+    scale: Scale = number(12.0, help="guidance scale s; 1 is off and runs no extra pass")
+    mimic: Scale = number(7.0, help="k, the scale whose spread the result has")
+    percentile: float = number(1.0, ge=0, le=1, help="the share of |g − mean| that is below T; 1 is the largest")
+    start: Literal["mean", "zero"] = choice("mean", ("mean", "zero"), help="whether values shrink to the mean or to 0")
+    measure: Literal["largest", "std"] = choice(
+        "largest", ("largest", "std"), help="what spread is: the largest distance from the mean, or the std"
+    )
+    separate: bool = flag(True, help="whether each channel has a spread of its own")
+    phi: Scale = number(1.0, ge=0, le=1, help="φ, how much of the result to use; the rest is plain CFG")
+    over: Over = extent("channel", batch=False, help="what one mean covers: channel, channel_last, or dimensions")
+    space: Space | None = choice(
+        "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
+    )
+
+    mean: Mean = attrs.field(
+        init=False, repr=False, eq=False, default=attrs.Factory(lambda self: Mean(self.over), takes_self=True)
+    )
+    spreads: tuple[Statistic, Statistic] = attrs.field(
+        init=False, repr=False, eq=False, default=attrs.Factory(lambda self: self._spreads(), takes_self=True)
+    )
+
+    def _spreads(self) -> tuple[Statistic, Statistic]:
+        """Return how A and T are measured, of values whose mean is 0."""
+        over = self.over if self.separate else "sample"
+        if self.measure == "std":
+            return Std(over), Std(over)
+        return Quantile(over, q=1.0, absolute=True), Quantile(over, q=self.percentile, absolute=True)
+
+    @hookimpl
+    def build_branches(self, step: Step) -> list[Request]:
+        """Ask for the prediction of `uncond`, unless s is 1 for every output."""
+        return negative_pass(step, self.scale, space=self.space)
+
+    @hookimpl
+    def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return what to add to c."""
+        c, d = predictions["cond"], predictions["cond"] - predictions["uncond"]
+        s, k, phi = (step.value(each) for each in (self.scale, self.mimic, self.phi))
+        is_one_for_all = isinstance(s, float) and isinstance(k, float)
+        if is_one_for_all and s == k:
+            return (s - 1) * d
+        g, m = c + (s - 1) * d, c + (k - 1) * d
+        mean = step.measure(self.mean, g)
+        around = g - mean
+        wide = step.measure(self.spreads[0], m - step.measure(self.mean, m))
+        high = step.measure(self.spreads[1], around)
+        if self.start == "zero":
+            result = g * ratio(wide, high)
+        elif self.measure == "std":
+            result = mean + around * ratio(wide, high)
+        else:
+            most = torch.maximum(wide, high)
+            result = mean + around.clamp(-most, most) * ratio(wide, most)
+        if not is_one_for_all:
+            result = torch.where(d.new_zeros(()) + s == k, g, result)
+        return g - c + phi * (result - g)

@@ -1,0 +1,48 @@
+"""Momentum guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import torch
+
+from guidance_core import Needs, Reference, Scale, Space, Step, choice, documented, hookimpl, number
+
+
+@documented
+@attrs.frozen
+class Momentum:
+    """Momentum guidance: move away from the mean of the predictions so far, which costs no pass.
+
+        m = β·m′ + (1 − β)·g′                m′ and g′ are those of the last step; at the first step m is g
+        guided = g + α·(g − m)
+
+    It corrects the sum that the methods before it make, and m is a mean of that sum. In a sampler that goes back in
+    noise (Restart) m stays that of the lower noise; start such a part with another run.
+
+    Source: Liao et al., arXiv:2602.20360, Alg. 1, on velocities; ComfyUI's node works on x0 (`space=x0`).
+    """
+
+    alpha: Scale = number(0.5, ge=0, help="how far to move, α; 0 is off")
+    beta: Scale = number(0.6, ge=0, lt=1, help="share of the mean that stays at each step, β")
+    space: Space | None = choice(
+        "flow", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
+    )
+
+    @hookimpl
+    def build_branches(self, step: Step) -> list[Needs]:
+        """Ask for the sum, unless α is 0 for every output; where a schedule makes it 0, the mean goes on."""
+        step.value(self.alpha)
+        alphas = self.alpha if isinstance(self.alpha, Mapping) else dict.fromkeys(step.outputs, self.alpha)
+        active = [output for output in step.outputs if not (isinstance(alphas[output], float) and alphas[output] == 0)]
+        return [Needs(space=self.space, outputs=active)] if active else []
+
+    @hookimpl
+    def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> torch.Tensor:
+        """Move the guided prediction."""
+        mean, last = step.state.get("mean", guided), step.state.get("last", guided)
+        mean = mean + (1 - step.value(self.beta)) * (last - mean)
+        step.state.update(mean=mean, last=guided)
+        moved: torch.Tensor = guided + step.value(self.alpha) * (guided - mean)
+        return moved
