@@ -1,8 +1,10 @@
 """The small arithmetic of recipes: `=guidance_scale + 1`, over a recipe's parameters.
 
 numbers, "text", true, false, none, names of parameters
-+ - * /        min(a, b)  max(a, b)
++ - * /        min(a, b)  max(a, b)  above(a)  below(a)      list[0]  len(list)
 == != < <= > >=  and  or  not      a if b else c
+
+`above(a)` is next to `a`: a window that begins there leaves `a` out, also where `a` is rounded. So is `below(a)`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 import attrs
 
 from guidance_core.errors import ConfigurationError, SpecError, brief, suggest
-from guidance_core.parameters.schedules import Schedule, Table
+from guidance_core.parameters.schedules import ROUNDING, Schedule, Table
 from guidance_core.parameters.values import PerOutput, TensorValue
 
 MARK = "="
@@ -35,7 +37,15 @@ _COMPARISONS: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {"min": min, "max": max}
+_BESIDE = 2 * ROUNDING
+"So far from a number is what a window tells from it."
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "min": min,
+    "max": max,
+    "above": lambda value: value + _BESIDE,
+    "below": lambda value: value - _BESIDE,
+    "len": len,
+}
 _MOST = 500
 "Characters of an expression."
 _ENDS = ("start", "stop", "value", "otherwise")
@@ -61,10 +71,10 @@ class Expression:
             if not isinstance(node, _ALLOWED) or (isinstance(node, ast.Constant) and not _is_plain(node.value)):
                 raise SpecError(
                     f"the expression {brief(self.text)} has a part that is not allowed; use numbers, parameters, "
-                    "+ - * /, min, max, comparisons, and, or, not, and 'a if b else c'."
+                    "+ - * /, min, max, above, below, len, comparisons, and, or, not, list[0], and 'a if b else c'."
                 )
             if isinstance(node, ast.Call) and (not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS):
-                raise SpecError(f"the expression {brief(self.text)} calls something else than min and max.")
+                raise SpecError(f"the expression {brief(self.text)} calls something else than {', '.join(_FUNCTIONS)}.")
         return tree
 
     @property
@@ -82,14 +92,14 @@ class Expression:
         """
         try:
             return _value(self.tree, values)
-        except (TypeError, ZeroDivisionError, OverflowError) as error:
+        except (TypeError, ZeroDivisionError, OverflowError, IndexError) as error:
             given = ", ".join(f"{name}={brief(values.get(name))}" for name in sorted(self.names))
             raise ConfigurationError(f"{self.text!r} cannot be computed with {given}: {error}.") from None
 
 
 _ALLOWED = (
     *(ast.BinOp, ast.UnaryOp, ast.USub, ast.Not, ast.Compare, ast.BoolOp, ast.And, ast.Or, ast.IfExp, ast.Call),
-    *(ast.Name, ast.Load, ast.Constant, *_ARITHMETIC, *_COMPARISONS),
+    *(ast.Name, ast.Load, ast.Constant, ast.Subscript, *_ARITHMETIC, *_COMPARISONS),
 )
 
 
@@ -109,13 +119,20 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
             return _computed(operator.mul, _value(node.operand, values), -1.0)
         case ast.UnaryOp():
             return not _value(node.operand, values)
+        case ast.Call(func=ast.Name(id="len")):
+            return len(_value(node.args[0], values))
         case ast.Call(func=ast.Name(id=name)):
             return _FUNCTIONS[name](*(_number(_value(each, values)) for each in node.args))
         case ast.IfExp():
             return _value(node.body if _value(node.test, values) else node.orelse, values)
         case ast.BoolOp():
-            results = [_value(each, values) for each in node.values]
+            results = (_value(each, values) for each in node.values)
             return all(results) if isinstance(node.op, ast.And) else any(results)
+        case ast.Subscript():
+            listed, place = _value(node.value, values), _value(node.slice, values)
+            if not isinstance(listed, tuple | list) or not isinstance(place, int):
+                raise TypeError(f"{brief(listed)} is no list")
+            return listed[place]
         case ast.Compare():
             first = _value(node.left, values)
             for comparison, other in zip(node.ops, node.comparators, strict=True):

@@ -8,7 +8,6 @@ import attrs
 
 from guidance_core import (
     Amend,
-    Axis,
     Branch,
     Needs,
     PerOutput,
@@ -16,6 +15,7 @@ from guidance_core import (
     Step,
     UnknownNameError,
     Window,
+    WindowAxis,
     choice,
     documented,
     hookimpl,
@@ -30,14 +30,19 @@ class Interval:
     """Guidance only while the noise level is in [lo, hi]; outside, other methods are neutral.
 
     It wraps the methods given before or after it: outside the window their branches are not run
-    and their corrections not applied. By fraction of the steps the window is [lo, hi).
+    and their corrections not applied. By fraction of the steps before a step the window is [lo, hi), by the fraction
+    that is done after it (lo, hi].
 
     Source: Kynkäänniemi et al., arXiv:2404.07724, eq. 5.
     """
 
     lo: float = attrs.field(default=0.0, metadata={"help": "lower end: the noise level at which guidance ends"})
     hi: float = attrs.field(default=1.0, metadata={"help": "upper end: the noise level at which guidance begins"})
-    by: Axis = choice("sigma", ("sigma", "fraction"), help="whether lo and hi are sigmas or fractions of the steps")
+    by: WindowAxis = choice(
+        "sigma",
+        ("sigma", "fraction", "done"),
+        help="whether lo and hi are sigmas, or fractions of the steps before or after a step",
+    )
     methods: Sequence[str] = names(help="names of the methods to limit; none is all of them")
     window: Window = attrs.field(
         init=False,
