@@ -204,11 +204,44 @@ def test_a_recipe_that_is_not_well_formed_says_where(changed, says):
         ("1 if a > 2 and not b else 0", 1),
         ("a == 3 or none", True),
         ("0 < a <= 3", True),
+        ("pair[1] / 2 + len(pair)", 4.0),
         ("'x' if b else 'y'", "y"),
     ],
 )
 def test_expressions(text, expected):
-    assert Expression(text).of({"a": 3.0, "b": False}) == expected
+    assert Expression(text).of({"a": 3.0, "b": False, "pair": (1.0, 4.0)}) == expected
+
+
+@pytest.mark.parametrize("text", ["pair[2]", "pair[-1]", "pair[pair]", "a[0]", "len(a)", "len()", "min(pair)"])
+def test_a_part_that_a_list_does_not_have_is_an_error_of_the_parameter(text):
+    with pytest.raises(ConfigurationError, match="cannot be computed with"):
+        Expression(text).of({"a": 3.0, "pair": (1.0, 4.0)})
+
+
+def test_a_number_that_need_not_be_given_is_none_in_expressions():
+    data = {
+        "title": "T",
+        "source": "s",
+        "prediction_types": ["flow"],
+        "parameters": {"first": {"default": 4.0, "ge": 1}, "second": {"default": "none", "kind": "number", "ge": 1}},
+        "stack": [{"plugin": "cfg", "scale": "=first if second == none else second"}],
+    }
+    recipe = Recipe.from_dict("optional", data)
+    register_recipe(recipe)
+    try:
+        assert Guidance.recipe("optional").expanded() == Guidance.from_spec("cfg:scale=4")
+        for left_out in (None, "none"):
+            assert Guidance.recipe("optional", second=left_out) == Guidance.recipe("optional")
+        assert Guidance.from_spec("@optional:second=none") == Guidance.recipe("optional")
+        given = Guidance.recipe("optional", second=2)
+        assert given.expanded() == Guidance.from_spec("cfg:scale=2")
+        assert Guidance.from_spec(given.to_spec()) == given
+        with pytest.raises(ConfigurationError, match="second must lie in"):
+            Guidance.recipe("optional", second=0)
+        with pytest.raises(ConfigurationError, match="first must be a number"):
+            Guidance.recipe("optional", first=None)
+    finally:
+        unregister_recipe("optional")
 
 
 def test_an_expression_that_divides_by_zero_is_an_error_of_the_parameter():

@@ -1,7 +1,8 @@
 """The small arithmetic of recipes: `=guidance_scale + 1`, over a recipe's parameters.
 
 numbers, "text", true, false, none, names of parameters
-+ - * /        min(a, b)  max(a, b)  above(a)  below(a)      list[0]  len(list)
++ - * /        min(a, b)  max(a, b)  above(a)  below(a)
+interval[0]    len(interval)
 == != < <= > >=  and  or  not      a if b else c
 
 `above(a)` is next to `a`: a window that begins there leaves `a` out, also where `a` is rounded. So is `below(a)`.
@@ -37,14 +38,22 @@ _COMPARISONS: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+
+
+def _length(given: Any) -> int:
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"{brief(given)} is no list")
+    return len(given)
+
+
 _BESIDE = 2 * ROUNDING
 "So far from a number is what a window tells from it."
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "min": min,
-    "max": max,
     "above": lambda value: value + _BESIDE,
     "below": lambda value: value - _BESIDE,
-    "len": len,
+    "len": _length,
+    "max": max,
+    "min": min,
 }
 _MOST = 500
 "Characters of an expression."
@@ -71,7 +80,8 @@ class Expression:
             if not isinstance(node, _ALLOWED) or (isinstance(node, ast.Constant) and not _is_plain(node.value)):
                 raise SpecError(
                     f"the expression {brief(self.text)} has a part that is not allowed; use numbers, parameters, "
-                    "+ - * /, min, max, above, below, len, comparisons, and, or, not, list[0], and 'a if b else c'."
+                    "+ - * /, above, below, len, max, min, parts of a list (a[0]), comparisons, and, or, not, and "
+                    "'a if b else c'."
                 )
             if isinstance(node, ast.Call) and (not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS):
                 raise SpecError(f"the expression {brief(self.text)} calls something else than {', '.join(_FUNCTIONS)}.")
@@ -92,14 +102,14 @@ class Expression:
         """
         try:
             return _value(self.tree, values)
-        except (TypeError, ZeroDivisionError, OverflowError, IndexError) as error:
+        except (TypeError, IndexError, ZeroDivisionError, OverflowError) as error:
             given = ", ".join(f"{name}={brief(values.get(name))}" for name in sorted(self.names))
             raise ConfigurationError(f"{self.text!r} cannot be computed with {given}: {error}.") from None
 
 
 _ALLOWED = (
     *(ast.BinOp, ast.UnaryOp, ast.USub, ast.Not, ast.Compare, ast.BoolOp, ast.And, ast.Or, ast.IfExp, ast.Call),
-    *(ast.Name, ast.Load, ast.Constant, ast.Subscript, *_ARITHMETIC, *_COMPARISONS),
+    *(ast.Subscript, ast.Name, ast.Load, ast.Constant, *_ARITHMETIC, *_COMPARISONS),
 )
 
 
@@ -120,7 +130,9 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
         case ast.UnaryOp():
             return not _value(node.operand, values)
         case ast.Call(func=ast.Name(id="len")):
-            return len(_value(node.args[0], values))
+            return _length(*(_value(each, values) for each in node.args))
+        case ast.Subscript():
+            return _part(_value(node.value, values), _value(node.slice, values))
         case ast.Call(func=ast.Name(id=name)):
             return _FUNCTIONS[name](*(_number(_value(each, values)) for each in node.args))
         case ast.IfExp():
@@ -128,11 +140,6 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
         case ast.BoolOp():
             results = (_value(each, values) for each in node.values)
             return all(results) if isinstance(node.op, ast.And) else any(results)
-        case ast.Subscript():
-            listed, place = _value(node.value, values), _value(node.slice, values)
-            if not isinstance(listed, tuple | list) or not isinstance(place, int):
-                raise TypeError(f"{brief(listed)} is no list")
-            return listed[place]
         case ast.Compare():
             first = _value(node.left, values)
             for comparison, other in zip(node.ops, node.comparators, strict=True):
@@ -145,6 +152,14 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
                 first = second
             return True
     raise TypeError(f"unexpected {type(node).__name__}")  # pragma: no cover
+
+
+def _part(given: Any, index: Any) -> Any:
+    """Return one part of a list, counted from 0."""
+    _length(given)
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(given):
+        raise IndexError(f"{brief(list(given))} has no part {brief(index)}")
+    return given[index]
 
 
 def _number(value: Any) -> Any:

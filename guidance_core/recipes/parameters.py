@@ -10,6 +10,7 @@ import attrs
 from guidance_core.errors import SpecError, brief, suggest
 from guidance_core.methods.fields import blocks
 from guidance_core.parameters.fields import choice, flag, names, number, numbers, text, whole
+from guidance_core.parameters.values import UNSET
 
 
 def _amount(default: Any, **about: Any) -> Any:
@@ -53,7 +54,8 @@ def field_of(whose: str, name: str, about: Mapping[str, Any]) -> Any:
         whose: the recipe, for errors.
         name: of the parameter.
         about: `default`, `help`, and what fields of its kind take: bounds (`ge`, `gt`, `le`, `lt`), `options`. The kind
-            follows from the default, or is said: `kind = "blocks"`.
+            follows from the default, or is said: `kind = "blocks"`. A number whose default is `"none"` need not be
+            given, and is `none` in expressions.
 
     Raises:
         SpecError: it is something else.
@@ -71,7 +73,7 @@ def field_of(whose: str, name: str, about: Mapping[str, Any]) -> Any:
     if isinstance(default, list):
         default = tuple(default)
     if default == "none" and kind != "choice":
-        default = None
+        default = UNSET if kind == "number" else None
     try:
         return _KINDS[kind](default, **rest)
     except TypeError as error:

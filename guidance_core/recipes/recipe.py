@@ -24,6 +24,7 @@ import attrs
 
 from guidance_core.config.tables import build, encode, load_plugins, parameters_of, without_tuples
 from guidance_core.errors import ConfigurationError, GuidanceError, SpecError, UnknownNameError, brief, suggest
+from guidance_core.parameters.values import UNSET
 from guidance_core.recipes.expressions import MARK, Expression, check_names
 from guidance_core.recipes.parameters import field_of
 
@@ -138,6 +139,11 @@ class Recipe:
                 raise SpecError(f'each part of its stack is a table with "plugin"; got {brief(table)}.')
             yield from _expressions_in(table)
 
+    def _is_left_out(self, name: str, value: Any) -> bool:
+        """Whether a parameter that need not be given is given as none, as hosts' own defaults are."""
+        is_none = value is None or (isinstance(value, str) and value == "none")
+        return is_none and getattr(attrs.fields(self.cls), name).default is UNSET
+
     def choose(self, parameters: Mapping[str, Any]) -> Chosen:
         """Return the recipe with values of its parameters, plain or as plugins take them.
 
@@ -155,6 +161,7 @@ class Recipe:
             if name not in self.parameters:
                 hint = suggest(name, self.parameters)
                 raise UnknownNameError(f"the recipe {self.name!r} has no parameter {brief(name)}.{hint}")
+        parameters = {name: value for name, value in parameters.items() if not self._is_left_out(name, value)}
         try:
             values = build("", self.cls, parameters)
         except GuidanceError as error:
@@ -186,7 +193,8 @@ class Chosen:
     def values(self) -> Mapping[str, Any]:
         """The value of each parameter, by name."""
         fields = attrs.fields(type(self.parameters))
-        return MappingProxyType({field.name: getattr(self.parameters, field.name) for field in fields})
+        values = {field.name: getattr(self.parameters, field.name) for field in fields}
+        return MappingProxyType({name: None if value is UNSET else value for name, value in values.items()})
 
     @property
     def prediction_types(self) -> tuple[str, ...]:

@@ -1,12 +1,12 @@
 """The engines' own code: single functions and lines, taken out of their sources and run without the engines.
 
-The sources are those of diffusers, as installed, and of the wheels that `make engines` puts into .venv/engines. Every piece
-has a digest of its lines, so that a test tells when an engine changed a rule that a recipe follows.
+The sources are those of diffusers, as installed, and of the wheels that `make engines` puts into .venv/engines. Every
+piece has a digest of its lines, so that a test tells when an engine changed a rule that a recipe follows.
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import functools
 import hashlib

@@ -6,9 +6,9 @@ import importlib
 from pathlib import Path
 
 import pytest
-from recipes.engine_code import PIECES, READ, source, version, versions_in
 
 from guidance_core.recipes.finding import shipped
+from recipes.engine_code import PIECES, READ, source, version, versions_in
 
 HERE = Path(__file__).parent
 for module in sorted(HERE.glob("test_*.py")):
