@@ -119,13 +119,13 @@ class Piece:
         text = "\n".join(ast.unparse(each) for each in self.statements)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def run(self, **names: Any) -> dict[str, Any]:
+    def run(self, /, **names: Any) -> dict[str, Any]:
         """Run the lines with these names, and return all names that there are then."""
         space = {"torch": torch, **names}
         exec(self._compiled(self.statements), space)
         return space
 
-    def function(self, **names: Any) -> Any:
+    def function(self, /, **names: Any) -> Any:
         """Return the function or class, which sees torch and these names; a method takes `self` first.
 
         A function's decorators are left out.
