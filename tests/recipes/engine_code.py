@@ -8,6 +8,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import copy
 import functools
 import hashlib
 import re
@@ -65,13 +66,15 @@ class Piece:
     engine: str
     file: str
     name: str
-    "Of the function, such as `rescale` or `Class.method`."
+    "Of the function, such as `rescale` or `Class.method`; empty for lines of the module."
     digest: str
     "Of its lines, as the drift test says it."
     first: str = ""
     "What the first statement of the lines begins with, as `ast.unparse` writes it; the whole function if empty."
     last: str = ""
     "The same of the last statement, which stands in the same block; the first statement alone if empty."
+    members: tuple[str, ...] = ()
+    "Of a class: the members to keep; all if empty."
 
     def __attrs_post_init__(self) -> None:
         PIECES.append(self)
@@ -80,49 +83,15 @@ class Piece:
         return f"{self.engine}: {self.name}{f', {self.first!r}' if self.first else ''}"
 
     @property
-    def node(self) -> ast.AST:
-        """The function or class as written."""
-        found: Any = ast.parse(source(self.engine, self.file))
-        for name in self.name.split("."):
-            named = [each for each in ast.walk(found) if getattr(each, "name", None) == name]
-            if not named:
-                raise LookupError(f"{self.file} of {self.engine} has no {self.name}")
-            found = named[0]
-        return found
-
-    @property
-    def statements(self) -> list[ast.stmt]:
-        """The lines, or the definition itself."""
-        node: Any = self.node
-        if not self.first:
-            return [node]
-        blocks = [
-            block
-            for each in ast.walk(node)
-            for block in (getattr(each, name, None) for name in ("body", "orelse", "finalbody"))
-            if isinstance(block, list)
-        ]
-        found = []
-        for block in blocks:
-            texts = [ast.unparse(each) for each in block]
-            for start in (i for i, text in enumerate(texts) if text.startswith(self.first)):
-                ends = [i for i in range(start, len(texts)) if texts[i].startswith(self.last or self.first)]
-                if ends:
-                    found.append(block[start : ends[0] + 1])
-        if len(found) != 1:
-            raise LookupError(f"{self}: {len(found)} places begin so; expected one")
-        return found[0]
-
-    @property
     def found_digest(self) -> str:
         """The digest of the lines that are there; comments and layout do not count."""
-        text = "\n".join(ast.unparse(each) for each in self.statements)
+        text = "\n".join(ast.unparse(each) for each in _statements(self))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def run(self, /, **names: Any) -> dict[str, Any]:
-        """Run the lines with these names, and return all names that there are then."""
+        """Run the lines with these names, and return all names that there are then; `returned` is what they return."""
         space = {"torch": torch, **names}
-        exec(self._compiled(self.statements), space)
+        exec(_code(self), space)
         return space
 
     def function(self, /, **names: Any) -> Any:
@@ -130,19 +99,74 @@ class Piece:
 
         A function's decorators are left out.
         """
-        (node,) = self.statements
-        assert isinstance(node, ast.FunctionDef | ast.ClassDef)
-        if isinstance(node, ast.FunctionDef):
-            node.decorator_list = []
         module = types.ModuleType(f"taken_from_{self.engine.replace('-', '_')}")
         sys.modules[module.__name__] = module  # dataclasses look there
         module.__dict__.update({"torch": torch, **names})
-        exec(self._compiled([node]), module.__dict__)
-        return module.__dict__[node.name]
+        exec(_code(self), module.__dict__)
+        return module.__dict__[self.name.rpartition(".")[2]]
 
-    def _compiled(self, statements: list[ast.stmt]) -> types.CodeType:
-        module = ast.Module(body=list(statements), type_ignores=[])
-        return compile(module, self.file, "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True)
+
+@functools.cache
+def _tree(engine: str, file: str) -> ast.Module:
+    return ast.parse(source(engine, file))
+
+
+@functools.cache
+def _statements(piece: Piece) -> list[ast.stmt]:
+    """Return the lines, or the definition itself."""
+    node: Any = _tree(piece.engine, piece.file)
+    for name in filter(None, piece.name.split(".")):
+        named = [each for each in ast.walk(node) if getattr(each, "name", None) == name]
+        if not named:
+            raise LookupError(f"{piece.file} of {piece.engine} has no {piece.name}")
+        node = named[0]
+    node = copy.deepcopy(node)
+    if piece.members:
+        node.body = [each for each in node.body if getattr(each, "name", None) in piece.members]
+    if not piece.first:
+        return [node]
+    found = []
+    for block in (each for inner in ast.walk(node) for each in _blocks(inner)):
+        for start in (i for i, each in enumerate(block) if _begins(each, piece.first)):
+            ends = [i for i in range(start, len(block)) if _begins(block[i], piece.last or piece.first)]
+            found += [block[start : end + 1] for end in ends[:1]]
+    if len(found) != 1:
+        raise LookupError(f"{piece}: {len(found)} places begin so; expected one")
+    return found[0]
+
+
+def _blocks(node: ast.AST) -> list[list[ast.stmt]]:
+    named = (getattr(node, name, None) for name in ("body", "orelse", "finalbody"))
+    return [block for block in named if isinstance(block, list)]
+
+
+def _begins(statement: ast.stmt, text: str) -> bool:
+    """Whether a statement begins with a text; what a block holds does not count."""
+    head: Any = copy.copy(statement)
+    for name in ("body", "orelse", "finalbody", "handlers"):
+        if getattr(head, name, None):
+            setattr(head, name, [ast.Pass()])
+    if hasattr(head, "handlers"):
+        return False
+    return ast.unparse(head).startswith(text)
+
+
+@functools.cache
+def _code(piece: Piece) -> types.CodeType:
+    statements = [_kept(each) for each in _statements(piece)]
+    for each in statements:
+        if isinstance(each, ast.FunctionDef):
+            each.decorator_list = []
+    module = ast.Module(body=statements, type_ignores=[])
+    return compile(module, piece.file, "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True)
+
+
+def _kept(statement: ast.stmt) -> ast.stmt:
+    """Return a statement that keeps under a name what it would return."""
+    if not isinstance(statement, ast.Return) or statement.value is None:
+        return statement
+    kept = ast.Assign(targets=[ast.Name("returned", ast.Store())], value=statement.value)
+    return ast.fix_missing_locations(ast.copy_location(kept, statement))
 
 
 def versions_in(text: str) -> dict[str, str]:
