@@ -102,7 +102,7 @@ def test_a_distilled_model_runs_one_pass_as_by_itself(name, model, off):
 
 def test_a_parameter_that_a_model_ignores_is_refused_in_a_call():
     pipe, inputs = _pipeline("Qwen-Image")
-    with pytest.raises(ConfigurationError, match="'qwen-image' ignores 'guidance_scale'.*true_cfg_scale"):
+    with pytest.raises(ConfigurationError, match=r"'qwen-image' ignores 'guidance_scale'.*true_cfg_scale"):
         guide(pipe)(**inputs(1), guidance_scale=3)
 
 

@@ -15,7 +15,7 @@ from guidance_core.parameters.values import UNSET
 
 def _amount(default: Any, **about: Any) -> Any:
     """A field for a number that may be a switch as well: true is 1, and false 0."""
-    field = number(float(default), **about)
+    field: Any = number(float(default), **about)
     convert = field.converter
     field.converter = lambda given: convert(float(given) if isinstance(given, bool) else given)
     return field

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import tomllib
 from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import attrs
+import diffusers
 import pytest
 import torch
 from diffusers.guiders import AdaptiveProjectedMixGuidance
@@ -15,9 +20,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from guidance_core.recipes import recipe_named
+from guidance_core.recipes.finding import shipped
 from recipes.comparing import assert_close, compared, falling, guided, seeds, steps_of, tokens
 from recipes.engine_code import Piece
 
+PICTURES = {
+    name
+    for file in resources.files("guidance_core.recipes").joinpath("models").iterdir()
+    if file.name.startswith("images")
+    for name in tomllib.loads(file.read_text(encoding="utf-8"))
+}
+"The recipes of models that draw pictures."
 Names = Mapping[str, torch.Tensor]
 pictures = st.sampled_from([(1, 4, 4, 6), (2, 3, 2, 4), (3, 4, 1, 2)])
 "Shapes [B, C, H, W]."
@@ -422,3 +435,34 @@ def test_hunyuanimage_is_guided_as_its_guider_does(seed, shape, parameters, coun
         off = math.isclose(parameters["guidance_scale"], 1.0)
         expected = guider.forward(c, None if off else u).pred
         assert_close(result, c if off else expected, 20)
+
+
+def _pipelines():
+    for recipe in shipped().values():
+        for name in recipe.pipelines:
+            if recipe.name in PICTURES and hasattr(diffusers, name):
+                yield pytest.param(recipe, getattr(diffusers, name), id=f"{recipe.name} {name}")
+
+
+@pytest.mark.parametrize(("recipe", "pipeline"), _pipelines())
+def test_parameters_have_the_names_and_defaults_of_the_pipeline(recipe, pipeline):
+    known = inspect.signature(pipeline.__call__).parameters
+    own = {name: about["default"] for name, about in recipe.parameters.items() if name in known}
+    assert own or recipe.distilled or recipe.name == "hunyuanimage-2.1", "the parameters of its guider"
+    for name, default in own.items():
+        expected = "none" if known[name].default is None else known[name].default
+        if name == "guidance_schedule":  # the test of Ideogram 4 compares it
+            continue
+        assert default == expected, name
+
+
+def test_the_guiders_parameters_have_its_defaults():
+    known = inspect.signature(AdaptiveProjectedMixGuidance).parameters
+    for name, about in shipped()["hunyuanimage-2.1"].parameters.items():
+        assert about["default"] == known[name].default, name
+
+
+def test_what_says_that_it_was_compared_is_in_a_test():
+    texts = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    for name in PICTURES:
+        assert bool(shipped()[name].compared) == (f'"{name}"' in texts), name
