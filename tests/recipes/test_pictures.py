@@ -16,7 +16,7 @@ import diffusers
 import pytest
 import torch
 from diffusers.guiders import AdaptiveProjectedMixGuidance
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from guidance_core.recipes import recipe_named
@@ -272,6 +272,7 @@ CLAMPED = lines(Z_IMAGE, "90a05a67f171", "pos_out = model_out_list", "noise_pred
     st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.5]) | st.floats(0, 1),
     counts,
 )
+@example(0, (1, 4, 4, 6), 4.0, True, 0.5, 8)
 def test_z_image_truncates_and_clamps_as_the_pipeline_does(seed, shape, scale, normalization, truncation, count):
     sigmas = falling(count)
     timesteps = torch.tensor(sigmas[:-1]) * 1000
@@ -310,6 +311,7 @@ BY_WIDTH = lines(LUMINA, "93f215d8706a", "noise_pred = noise_pred_uncond", "if c
     st.sampled_from([0.0, 0.25, 0.3, 0.5, 0.7, 1.0, 2.0]) | st.floats(0, 1),
     counts,
 )
+@example(0, (1, 4, 4, 6), 4.0, True, 0.7, 9)
 def test_lumina2_truncates_as_the_pipeline_does(seed, shape, scale, normalization, ratio, count):
     steps = steps_of(seed, shape, "cond", "uncond", steps=count)
     parameters = {"guidance_scale": scale, "cfg_normalization": normalization, "cfg_trunc_ratio": ratio}
@@ -365,6 +367,7 @@ SKIPPED = lines(
     st.sampled_from([0.2, 0.5, 0.75, 1.0]),
     counts,
 )
+@example(0, (1, 4, 4, 6), 4.0, [1], 2.8, 0.25, 0.75, 8)
 def test_stable_diffusion_3_skips_layers_as_the_pipeline_does(seed, shape, scale, layers, slg, start, stop, count):
     steps = steps_of(seed, shape, "cond", "uncond", "skipped", steps=count)
     mine = guided(

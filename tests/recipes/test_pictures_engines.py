@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from recipes.comparing import assert_close, compared, falling, guided, seeds, steps_of, tokens
@@ -151,6 +151,7 @@ BAGEL_WINDOW = vllm(BAGEL, "Bagel.generate_image", "4eff93cf195f", "if t > cfg_i
     windows,
     counts,
 )
+@example(0, (1, 6, 4), 4.0, 1.5, "global", 0.0, (0.5, 0.75), 4)
 def test_bagel_combines_and_begins_as_vllm_omni_does(seed, shape, text, image, kind, smallest, window, count):
     steps = steps_of(seed, shape, "cond", "image", "text", steps=count)
     sigmas = falling(count)
@@ -272,6 +273,7 @@ OMNIGEN_STEP = vllm(
 
 @compared
 @given(seeds, tokens, scales, scales, windows, counts)
+@example(0, (1, 6, 4), 4.0, 1.5, (0.25, 0.5), 4)
 def test_omnigen2_chooses_its_passes_as_vllm_omni_does(seed, shape, text, image, window, count):
     steps = steps_of(seed, shape, "cond", "image", "uncond", steps=count)
     mine = guided("omnigen2", steps, text_guidance_scale=text, image_guidance_scale=image, cfg_range=window)
@@ -348,6 +350,7 @@ def denoised_by_sensenova(
 
 @compared
 @given(seeds, tokens, scales, st.sampled_from(["none", "cfg_zero_star", "global", "channel"]), windows, counts)
+@example(0, (1, 6, 4), 4.0, "global", (0.25, 0.75), 8)
 def test_sensenova_is_guided_as_in_vllm_omni(seed, shape, scale, norm, window, count):
     steps = steps_of(seed, shape, "cond", "uncond", steps=count)
     parameters = {"cfg_scale": scale, "cfg_norm": norm, "cfg_interval": window}
@@ -371,6 +374,7 @@ def test_sensenova_is_guided_as_in_vllm_omni(seed, shape, scale, norm, window, c
     windows,
     counts,
 )
+@example(0, (1, 6, 4), 4.0, 1.5, False, "global", (0.25, 0.75), 8)
 def test_sensenova_edits_as_in_vllm_omni(seed, shape, scale, image, equal, norm, window, count):
     image = scale if equal else image
     steps = steps_of(seed, shape, "cond", "image", "uncond", steps=count)
@@ -436,6 +440,7 @@ class MossPolicy:
     st.sampled_from([0.25, 0.5, 1.0]),
     counts,
 )
+@example(0, (1, 6, 4), 4.0, None, None, 0.0, 0.25, 0.5, 8)
 def test_moss_skips_layers_as_sglang_does(seed, shape, scale, uncond, layers, slg, start, stop, count):
     params = SimpleNamespace(
         uncond_skip_layers=uncond, slg_layers=layers, slg_scale=slg, slg_start=start, slg_stop=stop

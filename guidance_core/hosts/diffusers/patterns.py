@@ -26,12 +26,6 @@ class Pattern:
     """
     on: Mapping[str, float]
     "Arguments of the pipeline's call that turn its own guidance on, and what each gets where it is left out."
-    off: float = 1.0
-    "The value of these arguments up to which its own guidance is off."
-    is_listed: bool = False
-    "Whether one call takes and returns lists with an entry for each sample, those of the positive condition first."
-    is_negated: bool = False
-    "Whether the pipeline negates what its model returns before the scheduler gets it."
     models: tuple[str, ...] = ("transformer",)
     "Attributes of the pipeline; a pipeline with experts has several."
     sample: tuple[str, ...] = ("hidden_states",)
@@ -46,6 +40,12 @@ class Pattern:
     "Whether the pipeline divides by the norm of a token's prediction, so that a token of zeros would become NaN."
     flags: Flags | None = None
     "None where the model cannot be perturbed."
+    off: float = 1.0
+    "The value of the arguments `on` up to which its own guidance is off."
+    is_listed: bool = False
+    "Whether one call takes and returns lists with an entry for each sample, those of the positive condition first."
+    is_negated: bool = False
+    "Whether the pipeline negates what its model returns before the scheduler gets it."
 
 
 def _skipped_layers(perturbations: Iterable[Perturbation], model: Any) -> Mapping[str, Any]:
