@@ -80,7 +80,7 @@ def guided(
         seam = Seam(self, stack, pattern, executor)
         try:
             seam.guidance, given = _of_call(stack, _given(own, self, arguments, named), pattern)
-            if seam.guidance.recipe is not None and not seam.guidance.plugins:  # a distilled model runs as by itself
+            if seam.guidance.recipe is not None and not seam.guidance.plugins:  # off, or a distilled model
                 return own.__call__(self, **_turned_off(own, pattern, given))
             _check_arguments(own.__name__, pattern, given)
             with seam.installed(given.get("generator")):
