@@ -89,7 +89,18 @@ from guidance_core.parameters.curves import Beta, Exponential
 from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
 from guidance_core.parameters.phases import Counted, Phases
-from guidance_core.parameters.schedules import Axis, Cosine, Ends, Linear, Position, Schedule, Table, Window, Within
+from guidance_core.parameters.schedules import (
+    Axis,
+    Cosine,
+    Ends,
+    Linear,
+    Position,
+    Schedule,
+    Table,
+    Window,
+    WindowAxis,
+    Within,
+)
 from guidance_core.parameters.settled import settle
 from guidance_core.parameters.values import UNSET, PerOutput, Unset, aligned
 from guidance_core.run import Run
@@ -186,6 +197,7 @@ __all__ = [
     "WeakenedPass",
     "Whole",
     "Window",
+    "WindowAxis",
     "Windowed",
     "Within",
     "__version__",

@@ -159,8 +159,9 @@ def forwards_counted(case: Case) -> Iterator[tuple[Case, list[int]]]:
     pipe = case.pipeline()
 
     def note(_: Any, arguments: Any, named: Any) -> None:
-        sample = arguments[0] if arguments else named.get("hidden_states", named.get("sample"))
-        rows.append(sample.shape[0])
+        by_name = (named[each] for each in ("hidden_states", "sample", "x") if each in named)
+        sample = arguments[0] if arguments else next(by_name)
+        rows.append(len(sample))
 
     models = [getattr(pipe, name, None) for name in ("unet", "transformer", "transformer_2")]
     hooks = [model.register_forward_pre_hook(note, with_kwargs=True) for model in models if model is not None]
@@ -187,7 +188,7 @@ def against_scheduler(case: Case) -> float:
         made_by(case, [*Guidance.from_spec(case.spec).plugins, watch])
     assert len(taken) == len(watch.seen) > 0
     return max(
-        float((seen[-1].double() - each.x0).abs().max() / each.x0.abs().max())
+        float((seen[-1].double().reshape(each.x0.shape) - each.x0).abs().max() / each.x0.abs().max())
         for seen, each in zip(watch.seen, taken, strict=True)
     )
 
@@ -202,7 +203,7 @@ def against_formulas(case: Case) -> float:
         assert len(taken) == len(given.seen) > 0
         for (_, c, u), each in zip(given.seen, taken, strict=True):
             c, u = (to_x0(case, each, prediction.double()) for prediction in (c, u))
-            expected = from_x0(case, each, formula(c, u))
+            expected = from_x0(case, each, formula(c, u).reshape(each.sample.shape))
             # in the units of the model's input, whose rounding every conversion between spaces carries
             error = each.sigma * (each.output - expected).abs().max() / each.sample.abs().max()
             largest = max(largest, float(error))

@@ -28,6 +28,8 @@ from diffusers import (
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors
 from diffusers.utils import logging
@@ -286,6 +288,27 @@ def wan(*, experts: int = 1) -> WanPipeline:
     )
 
 
+def z_image() -> ZImagePipeline:
+    model = seeded(
+        lambda: ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=1,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=16,
+            axes_dims=[4, 6, 6],
+            axes_lens=[128, 32, 32],
+        ).eval()
+    )
+    for weight in model.parameters():  # some begin as zeros or as memory that is not initialized
+        with torch.no_grad():
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())) / 4)
+    nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
+    return ZImagePipeline(transformer=model, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **nothing)
+
+
 # Calls of them, as people write them.
 
 
@@ -333,6 +356,12 @@ def _with_pooled(batch: int) -> dict[str, Any]:
 
 def _with_mask(batch: int) -> dict[str, Any]:
     return _prompts(batch, mask=True)
+
+
+def _listed(batch: int) -> dict[str, Any]:
+    """Return prompts as lists, with an entry for each."""
+    given = _prompts(batch)
+    return {name: list(value) if "embeds" in name else value for name, value in given.items()}
 
 
 def _of_video(batch: int) -> dict[str, Any]:
@@ -404,6 +433,7 @@ CASES = [
     Case("Stable Diffusion 3", stable_diffusion_3, _with_pooled, {"guidance_scale": 5.0}, "cfg:scale=5", ONE),
     Case("Flux", flux, _with_pooled, {"true_cfg_scale": 5.0}, "cfg:scale=5", TWO),
     Case("Qwen-Image", qwen_image, _with_mask, {"true_cfg_scale": 4.0}, "cfg:scale=4,normalize:form=match", TWO),
+    Case("Z-Image", z_image, _listed, {"guidance_scale": 4.0}, "cfg:scale=5", ONE),
     Case("Wan 2.1", wan, _of_video, {"guidance_scale": 5.0}, "cfg:scale=5", TWO),
     Case("Wan 2.2, two experts", lambda: wan(experts=2), _of_video, {"guidance_scale": 5.0}, "cfg:scale=5", TWO),
     Case("LTX-2, type 2.0", lambda: ltx2("2.0"), _of_video_and_audio, LTX2_OWN, LTX2_SPEC, ONE),

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from installed import install, on_path
 
-from guidance_core import ConfigurationError, Cosine, Guidance, Linear, SpecError, Table, UnknownNameError
+from guidance_core import (
+    ConfigurationError,
+    Cosine,
+    Guidance,
+    Linear,
+    Position,
+    SpecError,
+    Table,
+    UnknownNameError,
+    Window,
+)
 from guidance_core.recipes import (
     Recipe,
     find_recipes,
@@ -242,6 +253,51 @@ def test_a_number_that_need_not_be_given_is_none_in_expressions():
             Guidance.recipe("optional", first=None)
     finally:
         unregister_recipe("optional")
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.3, 0.5, 1.0])
+def test_a_window_that_begins_above_a_number_leaves_it_out(bound):
+    position = Position(index=0, count=4, sigma=0.5, first_sigma=1.0)
+    for by in ("sigma", "fraction"):
+        above, below = (Expression(f"min(max({name}(a), 0), 1)").of({"a": bound}) for name in ("above", "below"))
+        at = attrs.evolve(position, sigma=bound, index=round(bound * 10), count=10)
+        assert not Window(above, 1, by).contains(at) or bound == 1
+        assert not Window(0, below, by).contains(at) or bound == 0
+        just_inside = attrs.evolve(position, sigma=bound + 1e-4, index=int(bound * 10) + 1, count=10)
+        assert Window(above, 2 if by == "sigma" else 1, by).contains(just_inside) or bound == 1
+
+
+def test_conditions_are_read_only_as_far_as_they_are_needed():
+    assert Expression("a and b > 1").of({"a": False, "b": Linear(1, 2)}) is False
+    assert Expression("a or b > 1").of({"a": True, "b": Linear(1, 2)}) is True
+
+
+def test_an_input_of_the_model_is_no_parameter_of_its_guidance():
+    with pytest.raises(
+        ConfigurationError, match=r"'flux\.1-dev' takes no 'guidance_scale': it is an embedding.*the model"
+    ):
+        Guidance.recipe("flux.1-dev", guidance_scale=3)
+
+
+@pytest.mark.parametrize(("given", "limit"), [(True, 1), (1.5, 1.5), (False, 0), (0, 0)])
+def test_an_amount_may_be_a_switch(given, limit):
+    stack = Guidance.recipe("z-image", cfg_normalization=given)
+    expected = f"cfg:scale=6,normalize:limit={limit}" if limit else "cfg:scale=6"
+    assert stack.expanded() == Guidance.from_spec(expected)
+    assert Guidance.from_toml(stack.to_toml()) == stack
+
+
+def test_none_may_be_one_of_the_names():
+    stack = Guidance.from_spec("@sensenova-u1:cfg_norm=none")
+    assert stack == Guidance.recipe("sensenova-u1", cfg_norm="none") == Guidance.from_toml(stack.to_toml())
+    with pytest.raises(ConfigurationError, match="cfg_norm must be one of none, cfg_zero_star"):
+        Guidance.recipe("sensenova-u1", cfg_norm="globl")
+
+
+@pytest.mark.parametrize("given", [[0.4], [0.1, 0.2, 0.3], [0.9, 0.1], [0.5, 0.5]])
+def test_an_interval_that_is_none_is_refused(given):
+    with pytest.raises(ConfigurationError, match="recipe 'bagel': cfg_interval"):
+        Guidance.recipe("bagel", cfg_interval=given)
 
 
 def test_an_expression_that_divides_by_zero_is_an_error_of_the_parameter():

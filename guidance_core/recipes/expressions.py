@@ -1,9 +1,11 @@
 """The small arithmetic of recipes: `=guidance_scale + 1`, over a recipe's parameters.
 
 numbers, "text", true, false, none, names of parameters
-+ - * /        min(a, b)  max(a, b)
++ - * /        min(a, b)  max(a, b)  above(a)  below(a)
 interval[0]    len(interval)
 == != < <= > >=  and  or  not      a if b else c
+
+`above(a)` is next to `a`: a window that begins there leaves `a` out, also where `a` is rounded. So is `below(a)`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 import attrs
 
 from guidance_core.errors import ConfigurationError, SpecError, brief, suggest
-from guidance_core.parameters.schedules import Schedule, Table
+from guidance_core.parameters.schedules import ROUNDING, Schedule, Table
 from guidance_core.parameters.values import PerOutput, TensorValue
 
 MARK = "="
@@ -44,7 +46,15 @@ def _length(given: Any) -> int:
     return len(given)
 
 
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {"len": _length, "max": max, "min": min}
+_BESIDE = 2 * ROUNDING
+"So far from a number is what a window tells from it."
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "above": lambda value: value + _BESIDE,
+    "below": lambda value: value - _BESIDE,
+    "len": _length,
+    "max": max,
+    "min": min,
+}
 _MOST = 500
 "Characters of an expression."
 _ENDS = ("start", "stop", "value", "otherwise")
@@ -70,10 +80,11 @@ class Expression:
             if not isinstance(node, _ALLOWED) or (isinstance(node, ast.Constant) and not _is_plain(node.value)):
                 raise SpecError(
                     f"the expression {brief(self.text)} has a part that is not allowed; use numbers, parameters, "
-                    "+ - * /, min, max, len, parts of a list (a[0]), comparisons, and, or, not, and 'a if b else c'."
+                    "+ - * /, above, below, len, max, min, parts of a list (a[0]), comparisons, and, or, not, and "
+                    "'a if b else c'."
                 )
             if isinstance(node, ast.Call) and (not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS):
-                raise SpecError(f"the expression {brief(self.text)} calls something else than len, max and min.")
+                raise SpecError(f"the expression {brief(self.text)} calls something else than {', '.join(_FUNCTIONS)}.")
         return tree
 
     @property
@@ -127,7 +138,7 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
         case ast.IfExp():
             return _value(node.body if _value(node.test, values) else node.orelse, values)
         case ast.BoolOp():
-            results = [_value(each, values) for each in node.values]
+            results = (_value(each, values) for each in node.values)
             return all(results) if isinstance(node.op, ast.And) else any(results)
         case ast.Compare():
             first = _value(node.left, values)

@@ -5,14 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
+
 from guidance_core.errors import SpecError, brief, suggest
 from guidance_core.methods.fields import blocks
 from guidance_core.parameters.fields import choice, flag, names, number, numbers, text, whole
 from guidance_core.parameters.values import UNSET
 
+
+def _amount(default: Any, **about: Any) -> Any:
+    """A field for a number that may be a switch as well: true is 1, and false 0."""
+    field: Any = number(float(default), **about)
+    convert = field.converter
+    field.converter = lambda given: convert(float(given) if isinstance(given, bool) else given)
+    return field
+
+
+def _choice(default: Any, options: Any = (), **about: Any) -> Any:
+    """A field for one of a few names, `none` among them if it is listed: TOML and specs read that word as None."""
+    field = choice(default, tuple(options), **about)
+    if "none" in options:
+        convert: Any = field.converter
+        field.converter = attrs.Converter(
+            lambda given, owner, about: convert.converter("none" if given is None else given, owner, about),
+            takes_self=True,
+            takes_field=True,
+        )
+    return field
+
+
 _KINDS: Mapping[str, Callable[..., Any]] = {
+    "amount": _amount,
     "blocks": blocks,
-    "choice": choice,
+    "choice": _choice,
     "flag": flag,
     "names": names,
     "number": number,
@@ -47,10 +72,8 @@ def field_of(whose: str, name: str, about: Mapping[str, Any]) -> Any:
     default = about["default"]
     if isinstance(default, list):
         default = tuple(default)
-    if default == "none":
+    if default == "none" and kind != "choice":
         default = UNSET if kind == "number" else None
-    if kind == "choice":
-        rest["options"] = tuple(rest.get("options", ()))
     try:
         return _KINDS[kind](default, **rest)
     except TypeError as error:

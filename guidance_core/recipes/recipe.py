@@ -77,13 +77,16 @@ class Recipe:
     pipelines: tuple[str, ...] = attrs.field(default=(), converter=_texts)
     "Classes of diffusers' pipelines that run the model."
     parts: tuple[str, ...] = attrs.field(default=(), converter=_texts)
-    "Components that tell the model from others of the same pipeline, such as `transformer_2`."
+    """Components that tell the model from others of the same pipeline, such as `transformer_2`; or settings of the
+    pipeline that are true, such as `is_distilled`."""
     compared: str = ""
     "What it was compared with by a run, and how closely; empty where it was read only."
     distilled: bool = False
     "Whether the model was trained to need no guidance."
     ignores: Mapping[str, str] = attrs.field(factory=dict)
     "Parameters of the model that do nothing in this variant, and why."
+    inputs: Mapping[str, str] = attrs.field(factory=dict)
+    "Parameters of the model that its forward takes, and no guidance reads, such as a scale that is an embedding."
     refused: tuple[Refused, ...] = ()
     "Values that contradict each other."
     notes: str = ""
@@ -155,6 +158,10 @@ class Recipe:
         for name in parameters:
             if name in self.ignores:
                 raise ConfigurationError(f"the recipe {self.name!r} ignores {name!r}: {self.ignores[name]}.")
+            if name in self.inputs:
+                raise ConfigurationError(
+                    f"the recipe {self.name!r} takes no {name!r}: {self.inputs[name]}. Give it to the model."
+                )
             if name not in self.parameters:
                 hint = suggest(name, self.parameters)
                 raise UnknownNameError(f"the recipe {self.name!r} has no parameter {brief(name)}.{hint}")

@@ -79,7 +79,9 @@ def guided(
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
         seam = Seam(self, stack, pattern, executor)
         try:
-            seam.guidance, given = _of_call(stack, _given(own, self, arguments, named))
+            seam.guidance, given = _of_call(stack, _given(own, self, arguments, named), pattern)
+            if seam.guidance.recipe is not None and not seam.guidance.plugins:  # off, or a distilled model
+                return own.__call__(self, **_turned_off(own, pattern, given))
             _check_arguments(own.__name__, pattern, given)
             with seam.installed(given.get("generator")):
                 made = own.__call__(self, **_turned_on(own, pattern, given))
@@ -140,6 +142,7 @@ def _checked(
 def _recipe_of(pipe: Any) -> Recipe:
     """Return the recipe of a pipeline's model."""
     parts = {name for name, part in getattr(pipe, "components", {}).items() if part is not None}
+    parts |= {name for name, value in dict(getattr(pipe, "config", {})).items() if value is True}
     names = {str(name) for name in (getattr(pipe, "name_or_path", None),) if name}
     return recipe_of(names, type(pipe).__name__, parts)
 
@@ -150,11 +153,21 @@ def _settings_of(pipe: Any, recipe: Recipe) -> dict[str, Any]:
     return {name: settings[name] for name in recipe.parameters if settings.get(name) is not None}
 
 
-def _of_call(stack: Guidance, given: dict[str, Any]) -> tuple[Guidance, dict[str, Any]]:
-    """Return the stack with the recipe's parameters that a call gives, and the rest of what it gives."""
+def _of_call(stack: Guidance, given: dict[str, Any], pattern: Pattern) -> tuple[Guidance, dict[str, Any]]:
+    """Return the stack with the recipe's parameters that a call gives, and the rest of what it gives.
+
+    Raises:
+        ConfigurationError: a value is not allowed, or the model ignores the parameter; to say that guidance is off is
+            allowed for a model that has none.
+    """
     chosen = stack.recipe
     if chosen is None:
         return stack, given
+    ignored = {name: given[name] for name in chosen.recipe.ignores if given.get(name) is not None}
+    if chosen.recipe.distilled:
+        off = {**pattern.replaced, **dict.fromkeys(pattern.on, pattern.off)}
+        ignored = {name: value for name, value in ignored.items() if not _is_off(value, off.get(name))}
+    chosen.recipe.choose(ignored)
     taken = {name: given[name] for name in chosen.values if given.get(name) is not None and name not in chosen.given}
     if not taken:
         return stack, given
@@ -172,6 +185,18 @@ def _given(own: type, pipe: Any, arguments: Sequence[Any], named: dict[str, Any]
     return given
 
 
+def _is_off(value: Any, off: Any) -> bool:
+    """Whether an argument turns guidance off: it is at most what does."""
+    return value == off or (isinstance(value, int | float) and isinstance(off, int | float) and value <= off)
+
+
+def _turned_off(own: type, pattern: Pattern, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which the pipeline runs one pass a step, without guidance of its own."""
+    known = inspect.signature(own.__call__).parameters
+    off = {**pattern.replaced, **dict.fromkeys(pattern.on, pattern.off)}
+    return {**given, **{name: value for name, value in off.items() if name in known}}
+
+
 def _turned_on(own: type, pattern: Pattern, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments with which the pipeline asks for both conditions and adds nothing of its own."""
     known = inspect.signature(own.__call__).parameters
@@ -183,7 +208,7 @@ def _check_arguments(name: str, pattern: Pattern, given: dict[str, Any]) -> None
     """Refuse arguments that turn the pipeline's own guidance off, and tell of those that have no effect."""
     for argument, on in pattern.on.items():
         value = given.get(argument)
-        if value is not None and value <= 1:
+        if value is not None and value <= pattern.off:
             raise ConfigurationError(
                 f"{name} was called with {argument}={value:g}, which turns its own guidance off, so that the model is "
                 f"never asked for the negative condition. Leave {argument} out; the stack decides how far to guide."

@@ -24,7 +24,7 @@ class Pattern:
     False: two calls, the positive condition first.
     """
     on: Mapping[str, float]
-    "Arguments of the pipeline's call that turn its own guidance on above 1, and what each gets where it is left out."
+    "Arguments of the pipeline's call that turn its own guidance on, and what each gets where it is left out."
     models: tuple[str, ...] = ("transformer",)
     "Attributes of the pipeline; a pipeline with experts has several."
     sample: tuple[str, ...] = ("hidden_states",)
@@ -39,6 +39,12 @@ class Pattern:
     "Whether the pipeline divides by the norm of a token's prediction, so that a token of zeros would become NaN."
     flags: Flags | None = None
     "None: perturbations are made as in `perturbed`."
+    off: float = 1.0
+    "The value of the arguments `on` up to which its own guidance is off."
+    is_listed: bool = False
+    "Whether one call takes and returns lists with an entry for each sample, those of the positive condition first."
+    is_negated: bool = False
+    "Whether the pipeline negates what its model returns before the scheduler gets it."
 
 
 _UNET = Pattern(
@@ -60,6 +66,15 @@ PATTERNS: Mapping[str, Pattern] = {
     ),
     "FluxPipeline": Pattern(is_stacked=False, on={"true_cfg_scale": 2.0}, needs=_NEGATIVE),
     "QwenImagePipeline": Pattern(is_stacked=False, on={"true_cfg_scale": 2.0}, needs=_NEGATIVE, divides_by_norm=True),
+    "ZImagePipeline": Pattern(
+        is_stacked=True,
+        is_listed=True,
+        is_negated=True,
+        on={"guidance_scale": 1.0},
+        off=0.0,
+        sample=("x",),
+        replaced={"cfg_normalization": False, "cfg_truncation": 1.0},
+    ),
     "WanPipeline": Pattern(
         is_stacked=False,
         on={"guidance_scale": 2.0},

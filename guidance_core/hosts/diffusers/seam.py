@@ -169,14 +169,18 @@ class Seam:
             return self._stacked(name, model, given)
         return self._one_of_two(name, model, given, context_of(stand_in))
 
-    def _stacked(self, name: str, model: Any, given: Arguments) -> tuple[Tensor, ...]:
+    def _stacked(self, name: str, model: Any, given: Arguments) -> tuple[Any, ...]:
         if not getattr(self.pipe, "do_classifier_free_guidance", True):
             raise ConfigurationError(f"{self._named}: {self._off}")
-        rows = given[self.pattern.sample[0]].shape[0]
+        rows, is_listed = len(given[self.pattern.sample[0]]), self.pattern.is_listed
         if rows % 2:
             raise ConfigurationError(f"{self._named}: {self._off}")
-        halves = {NEGATIVE: _half(given, rows, first=True), POSITIVE: _half(given, rows, first=False)}
-        return tuple(torch.cat([each, each]) for each in self._evaluated(name, model, halves, {}))
+        one, other = (_half(given, rows, first=first, listed=is_listed) for first in (True, False))
+        halves = {POSITIVE: one, NEGATIVE: other} if is_listed else {NEGATIVE: one, POSITIVE: other}
+        made = self._evaluated(name, model, halves, {})
+        if is_listed:
+            return tuple([*each, *each] for each in made)
+        return tuple(torch.cat([each, each]) for each in made)
 
     def _one_of_two(
         self, name: str, model: Any, given: Arguments, context: tuple[str | None, Mapping[str, Any]]
@@ -202,7 +206,7 @@ class Seam:
     ) -> tuple[Tensor, ...]:
         """Return the guided prediction of each output."""
         positive = conditions[POSITIVE]
-        sample = tuple(positive[each] for each in self.pattern.sample)
+        sample = tuple(_whole(positive[each]) for each in self.pattern.sample)
         run = self._started(model, sample, conditions)
         assert self._levels is not None
         if self._made >= len(self._levels.evaluations):
@@ -221,7 +225,8 @@ class Seam:
             self._told = error
             raise
         self._made += 1
-        return tuple(result) if self.pattern.outputs else (result,)
+        made = tuple(result) if self.pattern.outputs else (result,)
+        return tuple(-each for each in made) if self.pattern.is_negated else made
 
     def _started(self, model: Any, sample: Sequence[Tensor], conditions: Mapping[str, Arguments]) -> Run:
         """Return the run, which begins with the first evaluation."""
@@ -294,6 +299,10 @@ class Forwards:
             self._perturbed(branch) as arguments,
         ):
             made = self._model(**{**given, **arguments}, return_dict=False)
+        if self._pattern.is_listed:  # these pipelines combine in float32
+            made = tuple(_whole(each).float() for each in made)
+        if self._pattern.is_negated:
+            made = tuple(-each for each in made)
         return tuple(made) if self._pattern.outputs else made[0]
 
     def _perturbed(self, branch: BoundBranch) -> contextlib.AbstractContextManager[Arguments]:
@@ -326,15 +335,25 @@ def _by_name(model: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> 
     )
 
 
-def _half(value: Any, rows: int, *, first: bool) -> Any:
-    """Return one half of everything that has as many rows as the batch, in dicts and lists too."""
+def _half(value: Any, rows: int, *, first: bool, listed: bool = False) -> Any:
+    """Return one half of everything that has as many rows as the batch, in dicts and lists too.
+
+    With `listed` that goes for lists with as many entries.
+    """
     if isinstance(value, Tensor):
         return value.chunk(2)[0 if first else 1] if value.ndim and value.shape[0] == rows else value
     if isinstance(value, Mapping):
-        return {name: _half(each, rows, first=first) for name, each in value.items()}
+        return {name: _half(each, rows, first=first, listed=listed) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_half(each, rows, first=first) for each in value)
+        if listed and len(value) == rows:
+            return value[: rows // 2] if first else value[rows // 2 :]
+        return type(value)(_half(each, rows, first=first, listed=listed) for each in value)
     return value
+
+
+def _whole(sample: Any) -> Any:
+    """Return a sample as one tensor, where it is a list with an entry for each picture."""
+    return torch.stack(tuple(sample)) if isinstance(sample, list | tuple) else sample
 
 
 def _without_zero_tokens(prediction: Tensor) -> Tensor:
