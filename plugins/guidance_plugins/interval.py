@@ -33,7 +33,7 @@ class Interval:
     It wraps the methods given before or after it: outside the window their branches are not run
     and their corrections not applied. By fraction of the steps before a step the window is [lo, hi), by the fraction
     that is done after it (`by=done`) (lo, hi]. With `ends=floored` both ends of a fraction are rounded down to whole
-    steps, as diffusers' guiders do; with `ends=inside` the first of them is left out too, as its skip-layer guidance does.
+    steps, as diffusers' guiders do; `ends=inside` leaves out the first of them too, as its skip-layer guidance does.
 
     Source: Kynkäänniemi et al., arXiv:2404.07724, eq. 5.
     """

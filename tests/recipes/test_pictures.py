@@ -447,7 +447,7 @@ def _pipelines():
                 yield pytest.param(recipe, getattr(diffusers, name), id=f"{recipe.name} {name}")
 
 
-@pytest.mark.parametrize(("recipe", "pipeline"), _pipelines())
+@pytest.mark.parametrize(("recipe", "pipeline"), list(_pipelines()))
 def test_parameters_have_the_names_and_defaults_of_the_pipeline(recipe, pipeline):
     known = inspect.signature(pipeline.__call__).parameters
     own = {name: about["default"] for name, about in recipe.parameters.items() if name in known}
