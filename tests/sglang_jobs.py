@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from engines.loading import with_engine
 
 with_engine("sglang")
@@ -156,6 +157,9 @@ def join(group: Any) -> None:
         cpu_group=group,
         device_communicator=None,
         srt_custom_allreduce=None,
+        shm_handle=None,
+        rank=torch.distributed.get_rank(),
+        device=torch.device("cpu"),
     )
     parallel_state._CFG = coordinator
 
@@ -166,3 +170,21 @@ def on_ranks(group: Any, stack: Any, scale: float, dtype: torch.dtype = torch.fl
     stage = Small() if stack is None else Guided(stack)
     made = stage.generate(scale, parallel=True, dtype=dtype)
     return bits(made), len(stage.passes)
+
+
+PIECES = (slice(0, 6), slice(6, 12))
+
+
+def in_pieces(group: Any, stack: Any) -> torch.Tensor:
+    """Return this rank's piece of a request on two guidance ranks and two of a sequence."""
+    ranks = dist.get_process_group_ranks(group)
+    lines = {name: [dist.new_group([ranks[i] for i in line]) for line in lines] for name, lines in LINES.items()}
+    mine = group.rank()
+    guidance, sequence = lines["guidance"][mine % 2], lines["sequence"][mine // 2]
+    join(guidance)
+    parallel_state._SP = SimpleNamespace(device_group=sequence)
+    facts = {"did_sp_shard_latents": True, "raw_latent_shape": torch.Size(SHAPE)}
+    return Guided(stack).generate(parallel=True, batch=facts, piece=PIECES[mine % 2])
+
+
+LINES = {"guidance": ((0, 2), (1, 3)), "sequence": ((0, 1), (2, 3))}

@@ -31,6 +31,7 @@ _CORE = f"{_GEN}.runtime.pipelines_core"
 _STAGES = f"{_CORE}.stages"
 REAL = {
     "sglang": (
+        f"{_GEN}.envs",
         f"{_GEN}.runtime.distributed",
         f"{_GEN}.runtime.managers.forward_context",
         f"{_GEN}.runtime.models.schedulers",

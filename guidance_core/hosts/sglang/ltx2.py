@@ -60,7 +60,7 @@ class GuidedLTX2Denoising(GuidedDenoising):
         valid = {output: int(count) for output, count in split.items() if count}
         if not valid:
             return None
-        from sglang.multimodal_gen.runtime.distributed import get_sp_group
+        from sglang.multimodal_gen.runtime.distributed.parallel_state import get_sp_group
 
         return Shards(get_sp_group().device_group, dict.fromkeys(valid, 1), valid)
 

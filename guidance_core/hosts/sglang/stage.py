@@ -79,7 +79,7 @@ class GuidedDenoising:
         """
         if not getattr(batch, "did_sp_shard_latents", False):
             return None
-        from sglang.multimodal_gen.runtime.distributed import get_sp_group
+        from sglang.multimodal_gen.runtime.distributed.parallel_state import get_sp_group
 
         group = get_sp_group().device_group
         mine, whole = tuple(ctx.latents.shape), tuple(batch.raw_latent_shape)
