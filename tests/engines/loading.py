@@ -10,6 +10,7 @@ is a stand-in, whose classes take any argument and do nothing. A test that reach
 from __future__ import annotations
 
 import abc
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -112,6 +113,8 @@ class _Absent(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if any(f"{self.__name__}.{name}" == each for real in REAL.values() for each in real):
+            return importlib.import_module(f"{self.__name__}.{name}")
         made = _Kind(name, (_Nothing,), {"__module__": self.__name__})
         setattr(self, name, made)
         return made
