@@ -1,4 +1,5 @@
 """A small model in sglang's real denoising stage: functions that processes can import."""
+# ruff: noqa: E402  (the engine is found first)
 
 from __future__ import annotations
 

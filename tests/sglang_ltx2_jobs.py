@@ -1,4 +1,5 @@
 """A small model of video and audio in sglang's real LTX-2 stage: functions that processes can import."""
+# ruff: noqa: E402  (the engine is found first)
 
 from __future__ import annotations
 
@@ -32,9 +33,7 @@ OWN = {
         "skip_step": 0,
     }.items()
 }
-SPEC = (
-    "ltx2:cfg_scale={video: 3, audio: 7},stg_scale=1,stg_blocks=1,rescale_scale=0.7,modality_scale=3"
-)
+SPEC = "ltx2:cfg_scale={video: 3, audio: 7},stg_scale=1,stg_blocks=1,rescale_scale=0.7,modality_scale=3"
 denoising.rollout_step_kwargs = lambda batch: {}
 denoising.quality_allows = lambda quality, tier: quality != "exact"
 denoising.is_ltx2_two_stage_pipeline_name = lambda name: name == "LTX2TwoStagePipeline"
@@ -176,7 +175,7 @@ class Small(denoising.LTX2DenoisingStage):
         )
         policy = denoising_policy().build(request, {}, {"text": texts[:2]}, {"text": texts[2:]})
         given = {
-            **dict.fromkeys(("extra_step_kwargs", "image_kwargs", "pos_cond_kwargs", "neg_cond_kwargs"), {}),
+            **{name: {} for name in ("extra_step_kwargs", "image_kwargs", "pos_cond_kwargs", "neg_cond_kwargs")},
             "scheduler": scheduler,
             "target_dtype": dtype,
             "autocast_enabled": False,
@@ -201,7 +200,9 @@ class Small(denoising.LTX2DenoisingStage):
         context = denoising.LTX2DenoisingContext(**given)
         self._before_denoising_loop(context, request, server)
         for i, t in enumerate(context.timesteps):
-            self._run_denoising_step(context, DenoisingStepState(i, t, t, int(t), self.model, scale, None), request, server)
+            self._run_denoising_step(
+                context, DenoisingStepState(i, t, t, int(t), self.model, scale, None), request, server
+            )
         self._finalize_denoising_loop(context, request, server)
         return torch.cat([context.latents.flatten(1), context.audio_latents.flatten(1)], dim=1)
 

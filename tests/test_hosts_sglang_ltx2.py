@@ -81,13 +81,15 @@ def test_more_ranks_than_passes_work(jobs, four):
 
 def test_a_request_without_guidance_and_a_distilled_stage_are_left_to_the_engine(jobs):
     mine, theirs = jobs.Guided(), jobs.Small()
-    assert torch.equal(mine.generate(None, scale=1.0, stage="one_stage"), theirs.generate(None, scale=1.0, stage="one_stage"))
+    assert torch.equal(
+        mine.generate(None, scale=1.0, stage="one_stage"), theirs.generate(None, scale=1.0, stage="one_stage")
+    )
     assert torch.equal(mine.generate(None, stage="stage2"), theirs.generate(None, stage="stage2"))
 
 
 def test_what_the_model_cannot_do_is_refused_before_the_first_pass(jobs):
     stage = jobs.Guided("stg:blocks=1,skip=blocks")
-    with pytest.raises(ConfigurationError, match="has no flag for .*; it can skip self-attention in blocks"):
+    with pytest.raises(ConfigurationError, match=r"has no flag for .*; it can skip self-attention in blocks"):
         stage.generate()
     assert stage.model.rows == 0
 

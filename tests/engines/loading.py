@@ -3,8 +3,8 @@
     with_engine("sglang")
     from sglang.multimodal_gen.runtime.pipelines_core.stages.denoising import DenoisingStage
 
-`REAL` says which modules are the wheel's own. Whatever else they import (CUDA kernels, servers, packages that are not here)
-is a stand-in, whose classes take any argument and do nothing. A test that reaches one fails, since it returns no tensor.
+`REAL` says which modules are the wheel's own. Whatever else they import (CUDA kernels, servers, packages that are not
+here) is a stand-in, whose classes take any argument and do nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

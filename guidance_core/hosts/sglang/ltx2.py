@@ -1,8 +1,8 @@
 """A mixin that has sglang's LTX-2 stage guided: its model's calls are answered with the stack's guided prediction.
 
-The stage asks its model for the passes of both texts, in one call or in one call a sample. It gets the guided prediction in
-the place of each, which its own formula leaves as it is. Its own perturbed passes are turned off: the stack asks for those
-that it needs.
+The stage asks its model for the passes of both texts, in one call or in one call a sample. It gets the guided
+prediction in the place of each, which its own formula leaves as it is. Its own perturbed passes are turned off: the
+stack asks for those that it needs.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class GuidedLTX2Denoising(GuidedDenoising):
         class Stage(GuidedLTX2Denoising, LTX2DenoisingStage):
             stack = "ltx2:preset=2.3"
 
-    Predictions have the outputs `video` and `audio`. What the request says of its guider (scales, blocks, skipped steps) is
-    replaced by the stack. A second, distilled stage is left to sglang.
+    Predictions have the outputs `video` and `audio`. What the request says of its guider (scales, blocks, skipped
+    steps) is replaced by the stack. A second, distilled stage is left to sglang.
     """
 
     outputs = OUTPUTS
@@ -143,7 +143,8 @@ class _Evaluations:
     def _evaluated(self, passes: list[dict[str, Any]], forward: Any) -> tuple[Tensor, Tensor]:
         names = (POSITIVE, NEGATIVE)[: self._passes]
         conditions = dict(zip(names if self.positive_first else names[::-1], passes, strict=True))
-        ctx, more = self._ctx, {}
+        ctx = self._ctx
+        more: dict[str, Any] = {}
         sigma = float(ctx.sigmas_host[self._index])
         if self._made:  # a sampler's midpoint
             sigma = math.sqrt(sigma * float(ctx.sigmas_host[self._index + 1]))
@@ -191,7 +192,7 @@ def _with(inputs: Mapping[str, Any], flags: Mapping[str, Any]) -> tuple[dict[str
     """Return flags for every sample, joined to those that the stage has for it."""
     count = inputs["hidden_states"].shape[0]
     own = inputs.get("perturbation_configs") or ({},) * count
-    return tuple({**each, **{name: value for name, value in flags.items() if value or name not in each}} for each in own)
+    return tuple({**flags, **{name: flags.get(name) or value for name, value in each.items()}} for each in own)
 
 
 def _rows(given: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -210,7 +211,7 @@ def _joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the arguments of one call for several samples."""
     if len(rows) == 1:
         return dict(rows[0])
-    joined = {}
+    joined: dict[str, Any] = {}
     for name, first in rows[0].items():
         values = [row[name] for row in rows]
         if isinstance(first, Tensor) and first.ndim and first.shape[0] == 1:

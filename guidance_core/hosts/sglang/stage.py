@@ -1,7 +1,7 @@
 """A mixin that has sglang's `DenoisingStage` guided by a stack of methods.
 
-The engine's own method still runs each pass: it is handed one branch at a time, as if that were all that a request asks for.
-So whatever an engine's model does around a pass (forward context, slicing, its own overrides) stays as it is.
+The engine's own method still runs each pass: it is handed one branch at a time, as if that were all that a request
+asks for. So whatever an engine's model does around a pass (forward context, slicing, its own overrides) stays as it is.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class GuidedDenoising:
         class Stage(GuidedDenoising, DenoisingStage):
             stack = "cfg:scale=4,interval:lo=0.2,hi=0.8"
 
-    A request without classifier-free guidance is left to sglang. With `--enable-cfg-parallel` the branches are spread over
-    the CFG ranks; a rank without a branch runs no forward. Pieces of a sequence are measured as one.
+    A request without classifier-free guidance is left to sglang. With `--enable-cfg-parallel` the branches are spread
+    over the CFG ranks; a rank without a branch runs no forward. Pieces of a sequence are measured as one.
     """
 
     stack: ClassVar[Stack | None] = None
@@ -64,7 +64,7 @@ class GuidedDenoising:
         return self.capabilities(branch)
 
     def guides(self, ctx: Any, batch: Any) -> bool:
-        """Whether a request is guided: where it has classifier-free guidance, so that sglang has prepared both texts."""
+        """Whether a request is guided: where it has classifier-free guidance, and so both texts."""
         return bool(batch.do_classifier_free_guidance)
 
     def levels_for(self, ctx: Any) -> Levels:
