@@ -164,3 +164,14 @@ def test_the_schedulers_of_the_engine_are_known(jobs):
     assert len(levels.evaluations) == 8
     for (_, sigma, _), timestep in zip(levels.evaluations, scheduler.timesteps, strict=True):
         assert abs(sigma * 1000 - float(timestep)) <= 1
+
+
+def test_both_of_the_engines_orders_are_there_by_name(jobs, two):
+    """Bit for bit: one device, and two CFG ranks, whose results differ from each other."""
+    kinds = {"difference": jobs.bits(jobs.Small().generate(dtype=torch.bfloat16))}
+    ((kinds["weights"], _), (other, _)) = two.run(jobs.on_ranks, None, 4.0, torch.bfloat16)
+    assert kinds["weights"] == other != kinds["difference"]
+    for order, wanted in kinds.items():
+        stack = f"rounded-cfg:scale=4,order={order},dtype=bfloat16"
+        assert jobs.bits(jobs.Guided(stack).generate(dtype=torch.bfloat16)) == wanted
+        assert {digest for digest, _ in two.run(jobs.on_ranks, stack, 4.0, torch.bfloat16)} == {wanted}

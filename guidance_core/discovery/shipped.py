@@ -20,6 +20,7 @@ SHIPPED: Mapping[str, Mapping[str, str]] = {
         "mambo-g": "guidance_plugins.mambo_g:MamboG",
         "normalize": "guidance_plugins.normalize:Normalize",
         "rescale": "guidance_plugins.rescale:Rescale",
+        "rounded-cfg": "guidance_plugins.rounded_cfg:RoundedCFG",
         "stg": "guidance_plugins.stg:STG",
         "tcfg": "guidance_plugins.tcfg:TCFG",
     },

@@ -12,7 +12,21 @@ from guidance_plugins.ltx2 import LTX2
 from guidance_plugins.mambo_g import MamboG
 from guidance_plugins.normalize import Normalize
 from guidance_plugins.rescale import Rescale
+from guidance_plugins.rounded_cfg import RoundedCFG
 from guidance_plugins.stg import STG
 from guidance_plugins.tcfg import TCFG
 
-__all__ = ["APG", "CFG", "LTX2", "STG", "TCFG", "CFGZeroStar", "Gate", "Interval", "MamboG", "Normalize", "Rescale"]
+__all__ = [
+    "APG",
+    "CFG",
+    "LTX2",
+    "STG",
+    "TCFG",
+    "CFGZeroStar",
+    "Gate",
+    "Interval",
+    "MamboG",
+    "Normalize",
+    "Rescale",
+    "RoundedCFG",
+]
