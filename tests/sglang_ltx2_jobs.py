@@ -169,6 +169,7 @@ class Small(denoising.LTX2DenoisingStage):
             audio_prompt_embeds=texts[1:2],
             negative_prompt_embeds=texts[2:3],
             negative_audio_prompt_embeds=texts[3:],
+            generator=None,
             quality="exact" if exact else "lossless",
             return_trajectory_latents=False,
             extra={} if own is None else {"ltx2_stage1_guider_params": own},

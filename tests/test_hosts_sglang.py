@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import re
 import unittest
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from engines.loading import with_engine
 
 from guidance_core import ConfigurationError, Guidance
+from guidance_core.hosts import engine
 from guidance_core.hosts.diffusers import levels_of
 from guidance_core.hosts.sglang import GuidedDenoising, guide
 from guidance_core.ranks import Ranks
 
 pytest.importorskip("diffusers")
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +181,30 @@ def test_both_of_the_engines_orders_are_there_by_name(jobs, two):
         stack = f"rounded-cfg:scale=4,order={order},dtype=bfloat16"
         assert jobs.bits(jobs.Guided(stack).generate(dtype=torch.bfloat16)) == wanted
         assert {digest for digest, _ in two.run(jobs.on_ranks, stack, 4.0, torch.bfloat16)} == {wanted}
+
+
+def test_the_code_of_the_page_runs(jobs):
+    importlib.import_module("sglang_ltx2_jobs")
+    space = {"pipeline": SimpleNamespace(stages=(jobs.Small(),))}
+    blocks = re.findall(r"^```{.python .no-run}\n(.*?)^```", (DOCS / "sglang.md").read_text(), re.M | re.S)
+    for block in blocks:
+        exec(block, space)
+    assert len(blocks) == 4
+    stage = type("Stage", (space["PerRequest"], jobs.Small), {})()
+    stage.generate()
+    space["pipeline"].stages[0].generate()
+    assert len(stage.passes) == len(space["pipeline"].stages[0].passes) == 24
+
+
+def test_an_untested_version_is_told_once(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.6.0.dev3")
+    engine.tell_untested.cache_clear()
+    with pytest.warns(
+        engine.UntestedVersionWarning, match=r"sglang 0\.6\.0\.dev3 is installed; .* with sglang 0\.5\.23"
+    ):
+        engine.tell_untested("sglang", "0.5.23", "0.5.23")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.tell_untested("sglang", "0.5.23", "0.5.23")
+        engine.tell_untested("sglang", "0.5.0", "0.6.0")
+    engine.tell_untested.cache_clear()

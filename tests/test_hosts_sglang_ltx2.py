@@ -43,6 +43,7 @@ def test_a_sample_does_not_depend_on_its_batch(jobs):
     """The stage's own guider takes the spread of the whole batch."""
     both = jobs.Guided().generate(samples=2)
     assert torch.isfinite(both).all()
+    assert difference(jobs.Guided().generate(samples=2, exact=True), both) < 3e-6
     apart = jobs.Small()
     assert difference(apart.generate(samples=2), both) > 1e-4
 
@@ -102,3 +103,13 @@ def test_the_engines_unit_tests_pass_with_a_guided_stage(jobs):
     unittest.defaultTestLoader.loadTestsFromModule(module).run(found)
     assert found.testsRun == 1
     assert found.wasSuccessful(), (found.errors + found.failures)[0][1]
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["one call", "a call each"])
+def test_a_samplers_midpoint_is_a_second_evaluation(jobs, exact):
+    made = []
+    for stage in (jobs.Guided(sampler="res2s"), jobs.Small(sampler="res2s")):
+        torch.manual_seed(3)  # the sampler's noise
+        made.append(stage.generate(exact=exact))
+        assert stage.model.rows == 4 * (2 * jobs.STEPS - 1)
+    assert difference(*made) < 3e-6

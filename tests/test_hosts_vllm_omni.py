@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from guidance_core.hosts.vllm_omni import GuidedCFG, GuidedLTX
 from guidance_core.ranks import Ranks
 
 pytest.importorskip("diffusers")
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +135,27 @@ def test_fewer_ltx_passes_run_where_the_stack_wants_fewer(jobs):
     held = jobs.Pipeline(jobs.Executor(f"{jobs.SPEC},skip_step=1"))
     held.generate()
     assert held.rows == 4 * jobs.LTX_STEPS // 2
+
+
+def test_the_code_of_the_page_runs(jobs):
+    class LTXPipeline(jobs.Pipeline):
+        def __init__(self):
+            super().__init__(type(self).guidance_executor)
+
+    space = {"Pipeline": jobs.Small, "LTXPipeline": LTXPipeline}
+    blocks = re.findall(r"^```{.python .no-run}\n(.*?)^```", (DOCS / "vllm-omni.md").read_text(), re.M | re.S)
+    for block in blocks:
+        exec(block, space)
+    assert len(blocks) == 3
+    pipelines = space["Guided"](), space["PerRequest"]()
+    for pipeline in pipelines:
+        pipeline.generate()
+        assert pipeline.passes < 32
+    space["Executor"].stack = jobs.SPEC  # the small model has fewer blocks
+    space["GuidedLTXPipeline"]().generate()
+
+
+def test_the_pipelines_own_rounding_is_there_by_name(jobs):
+    stack = "rounded-cfg:scale=4,order=difference,dtype=bfloat16"
+    wanted = jobs.Small().generate(dtype=torch.bfloat16)
+    assert torch.equal(jobs.Guided(stack).generate(dtype=torch.bfloat16), wanted)

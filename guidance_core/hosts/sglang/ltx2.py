@@ -162,8 +162,8 @@ class _Evaluations:
 
         self._made += 1
         sample = ctx.latents, ctx.audio_latents
-        made: tuple[Tensor, Tensor] = self._request.run.step(self._index, sample, denoise, **more)
-        return made
+        video, audio = self._request.run.step(self._index, sample, denoise, **more)
+        return video, audio
 
 
 def flags_of(perturbations: Iterable[Perturbation]) -> dict[str, Any]:
