@@ -6,7 +6,8 @@ class Stage(GuidedDenoising, DenoisingStage):
     stack = "cfg:scale=4,interval:lo=0.2,hi=0.8"
 """
 
+from guidance_core.hosts.sglang.guide import guide
 from guidance_core.hosts.sglang.ltx2 import GuidedLTX2Denoising
-from guidance_core.hosts.sglang.stage import GuidedDenoising, guide
+from guidance_core.hosts.sglang.stage import GuidedDenoising
 
 __all__ = ["GuidedDenoising", "GuidedLTX2Denoising", "guide"]

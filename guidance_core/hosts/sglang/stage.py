@@ -193,30 +193,3 @@ def _passes(policy: Any) -> dict[str, Any]:
 def _at(value: Any, device: torch.device) -> Any:
     """Return an input on this rank's device: those that CFG rank 0 broadcast are on its own."""
     return value.to(device) if isinstance(value, Tensor) else value
-
-
-def guide(pipeline: Any, stack: Stack) -> Any:
-    """Have the denoising stages of a pipeline guided by a stack of methods, and return the pipeline.
-
-        guide(pipeline, "cfg:scale=4,interval:lo=0.2,hi=0.8")
-
-    Raises:
-        ConfigurationError: it has no stage that can be guided.
-    """
-    from guidance_core.hosts.sglang.ltx2 import GuidedLTX2Denoising
-
-    found = 0
-    for stage in pipeline.stages:
-        names = {each.__name__ for each in type(stage).__mro__}
-        if "DenoisingStage" not in names:
-            continue
-        mixin = GuidedLTX2Denoising if "LTX2DenoisingStage" in names else GuidedDenoising
-        bases = (type(stage),) if isinstance(stage, GuidedDenoising) else (mixin, type(stage))
-        stage.__class__ = type(type(stage).__name__, bases, {"stack": stack, "__module__": type(stage).__module__})
-        found += 1
-    if not found:
-        raise ConfigurationError(
-            f"{type(pipeline).__name__} has no denoising stage that can be guided; its stages are "
-            f"{', '.join(type(stage).__name__ for stage in pipeline.stages)}."
-        )
-    return pipeline
