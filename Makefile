@@ -82,7 +82,7 @@ test: $(VENV)/.dev $(VENV)/.engines
 # The pipelines and models of others; make test runs them too.
 HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py tests/test_perturbed_*.py)
 
-test-hosts: $(VENV)/.dev
+test-hosts: $(VENV)/.dev $(VENV)/.engines
 	$(BIN)/python -m pytest $(HOST_TESTS) $(PYTEST_ARGS)
 
 table-diffusers: $(VENV)/.dev

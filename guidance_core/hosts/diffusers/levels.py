@@ -174,5 +174,6 @@ KINDS: Mapping[str, Callable[[Any], Levels]] = {
     "DEISMultistepScheduler": _of_multistep,
     "FlowMatchEulerDiscreteScheduler": _of_flow,
     "FlowMatchHeunDiscreteScheduler": _of_flow_heun,
+    "FlowUniPCMultistepScheduler": _of_flow,  # of engines
 }
 "What reads each scheduler that is known."
