@@ -422,7 +422,7 @@ def test_a_hook_sees_this_and_the_next_noise_level():
 
 
 def test_an_alpha_that_nobody_knows_is_an_error_that_says_what_to_give():
-    with pytest.raises(ConfigurationError, match="'cfg-plus-plus': alpha at sigma .* start the run with alphas="):
+    with pytest.raises(ConfigurationError, match=r"'cfg-plus-plus': alpha at sigma .* start the run with alphas="):
         start([CFGPlusPlus()], prediction_type="epsilon")
     start([CFGPlusPlus()], prediction_type="epsilon", alphas=1.0)
     start([CFGPlusPlus()], prediction_type="epsilon", alphas=[0.4, 0.8, 0.95])  # the final one is 1 where sigma is 0

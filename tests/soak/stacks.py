@@ -216,7 +216,7 @@ class Stacks:
             lambda: MamboG(scale, alpha=self.scale(0, 8, 0.0)),
             lambda: APGMix(scale, self.scale(), start_step=self.chosen.choice([0, 2, 5])),
             lambda: SMCCFG(scale, form=self.chosen.choice(["sign", "norm"]), space=space),
-            lambda: DynamicThresholding(scale, self.scale(), percentile=self.chosen.choice([0.9, 1.0])),
+            lambda: DynamicThresholding(scale, self.scale(), percentile=self.chosen.choice([0.9, 1.0]), space=space),
         ]
         if self._converts:
             makers.append(lambda: Skimmed(scale, self.scale(0, 5), space=self.chosen.choice(["x0", None])))
@@ -277,9 +277,10 @@ class Stacks:
     def correction(self) -> Any:
         """Return one of the other corrections of the sum."""
         self._note("correction")
+        space = self.chosen.choice([None, "flow"]) if self.prediction_type in ("flow", "x0") else None
         makers: list[Callable[[], Any]] = [
             lambda: Renorm(self._norm_form(), self.scale(0, 1)),
-            lambda: Momentum(self.scale(0, 1, 0.0), self.chosen.choice([0.0, 0.6])),
+            lambda: Momentum(self.scale(0, 1, 0.0), self.chosen.choice([0.0, 0.6]), space=space),
         ]
         if not self.adds_up:  # which elements count may change with a rounding
             makers.append(lambda: EPCFG(*self.chosen.choice([(0.0, 1.0), (0.25, 0.75)])))
