@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from guidance_core.errors import ConfigurationError
+from guidance_core.hosts.diffusers.levels import Levels
 from guidance_core.methods.perturbations import Perturbation
 
 Flags = Callable[[Iterable[Perturbation], Any], Mapping[str, Any]]
@@ -39,6 +40,22 @@ class Pattern:
     "Whether the pipeline divides by the norm of a token's prediction, so that a token of zeros would become NaN."
     flags: Flags | None = None
     "None: perturbations are made as in `perturbed`."
+    positive_first: bool = False
+    "Of one call for both conditions: whether the positive one is in the first half."
+    is_listed: bool = False
+    "Whether the model gets and returns lists, with an entry for each sample of the batch."
+    halved: tuple[str, ...] = ()
+    "Arguments of one call for both conditions that are halved though they have other rows than the sample."
+    sign: int = 1
+    "-1 where the pipeline turns the model's prediction round before its scheduler gets it."
+    has_variance: bool = False
+    "Whether the model returns a variance too, as further channels, that the pipeline cuts off."
+    defers: bool = False
+    "Of two calls: whether the pipeline slices, scales or adds to the first prediction before its second call."
+    guiders: tuple[str, ...] = ()
+    "Attributes of the pipeline that hold a guider of diffusers; a plain one stands there for the call."
+    levels: Callable[[Any], Levels] | None = None
+    "Reads the scheduler's noise levels as the model sees them; None for `levels_of`."
 
 
 _UNET = Pattern(
