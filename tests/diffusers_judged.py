@@ -112,11 +112,19 @@ def view(scheduler: Any, count: int, timestep: Any, output: Tensor, sample: Tens
     """Return what a scheduler makes of a prediction, in float64."""
     output, sample = output.double(), sample.double()
     config, name = scheduler.config, type(scheduler).__name__
-    if name == "DDIMScheduler":
+    if not hasattr(scheduler, "sigmas"):  # DDIM
         alpha = float(scheduler.alphas_cumprod[int(timestep)]) ** 0.5
         sigma = (1 - alpha**2) ** 0.5
-        return Taken(output, sample, alpha, sigma, (sample - sigma * output) / alpha)
-    level = float(scheduler.sigmas[count])
+        x0 = (sample - sigma * output) / alpha
+        if config.prediction_type == "v_prediction":
+            x0 = alpha * sample - sigma * output
+        return Taken(output, sample, alpha, sigma, x0)
+    level = float(scheduler.sigmas[count + (scheduler.begin_index or 0)])
+    if config.get("invert_sigmas"):  # Mochi: the scheduler counts the signal, and the model predicts towards it
+        return Taken(-output, sample, level, 1 - level, sample + (1 - level) * output)
+    if config.get("use_karras_sigmas"):  # Cosmos: the sample is x0 + s·ε, and its model sees it divided by 1 + s
+        x0, seen, t = sample - level * output, sample / (1 + level), level / (1 + level)
+        return Taken((seen - x0) / t, seen, 1 - t, t, x0)
     if "Flow" in name or config.get("use_flow_sigmas"):
         return Taken(output, sample, 1 - level, level, sample - level * output)
     scale = (level**2 + 1) ** 0.5
@@ -159,8 +167,9 @@ def forwards_counted(case: Case) -> Iterator[tuple[Case, list[int]]]:
     pipe = case.pipeline()
 
     def note(_: Any, arguments: Any, named: Any) -> None:
-        sample = arguments[0] if arguments else named.get("hidden_states", named.get("sample"))
-        rows.append(sample.shape[0])
+        names = ("hidden_states", "sample", "x")
+        sample = arguments[0] if arguments else next(named[name] for name in names if named.get(name) is not None)
+        rows.append(len(sample))
 
     models = [getattr(pipe, name, None) for name in ("unet", "transformer", "transformer_2")]
     hooks = [model.register_forward_pre_hook(note, with_kwargs=True) for model in models if model is not None]
@@ -187,7 +196,7 @@ def against_scheduler(case: Case) -> float:
         made_by(case, [*Guidance.from_spec(case.spec).plugins, watch])
     assert len(taken) == len(watch.seen) > 0
     return max(
-        float((seen[-1].double() - each.x0).abs().max() / each.x0.abs().max())
+        float((seen[-1].double().reshape(each.x0.shape) - each.x0).abs().max() / each.x0.abs().max())
         for seen, each in zip(watch.seen, taken, strict=True)
     )
 
@@ -201,7 +210,7 @@ def against_formulas(case: Case) -> float:
             made_by(case, [*Guidance.from_spec(spec).plugins, given])
         assert len(taken) == len(given.seen) > 0
         for (_, c, u), each in zip(given.seen, taken, strict=True):
-            c, u = (to_x0(case, each, prediction.double()) for prediction in (c, u))
+            c, u = (to_x0(case, each, prediction.double().reshape(each.sample.shape)) for prediction in (c, u))
             expected = from_x0(case, each, formula(c, u))
             # in the units of the model's input, whose rounding every conversion between spaces carries
             error = each.sigma * (each.output - expected).abs().max() / each.sample.abs().max()

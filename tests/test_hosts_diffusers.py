@@ -46,7 +46,7 @@ from guidance_core.hosts.diffusers import (
     guided,
     levels_of,
 )
-from guidance_core.hosts.diffusers.patterns import pattern_of
+from guidance_core.hosts.diffusers.pipelines import pattern_of
 from guidance_core.hosts.diffusers.placeholder import Placeholder
 from guidance_core.hosts.diffusers.stand_in import StandIn
 from guidance_core.ranks import Ranks

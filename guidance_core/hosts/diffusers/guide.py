@@ -15,7 +15,8 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Executor
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.guidance import Guidance
-from guidance_core.hosts.diffusers.patterns import Pattern, pattern_of
+from guidance_core.hosts.diffusers.patterns import Pattern
+from guidance_core.hosts.diffusers.pipelines import pattern_of
 from guidance_core.hosts.diffusers.seam import Seam
 from guidance_core.recipes import Recipe, recipe_of
 

@@ -111,10 +111,18 @@ class Seam:
         def prepared(*arguments: Any, **named: Any) -> Any:
             made = prepare(*arguments, **named)
             latents = made[0] if isinstance(made, (tuple, list)) else made
-            self._translation = Translation(self.pattern, getattr(latents, "shape", None))
+            shape = getattr(latents, "shape", None)
+            self._translation = Translation(self.pattern, shape, self._returns_variance(shape))
             return made
 
         return prepared
+
+    def _returns_variance(self, latents: Sequence[int] | None) -> bool:
+        """Whether the model returns a variance that the pipeline cuts off."""
+        if not self.pattern.has_variance or latents is None:
+            return False
+        channels = getattr(self._models[0].config, "out_channels", None)
+        return channels is None or channels == 2 * latents[1]
 
     def check_finished(self) -> None:
         """Look at a call that came to its end.

@@ -12,6 +12,10 @@ from torch import Tensor
 from guidance_core.hosts.diffusers.patterns import Pattern
 
 
+OF_PLACES = ("rotary", "rope")
+"In the names of arguments for the places of tokens, which may happen to be as many as the batch has rows."
+
+
 @attrs.frozen(eq=False)
 class Translation:
     """Takes the part that is denoised out of a model's inputs and results, and puts a guided prediction back."""
@@ -22,6 +26,9 @@ class Translation:
 
     A model may get more: channels of a picture that is filled in, frames or tokens of one that is edited.
     """
+
+    returns_variance: bool = False
+    "Whether the model returns as many channels again for a variance."
 
     def sample(self, given: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """Return what is denoised of a model's arguments, one for each output."""
@@ -37,7 +44,7 @@ class Translation:
         made = self._turned(guided)
         if self.pattern.divides_by_norm:
             made = _without_zero_tokens(made)
-        if self.pattern.has_variance:  # its pipeline cuts it off
+        if self.returns_variance:  # its pipeline cuts it off
             made = torch.cat([made, torch.zeros_like(made)], dim=1)
         if rows > 1:
             made = torch.cat([made] * rows)
@@ -47,13 +54,18 @@ class Translation:
         """Return the arguments of both halves of a batch."""
         named = self.pattern.halved
 
-        def half(first: bool) -> dict[str, Any]:
-            return {
-                name: _half(value, None if name in named else rows, first=first, listed=self.pattern.is_listed)
-                for name, value in given.items()
-            }
+        def half(place: int) -> dict[str, Any]:
+            made = {}
+            for name, value in given.items():
+                if name in named and isinstance(value, Tensor):
+                    made[name] = value.chunk(2, dim=named[name])[place]
+                elif any(word in name for word in OF_PLACES):
+                    made[name] = value
+                else:
+                    made[name] = _half(value, rows, place, listed=self.pattern.is_listed)
+            return made
 
-        return half(True), half(False)
+        return half(0), half(1)
 
     def _turned(self, prediction: Tensor) -> Tensor:
         return prediction if self.pattern.sign == 1 else -prediction
@@ -73,17 +85,16 @@ def _stacked(value: Any, pattern: Pattern) -> Tensor:
     return made
 
 
-def _half(value: Any, rows: int | None, *, first: bool, listed: bool) -> Any:
-    """Return one half of everything that has as many rows as the batch, in dicts and lists too; of all if None."""
+def _half(value: Any, rows: int, place: int, *, listed: bool) -> Any:
+    """Return one half of everything that has as many rows as the batch, in dicts and lists too."""
     if isinstance(value, Tensor):
-        has_rows = value.ndim > 0 and (rows is None or value.shape[0] == rows)
-        return value.chunk(2)[0 if first else 1] if has_rows else value
+        return value.chunk(2)[place] if value.ndim and value.shape[0] == rows else value
     if isinstance(value, Mapping):
-        return {name: _half(each, rows, first=first, listed=listed) for name, each in value.items()}
+        return {name: _half(each, rows, place, listed=listed) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
         if listed and len(value) == rows:
-            return value[: len(value) // 2] if first else value[len(value) // 2 :]
-        return type(value)(_half(each, rows, first=first, listed=listed) for each in value)
+            return value[rows // 2 * place : rows // 2 * (place + 1)]
+        return type(value)(_half(each, rows, place, listed=listed) for each in value)
     return value
 
 
