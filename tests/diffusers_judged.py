@@ -16,7 +16,8 @@ from typing import Any
 
 import attrs
 import torch
-from small_pipelines import CASES, Case
+from every_pipeline import CASES
+from small_pipelines import Case
 from torch import Tensor
 
 from guidance_core import Branch, Guidance, Needs, Perturbation, hookimpl
@@ -137,21 +138,25 @@ def view(scheduler: Any, count: int, timestep: Any, output: Tensor, sample: Tens
 
 def made_by(case: Case, stack: Any, batch: int = 1, **options: Any) -> Any:
     """Return what a guided call of the case's pipeline returns."""
-    pipe = case.pipeline()
-    generator = torch.Generator().manual_seed(0)
-    return guide(pipe, stack, **options)(**case.inputs(batch), generator=generator, return_dict=False)
+    return made_with(guide(case.pipeline(), stack, **options), **case.inputs(batch))
 
 
 def own_result(case: Case, batch: int = 1) -> Any:
     """Return what the pipeline's own guidance gives."""
-    pipe = case.pipeline()
-    generator = torch.Generator().manual_seed(0)
-    return pipe(**case.inputs(batch), **case.own, generator=generator, return_dict=False)
+    return made_with(case.pipeline(), **case.inputs(batch), **case.own)
+
+
+def made_with(pipe: Any, **named: Any) -> Any:
+    """Return what a call returns, with the same noise each time; some pipelines draw more from torch's own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return pipe(**named, generator=torch.Generator().manual_seed(0), return_dict=False)
 
 
 def tensors(made: Any) -> list[Tensor]:
     """Return the latents of a result: of video and of audio, where there are both."""
-    return [each for each in made if isinstance(each, Tensor)]
+    values = made.values() if hasattr(made, "values") and not isinstance(made, Tensor) else made
+    return [each for each in values if isinstance(each, Tensor)]
 
 
 def apart(one: Any, other: Any) -> float:

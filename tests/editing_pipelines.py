@@ -8,15 +8,25 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import ControlNetModel
-from picture_pipelines import CFG, assembled, called, ddim, drawn, euler, flow, flux2_klein, masks, model, texts
+from picture_pipelines import CFG, assembled, called, drawn, euler, flow, flux2_klein, masks, model, texts
 from PIL import Image
-from small_pipelines import ONE, STEPS, TWO, Case, flux, qwen_image, seeded, stable_diffusion_3, stable_diffusion_xl, unet
+from small_pipelines import (
+    ONE,
+    TWO,
+    Case,
+    flux,
+    qwen_image,
+    seeded,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+    unet,
+)
 
 POOLED = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 
 
 def with_pooled(batch: int, width: int = 24) -> dict[str, torch.Tensor]:
-    return {**texts(batch), **drawn(**{name: (batch, width) for name in POOLED})}
+    return {**texts(batch), **drawn(**dict.fromkeys(POOLED, (batch, width)))}
 
 
 def vae(**config: Any) -> Any:
@@ -78,7 +88,7 @@ def ip_adapted() -> Any:
     """Return a pipeline whose U-Net looks at a picture through an adapter."""
     pipe = _sd(diffusers.StableDiffusionPipeline)
     generator = torch.Generator().manual_seed(4)
-    tokens, width, clip = 2, 16, 12
+    tokens, width, clip = 4, 16, 12
     attentions = [
         module for name, module in pipe.unet.named_modules() if name.endswith("attn2") and hasattr(module, "to_k")
     ]
@@ -95,9 +105,6 @@ def ip_adapted() -> Any:
     }
     pipe.unet._load_ip_adapter_weights([{"image_proj": image, "ip_adapter": adapter}])
     return pipe
-
-
-XL_IMAGE = {"height": None, "width": None}
 
 
 def _xl(kind: type, **parts: Any) -> Any:
@@ -143,7 +150,7 @@ def sd3_control() -> Any:
 
 def _flux(kind: type, **parts: Any) -> Any:
     base = flux()
-    return assembled(kind, transformer=base.transformer, scheduler=base.scheduler, vae=vae(), **parts)
+    return assembled(kind, transformer=base.transformer, scheduler=base.scheduler, vae=vae(shift_factor=0.1), **parts)
 
 
 def flux_control() -> Any:
@@ -183,20 +190,140 @@ def _of_qwen(batch: int, **more: Any) -> dict[str, Any]:
 TRUE = {"true_cfg_scale": 5.0}
 
 CASES = [
-    Case("Stable Diffusion, image to image", lambda: _sd(diffusers.StableDiffusionImg2ImgPipeline), lambda b: called(texts(b), None, image=picture(), strength=0.99), CFG, "cfg:scale=5", ONE),
-    Case("Stable Diffusion, inpainting", lambda: _sd(diffusers.StableDiffusionInpaintPipeline), lambda b: called(texts(b), image=picture(), mask_image=mask()), CFG, "cfg:scale=5", ONE),
-    Case("Stable Diffusion, inpainting with 9 channels", lambda: _sd(diffusers.StableDiffusionInpaintPipeline, unet=seeded(lambda: unet(in_channels=9))), lambda b: called(texts(b), image=picture(), mask_image=mask()), CFG, "cfg:scale=5", ONE),
-    Case("Stable Diffusion, ControlNet", lambda: _sd(diffusers.StableDiffusionControlNetPipeline, controlnet=controlnet()), lambda b: called(texts(b), image=picture()), CFG, "cfg:scale=5", ONE),
-    Case("Stable Diffusion, IP-Adapter", ip_adapted, lambda b: called(texts(b), ip_adapter_image_embeds=[drawn(image=(2, 1, 12))["image"]]), CFG, "cfg:scale=5", ONE),
-    Case("Stable Diffusion, PAG", lambda: _sd(diffusers.StableDiffusionPAGPipeline), lambda b: called(texts(b)), {**CFG, "pag_scale": 0.0}, "cfg:scale=5", ONE),
-    Case("Stable Diffusion XL, image to image", lambda: _xl(diffusers.StableDiffusionXLImg2ImgPipeline), lambda b: called(with_pooled(b), None, image=picture(), strength=0.99), CFG, "cfg:scale=5", ONE),
-    Case("Stable Diffusion XL, inpainting", lambda: _xl(diffusers.StableDiffusionXLInpaintPipeline), lambda b: called(with_pooled(b), image=picture(), mask_image=mask()), CFG, "cfg:scale=5", ONE),
-    Case("Stable Diffusion XL, ControlNet", lambda: _xl(diffusers.StableDiffusionXLControlNetPipeline, controlnet=_xl_control()), lambda b: called(with_pooled(b), image=picture()), CFG, "cfg:scale=5", ONE),
-    Case("Stable Diffusion 3, image to image", lambda: assembled(diffusers.StableDiffusion3Img2ImgPipeline, transformer=stable_diffusion_3().transformer, scheduler=flow(shift=3.0), vae=vae(shift_factor=0.1)), lambda b: called(with_pooled(b), image=picture(), strength=0.99), CFG, "cfg:scale=5", ONE),
-    Case("Stable Diffusion 3, ControlNet", sd3_control, lambda b: called(with_pooled(b), control_image=picture()), CFG, "cfg:scale=5", ONE),
-    Case("Flux, image to image", lambda: _flux(diffusers.FluxImg2ImgPipeline), lambda b: called(with_pooled(b), image=picture(), strength=0.99), TRUE, "cfg:scale=5", TWO),
-    Case("Flux, ControlNet", flux_control, lambda b: called(with_pooled(b), control_image=picture()), TRUE, "cfg:scale=5", TWO),
-    Case("Flux Kontext", lambda: _flux(diffusers.FluxKontextPipeline), lambda b: called(with_pooled(b), image=picture(), _auto_resize=False, max_area=4096), TRUE, "cfg:scale=5", TWO),
-    Case("FLUX.2 klein, with a picture", flux2_klein, lambda b: called(texts(b), size=8, image=Image.new("RGB", (64, 64), (200, 90, 10))), CFG, "cfg:scale=5", TWO),
-    Case("Qwen-Image-Edit", qwen_edit, lambda b: _of_qwen(b, image=Image.new("RGB", (32, 48), (200, 90, 10))), {"true_cfg_scale": 4.0}, "cfg:scale=4,normalize:form=match", TWO),
+    Case(
+        "Stable Diffusion, image to image",
+        lambda: _sd(diffusers.StableDiffusionImg2ImgPipeline),
+        lambda b: called(texts(b), None, image=picture(), strength=0.99),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+        steps=4,
+    ),
+    Case(
+        "Stable Diffusion, inpainting",
+        lambda: _sd(diffusers.StableDiffusionInpaintPipeline),
+        lambda b: called(texts(b), image=picture(), mask_image=mask()),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion, inpainting with 9 channels",
+        lambda: _sd(diffusers.StableDiffusionInpaintPipeline, unet=seeded(lambda: unet(in_channels=9))),
+        lambda b: called(texts(b), image=picture(), mask_image=mask()),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion, ControlNet",
+        lambda: _sd(diffusers.StableDiffusionControlNetPipeline, controlnet=controlnet()),
+        lambda b: called(texts(b), image=picture()),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion, IP-Adapter",
+        ip_adapted,
+        lambda b: called(texts(b), ip_adapter_image_embeds=[drawn(image=(2, 1, 12))["image"]]),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion, PAG",
+        lambda: _sd(diffusers.StableDiffusionPAGPipeline),
+        lambda b: called(texts(b)),
+        {**CFG, "pag_scale": 0.0},
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion XL, image to image",
+        lambda: _xl(diffusers.StableDiffusionXLImg2ImgPipeline),
+        lambda b: called(with_pooled(b), None, image=picture(), strength=0.99),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+        steps=4,
+    ),
+    Case(
+        "Stable Diffusion XL, inpainting",
+        lambda: _xl(diffusers.StableDiffusionXLInpaintPipeline),
+        lambda b: called(with_pooled(b), image=picture(), mask_image=mask()),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+        steps=4,
+    ),
+    Case(
+        "Stable Diffusion XL, ControlNet",
+        lambda: _xl(diffusers.StableDiffusionXLControlNetPipeline, controlnet=_xl_control()),
+        lambda b: called(with_pooled(b), image=picture()),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion 3, image to image",
+        lambda: assembled(
+            diffusers.StableDiffusion3Img2ImgPipeline,
+            transformer=stable_diffusion_3().transformer,
+            scheduler=flow(shift=3.0),
+            vae=vae(shift_factor=0.1),
+        ),
+        lambda b: called(with_pooled(b), image=picture(), strength=0.99),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion 3, ControlNet",
+        sd3_control,
+        lambda b: called(with_pooled(b), control_image=picture()),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Flux, image to image",
+        lambda: _flux(diffusers.FluxImg2ImgPipeline),
+        lambda b: called(with_pooled(b), image=picture(), strength=0.99),
+        TRUE,
+        "cfg:scale=5",
+        TWO,
+    ),
+    Case(
+        "Flux, ControlNet",
+        flux_control,
+        lambda b: called(with_pooled(b), control_image=picture()),
+        TRUE,
+        "cfg:scale=5",
+        TWO,
+    ),
+    Case(
+        "Flux Kontext",
+        lambda: _flux(diffusers.FluxKontextPipeline),
+        lambda b: called(with_pooled(b), image=picture(), _auto_resize=False, max_area=4096),
+        TRUE,
+        "cfg:scale=5",
+        TWO,
+    ),
+    Case(
+        "FLUX.2 klein, with a picture",
+        flux2_klein,
+        lambda b: called(texts(b), size=8, image=Image.new("RGB", (64, 64), (200, 90, 10))),
+        CFG,
+        "cfg:scale=5",
+        TWO,
+    ),
+    Case(
+        "Qwen-Image-Edit",
+        qwen_edit,
+        lambda b: _of_qwen(b, image=Image.new("RGB", (32, 48), (200, 90, 10))),
+        {"true_cfg_scale": 4.0},
+        "cfg:scale=4,normalize:form=match",
+        TWO,
+    ),
 ]

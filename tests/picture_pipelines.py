@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
-from small_pipelines import BETAS, ONE, STEPS, TWO, Case, seeded, unet
+from small_pipelines import BETAS, ONE, STEPS, TWO, Case, seeded
 
 EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
 
@@ -34,7 +33,7 @@ def drawn(**shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
 
 def texts(batch: int, width: int = 16, tokens: int = 7) -> dict[str, torch.Tensor]:
     """Return embeddings of a prompt and of a negative prompt for each picture."""
-    return drawn(**{name: (batch, tokens, width) for name in EMBEDS})
+    return drawn(**dict.fromkeys(EMBEDS, (batch, tokens, width)))
 
 
 def masks(batch: int, name: str = "prompt_attention_mask", tokens: int = 7) -> dict[str, torch.Tensor]:
@@ -190,7 +189,9 @@ def hidream() -> Any:
         llama_layers=(0, 1),
         force_inference_output=True,
     )
-    return assembled(diffusers.HiDreamImagePipeline, transformer=transformer, scheduler=flow())
+    pipe = assembled(diffusers.HiDreamImagePipeline, transformer=transformer, scheduler=flow())
+    pipe.default_sample_size = 8  # to whose area it brings every picture
+    return pipe
 
 
 def _of_hidream(batch: int) -> dict[str, Any]:
@@ -313,22 +314,6 @@ def _of_hunyuan_image(batch: int) -> dict[str, Any]:
     return called({name.replace("embeds_mask_2", "embeds_mask_2"): value for name, value in given.items()}, size=256)
 
 
-def kandinsky3() -> Any:
-    parts = {
-        "in_channels": 4,
-        "time_embedding_dim": 8,
-        "groups": 2,
-        "attention_head_dim": 4,
-        "layers_per_block": 3,
-        "block_out_channels": (8, 16),
-        "cross_attention_dim": 4,
-        "encoder_hid_dim": 16,
-    }
-    return assembled(
-        diffusers.Kandinsky3Pipeline, unet=model(diffusers.Kandinsky3UNet, **parts), scheduler=diffusers.DDIMScheduler(clip_sample=False)
-    )
-
-
 def prx() -> Any:
     transformer = model(
         diffusers.PRXTransformer2DModel,
@@ -357,7 +342,9 @@ ABOVE = {"guidance_scale": 4.0}
 
 
 def _case(name: str, make: Callable[[], Any], mechanism: str, inputs: Any = None, **more: Any) -> Case:
-    return Case(name, make, inputs or _with_masks, more.get("own", CFG), more.get("spec", "cfg:scale=5"), mechanism)
+    return Case(
+        name, make, inputs or _with_masks, more.pop("own", CFG), more.pop("spec", "cfg:scale=5"), mechanism, **more
+    )
 
 
 CASES = [
@@ -367,13 +354,27 @@ CASES = [
     _case("Lumina 2", lumina2, TWO, spec="cfg:scale=5,normalize:form=match"),
     _case("AuraFlow", aura_flow, ONE),
     _case("Chroma", chroma, TWO, lambda b: called({**texts(b), **{k: v.float() for k, v in masks(b).items()}})),
-    _case("Hunyuan-DiT, rescale", hunyuan_dit, ONE, _of_hunyuan_dit, own={**CFG, "guidance_rescale": 0.7}, spec="cfg:scale=5,rescale:phi=0.7"),
+    _case(
+        "Hunyuan-DiT, rescale",
+        hunyuan_dit,
+        ONE,
+        _of_hunyuan_dit,
+        own={**CFG, "guidance_rescale": 0.7},
+        spec="cfg:scale=5,rescale:phi=0.7",
+    ),
     _case("HiDream", hidream, ONE, _of_hidream),
     _case("CogView 3 Plus", cogview3, ONE, lambda b: called(texts(b))),
     _case("CogView 4", cogview4, TWO, lambda b: called(texts(b, tokens=16))),
     _case("Z-Image", z_image, ONE, _of_z_image, own=ABOVE),
     _case("FLUX.2 klein", flux2_klein, TWO, lambda b: called(texts(b), size=8)),
     _case("HunyuanImage 2.1", hunyuan_image, TWO, _of_hunyuan_image, own={}),
-    _case("Kandinsky 3", kandinsky3, ONE, lambda b: called({**texts(b), "attention_mask": torch.ones(b, 7), "negative_attention_mask": torch.ones(b, 7)}), own=ABOVE),
-    _case("PRX", prx, ONE, lambda b: called({**texts(b), **{k: v.bool() for k, v in masks(b).items()}}, size=256, use_resolution_binning=False)),
+    _case(
+        "PRX",
+        prx,
+        ONE,
+        lambda b: called(
+            {**texts(b), **{k: v.bool() for k, v in masks(b).items()}}, size=256, use_resolution_binning=False
+        ),
+        takes_several=False,
+    ),
 ]

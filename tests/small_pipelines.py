@@ -289,6 +289,9 @@ def wan(*, experts: int = 1) -> WanPipeline:
 # Calls of them, as people write them.
 
 
+STEPS = 5
+
+
 @attrs.frozen
 class Case:
     """A pipeline, a call of it with guidance of its own, and the stack that does the same."""
@@ -302,15 +305,16 @@ class Case:
     spec: str
     "The stack that is equal to it."
     mechanism: str
+    takes_several: bool = True
+    "Whether the pipeline itself takes several prompts."
+    steps: int = STEPS
+    "How many steps the call makes."
 
     def pipeline(self) -> Any:
         """Return the pipeline, quiet."""
         pipe = self.make()
         pipe.set_progress_bar_config(disable=True)
         return pipe
-
-
-STEPS = 5
 
 
 def _drawn(*names_and_shapes: tuple[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:

@@ -34,8 +34,9 @@ import diffusers
 import diffusers_jobs
 import diffusers_judged as judge
 import perturbed_models
+from every_pipeline import CASES
 from peft import LoraConfig, get_peft_model
-from small_pipelines import BETAS, CASES, STEPS, flux, stable_diffusion
+from small_pipelines import BETAS, STEPS, flux, stable_diffusion
 
 from guidance_core.hosts.diffusers import (
     GuidanceArgumentWarning,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import UniPCMultistepScheduler
 from picture_pipelines import CFG, assembled, called, ddim, drawn, flow, masks, model, texts
-from small_pipelines import ONE, STEPS, TWO, Case, wan
+from small_pipelines import ONE, TWO, Case, seeded
 
 
 def ltx() -> Any:
@@ -141,9 +142,7 @@ def mochi() -> Any:
         time_embed_dim=4,
         max_sequence_length=7,
     )
-    return assembled(
-        diffusers.MochiPipeline, transformer=transformer, scheduler=flow(invert_sigmas=True)
-    )
+    return assembled(diffusers.MochiPipeline, transformer=transformer, scheduler=flow(invert_sigmas=True))
 
 
 def allegro() -> Any:
@@ -193,7 +192,7 @@ def _without_a_prompt(batch: int, size: int = 64, **more: Any) -> dict[str, Any]
 def cosmos2() -> Any:
     transformer = model(
         diffusers.CosmosTransformer3DModel,
-        in_channels=5,
+        in_channels=4,
         out_channels=4,
         num_attention_heads=2,
         attention_head_dim=16,
@@ -208,6 +207,21 @@ def cosmos2() -> Any:
     )
     scheduler = flow(use_karras_sigmas=True)
     return assembled(UnguardedCosmos2, transformer=transformer, scheduler=scheduler)
+
+
+class Transforms:
+    """The one function of torchvision that Cosmos uses, on a mask of zeros, for where torchvision is not installed."""
+
+    class functional:
+        @staticmethod
+        def resize(mask: torch.Tensor, size: Any, **_: Any) -> torch.Tensor:
+            return torch.nn.functional.interpolate(mask, size=list(size))
+
+    class InterpolationMode:
+        NEAREST = None
+
+
+vars(sys.modules[diffusers.CosmosTransformer3DModel.__module__]).setdefault("transforms", Transforms)
 
 
 def animate_diff() -> Any:
@@ -271,24 +285,27 @@ def _wan_vae() -> Any:
 
 
 def wan_image_to_video() -> Any:
-    transformer = model(
-        diffusers.WanTransformer3DModel,
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=36,
-        out_channels=16,
-        text_dim=16,
-        freq_dim=32,
-        ffn_dim=32,
-        num_layers=2,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
-    )
+    config = {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": 36,
+        "out_channels": 16,
+        "text_dim": 16,
+        "freq_dim": 32,
+        "ffn_dim": 32,
+        "num_layers": 2,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "rope_max_seq_len": 32,
+    }
+
+    def transformer(seed: int = 0) -> Any:
+        return seeded(lambda: diffusers.WanTransformer3DModel(**config).eval(), seed)
+
     return diffusers.WanImageToVideoPipeline(
-        tokenizer=None, text_encoder=None, vae=_wan_vae(), scheduler=_flow_unipc(), transformer=transformer,
-        boundary_ratio=0.9, transformer_2=transformer,
+        tokenizer=None, text_encoder=None, vae=_wan_vae(), scheduler=_flow_unipc(), transformer=transformer(),
+        transformer_2=transformer(1), boundary_ratio=0.6,
     )  # fmt: skip
 
 
@@ -313,13 +330,6 @@ def wan_vace() -> Any:
     )
 
 
-def wan_video_to_video() -> Any:
-    base = wan()
-    return diffusers.WanVideoToVideoPipeline(
-        tokenizer=None, text_encoder=None, vae=None, scheduler=base.scheduler, transformer=base.transformer
-    )
-
-
 def _of_wan(batch: int, **more: Any) -> dict[str, Any]:
     return called(texts(batch), size=32, num_frames=5, **more)
 
@@ -331,6 +341,9 @@ def _image(size: int = 32) -> torch.Tensor:
 class Unguarded(torch.nn.Module):
     """Finds everything safe."""
 
+    device = torch.device("cpu")
+    dtype = torch.float32
+
 
 class UnguardedCosmos2(diffusers.Cosmos2TextToImagePipeline):
     """Cosmos without the guardrail, which downloads models."""
@@ -340,17 +353,45 @@ class UnguardedCosmos2(diffusers.Cosmos2TextToImagePipeline):
 
 
 CASES = [
-    Case("LTX-Video, rescale", ltx, lambda b: called({**texts(b), **masks(b)}, size=32, num_frames=9), {**CFG, "guidance_rescale": 0.7}, "cfg:scale=5,rescale:phi=0.7", ONE),
+    Case(
+        "LTX-Video, rescale",
+        ltx,
+        lambda b: called({**texts(b), **masks(b)}, size=32, num_frames=9),
+        {**CFG, "guidance_rescale": 0.7},
+        "cfg:scale=5,rescale:phi=0.7",
+        ONE,
+    ),
     Case("HunyuanVideo", hunyuan_video, _of_hunyuan_video, {"true_cfg_scale": 5.0}, "cfg:scale=5", TWO),
     Case("HunyuanVideo 1.5", hunyuan_video_15, _of_hunyuan_video_15, {}, "cfg:scale=5", TWO),
     Case("CogVideoX", cogvideox, lambda b: called(texts(b), num_frames=5), CFG, "cfg:scale=5", ONE),
-    Case("Mochi", mochi, lambda b: called({**texts(b), **{k: v.bool() for k, v in masks(b).items()}}, size=32, num_frames=7), CFG, "cfg:scale=5", ONE),
-    Case("Allegro", allegro, lambda b: called({**texts(b), **masks(b), "negative_prompt": None}, num_frames=8), CFG, "cfg:scale=5", ONE),
+    Case(
+        "Mochi",
+        mochi,
+        lambda b: called({**texts(b), **{k: v.bool() for k, v in masks(b).items()}}, size=32, num_frames=7),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Allegro",
+        allegro,
+        lambda b: called({**texts(b), **masks(b), "negative_prompt": None}, num_frames=8),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+    ),
     Case("Latte", latte, lambda b: _without_a_prompt(b, video_length=1, clean_caption=False), CFG, "cfg:scale=5", ONE),
     Case("Cosmos 2", cosmos2, lambda b: called(texts(b)), {"guidance_scale": 4.0}, "cfg:scale=5", TWO),
     Case("AnimateDiff", animate_diff, lambda b: called(texts(b), num_frames=3), CFG, "cfg:scale=5", ONE),
-    Case("Sana-Video", sana_video, lambda b: called({**texts(b), **masks(b), "negative_prompt": None}, frames=5, use_resolution_binning=False), CFG, "cfg:scale=5", ONE),
+    Case(
+        "Sana-Video",
+        sana_video,
+        lambda b: called({**texts(b), **masks(b), "negative_prompt": None}, frames=5, use_resolution_binning=False),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+    ),
     Case("SkyReels 2", skyreels, _of_wan, CFG, "cfg:scale=5", TWO),
     Case("Wan 2.2, image to video", wan_image_to_video, lambda b: _of_wan(b, image=_image()), CFG, "cfg:scale=5", TWO),
-    Case("Wan VACE", wan_vace, _of_wan, CFG, "cfg:scale=5", TWO),
+    Case("Wan VACE", wan_vace, _of_wan, CFG, "cfg:scale=5", TWO, takes_several=False),
 ]

@@ -69,7 +69,6 @@ PATTERNS: Mapping[str, Pattern] = {
     "PixArtAlphaPipeline": _VARIANCE,
     "PixArtSigmaPipeline": _VARIANCE,
     "SanaPipeline": _VARIANCE,
-    "LuminaPipeline": Pattern(is_stacked=True, on=_SCALE, has_variance=True, sign=-1, positive_first=True),
     "Lumina2Pipeline": Pattern(
         is_stacked=False, on=_SCALE, sign=-1, divides_by_norm=True, replaced={"cfg_trunc_ratio": 1.0}
     ),
@@ -90,8 +89,6 @@ PATTERNS: Mapping[str, Pattern] = {
     ),
     "Flux2KleinPipeline": Pattern(is_stacked=False, on=_SCALE, defers=True),
     "HunyuanImagePipeline": Pattern(is_stacked=False, on={}, guiders=("guider", "ocr_guider")),
-    "Kandinsky5T2IPipeline": _TWO,
-    "Kandinsky3Pipeline": _UNET,
     "LTXPipeline": _STACKED,
     "HunyuanVideoPipeline": _TRUE_CFG,
     "HunyuanVideo15Pipeline": Pattern(is_stacked=False, on={}, guiders=("guider",)),

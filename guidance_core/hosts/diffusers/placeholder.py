@@ -26,8 +26,8 @@ _DEFERRED = frozenset(
 class Placeholder(Tensor):
     """What a pipeline gets from its first call of two; the second call fills it.
 
-    Until then every operation on it raises `DenoiserError`, but those that can wait if it `defers`. Afterwards it is the
-    tensor that it was filled with.
+    Until then every operation on it raises `DenoiserError`, but those that can wait if it `defers`. Afterwards it is
+    the tensor that it was filled with.
     """
 
     _filled: Tensor | None

@@ -87,7 +87,9 @@ class Seam:
             )
         self._models = [model for model, _ in kept.values()]
         held = self.pipe.__dict__
-        replaced = {name: _plain_guider() for name in self.pattern.guiders if getattr(self.pipe, name, None) is not None}
+        replaced = {
+            name: _plain_guider() for name in self.pattern.guiders if getattr(self.pipe, name, None) is not None
+        }
         if hasattr(self.pipe, "prepare_latents"):
             replaced["prepare_latents"] = self._noted(self.pipe.prepare_latents)
         had = {name: held[name] for name in replaced if name in held}

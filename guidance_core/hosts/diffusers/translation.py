@@ -11,7 +11,6 @@ from torch import Tensor
 
 from guidance_core.hosts.diffusers.patterns import Pattern
 
-
 OF_PLACES = ("rotary", "rope")
 "In the names of arguments for the places of tokens, which may happen to be as many as the batch has rows."
 
