@@ -22,6 +22,7 @@ from torch import Tensor
 
 from guidance_core import Branch, Guidance, Needs, Perturbation, hookimpl
 from guidance_core.hosts.diffusers import guide
+from guidance_core.ranks import Ranks
 
 PAGE = Path(__file__).parents[1] / "docs" / "diffusers.md"
 BEGIN, END = "<!-- pipelines -->", "<!-- end of pipelines -->"
@@ -273,20 +274,27 @@ def passes(case: Case, stack: Any = None) -> int:
     return sum(rows)
 
 
-def judged(case: Case) -> str:
+def judged(case: Case, pool: Any) -> str:
     """Return the case's row of the table."""
+    import diffusers_jobs  # which uses this module
+
+    expected, forwards = diffusers_jobs.serially(case.name)
+    found = pool.run(diffusers_jobs.on_ranks, case.name)
+    ranks = "same bits" if [each[:2] for each in found] == [(expected, forwards // 2)] * 2 else "differs"
     own, limited, gated = passes(case), passes(case, f"{case.spec},{WINDOW}"), passes(case, f"{case.spec},gate:lo=0.5")
     return (
         f"| {case.name} | {case.mechanism} | `{case.spec}` | {against_own(case):.1e} | {against_scheduler(case):.1e} | "
-        f"{against_formulas(case):.1e} | {own} | {limited} | {gated} |"
+        f"{against_formulas(case):.1e} | {ranks} | {own} | {limited} | {gated} |"
     )
 
 
 def table() -> str:
     """Return the table as Markdown."""
-    columns = ["pipeline", "its model gets", "the stack", "own guidance", "scheduler's x0", "formulas"]
+    columns = ["pipeline", "its model gets", "the stack", "own guidance", "scheduler's x0", "formulas", "2 ranks"]
     columns += ["passes", "`interval`", "`gate`"]
-    return "\n".join([f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *map(judged, CASES)])
+    with Ranks(2, patience=120, imports=["diffusers", "transformers"]) as pool:
+        rows = [judged(case, pool) for case in CASES]
+    return "\n".join([f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *rows])
 
 
 def with_table(text: str, rows: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from attrs import evolve
 from guidance_core.errors import ConfigurationError
 from guidance_core.hosts.diffusers.levels import levels_of_edm_flow, levels_of_inverted_flow
 from guidance_core.hosts.diffusers.patterns import Pattern
+from guidance_core.hosts.diffusers.refused import REASONS, UNTRIED
 
 _NEGATIVE = ("negative_prompt", "negative_prompt_embeds")
 _SCALE = {"guidance_scale": 2.0}
@@ -110,13 +112,38 @@ PATTERNS: Mapping[str, Pattern] = {
 def pattern_of(pipe: Any) -> Pattern:
     """Return how a pipeline calls its model.
 
+    Args:
+        pipe: a pipeline of diffusers, or of a class derived from one.
+
     Raises:
-        ConfigurationError: its calling pattern is not known.
+        ConfigurationError: it cannot be guided, or how it calls its model is not known; the message says why.
     """
-    for each in type(pipe).__mro__:
-        if each.__name__ in PATTERNS and each.__module__.startswith("diffusers."):
-            return PATTERNS[each.__name__]
+    name = type(pipe).__name__
+    own = next((each.__name__ for each in type(pipe).__mro__ if each.__module__.startswith("diffusers.")), name)
+    if own in PATTERNS:
+        return PATTERNS[own]
+    if own in REASONS:
+        raise ConfigurationError(f"{name} cannot be guided: {REASONS[own]}.")
+    if own in UNTRIED:
+        like = UNTRIED[own]
+        raise ConfigurationError(
+            f"{name} was not tried. It seems to call its model as {like} does: try pattern={like!r}, and compare a "
+            "picture made with 'cfg' to one of its own guidance at the same scale and seed."
+        )
     raise ConfigurationError(
-        f"how {type(pipe).__name__} calls its model for guidance is not known; known are {', '.join(PATTERNS)}. "
-        "Describe it with pattern=Pattern(...)."
+        f"how {name} calls its model for guidance is not known. Describe it with pattern=Pattern(...), or name a "
+        "pipeline that calls its model in the same way, such as pattern='FluxPipeline'."
     )
+
+
+def pattern_named(name: str) -> Pattern:
+    """Return how the pipeline of a class calls its model.
+
+    Raises:
+        ConfigurationError: none of that name is known.
+    """
+    if name not in PATTERNS:
+        close = difflib.get_close_matches(name, PATTERNS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigurationError(f"no pipeline {name!r} is known to pattern=...{hint}")
+    return PATTERNS[name]
