@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import ControlNetModel
-from picture_pipelines import CFG, assembled, called, drawn, euler, flow, flux2_klein, masks, model, texts
+from picture_pipelines import CFG, assembled, called, drawn, euler, flow, flux2_klein, masks, model, randomized, texts
 from PIL import Image
 from small_pipelines import (
     ONE,
@@ -51,16 +51,6 @@ def mask(size: int = 64) -> torch.Tensor:
     made = torch.zeros(1, 1, size, size)
     made[..., : size // 2] = 1.0
     return made
-
-
-def randomized(module: Any) -> Any:
-    """Return a model with random weights where it has zeros, which do nothing."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for weight in module.parameters():
-            if not weight.any():
-                weight.normal_(std=0.1, generator=generator)
-    return module
 
 
 def _sd(kind: type, **parts: Any) -> Any:

@@ -25,6 +25,18 @@ def model(kind: type, **config: Any) -> Any:
     return seeded(lambda: kind(**config).eval())
 
 
+def randomized(module: Any, gain: float = 1.0) -> Any:
+    """Return a model with random weights where it has zeros, which do nothing, and with all weights times `gain`."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in module.parameters():
+            if not weight.any():
+                weight.normal_(std=0.1, generator=generator)
+            elif weight.ndim > 1:
+                weight.mul_(gain)
+    return module
+
+
 def drawn(**shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
     """Return random tensors, the same each time."""
     generator = torch.Generator().manual_seed(2)
@@ -123,7 +135,7 @@ def aura_flow() -> Any:
         caption_projection_dim=16,
         pos_embed_max_size=64,
     )
-    return assembled(diffusers.AuraFlowPipeline, transformer=transformer, scheduler=flow())
+    return assembled(diffusers.AuraFlowPipeline, transformer=randomized(transformer, gain=2.0), scheduler=flow())
 
 
 def chroma() -> Any:
@@ -282,7 +294,7 @@ def flux2_klein(kind: type = diffusers.Flux2KleinPipeline) -> Any:
         norm_num_groups=4,
         sample_size=8,
     )
-    return assembled(kind, transformer=transformer, scheduler=flow(), vae=vae)
+    return assembled(kind, transformer=randomized(transformer, gain=2.0), scheduler=flow(), vae=vae)
 
 
 def hunyuan_image() -> Any:
@@ -324,7 +336,7 @@ def prx() -> Any:
         depth=1,
         axes_dim=[4, 4],
     )
-    return assembled(diffusers.PRXPipeline, transformer=transformer, scheduler=flow())
+    return assembled(diffusers.PRXPipeline, transformer=randomized(transformer), scheduler=flow())
 
 
 def _with_masks(batch: int) -> dict[str, Any]:
