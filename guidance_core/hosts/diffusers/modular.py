@@ -113,11 +113,13 @@ class StackGuidance(_guiders.BaseGuidance):  # type: ignore[misc]
         """Have other ranks told of an error in the block, between the passes of a step."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         plan, self._plan = self._plan, None
         self._perturbing.close()
-        if error is not None and plan is not None and not plan.is_finished:
-            plan.abandon(error)
+        if error is not None and plan is not None:
+            plan.__exit__(kind, error, trace)
 
     # What a pipeline asks.
 
