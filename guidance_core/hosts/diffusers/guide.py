@@ -18,6 +18,7 @@ from guidance_core.guidance import Guidance
 from guidance_core.hosts.diffusers.patterns import Pattern
 from guidance_core.hosts.diffusers.pipelines import pattern_named, pattern_of
 from guidance_core.hosts.diffusers.seam import Seam
+from guidance_core.hosts.diffusers.versions import warn_of_version
 from guidance_core.recipes import Recipe, recipe_of
 
 
@@ -129,6 +130,7 @@ def _checked(
             f"pattern is a Pattern, the name of a pipeline, or None; got {type(pattern).__name__}."
         )
     pattern = pattern or pattern_of(pipe)
+    warn_of_version()
     if isinstance(pipe, _Guided):
         raise ConfigurationError(f"this {type(pipe).__name__} is guided already; end the block that guides it first.")
     found = executor_class(executor) if isinstance(executor, str) else type(executor)

@@ -96,7 +96,9 @@ class StackGuidance(_guiders.BaseGuidance):  # type: ignore[misc]
         if unknown or given.get("_class_name", cls.__name__) != cls.__name__:
             what = f"has {unknown[0]!r}" if unknown else f"is one of {given['_class_name']}"
             raise ConfigurationError(f"this configuration {what}; one of {cls.__name__} has {', '.join(known)}.")
-        return super().from_config(config, return_unused_kwargs, **kwargs)
+        # diffusers takes arguments given by position for defaults, and would leave them out
+        kept = {name: value for name, value in (config or {}).items() if name != "_use_default_values"}
+        return super().from_config(kept, return_unused_kwargs, **kwargs)
 
     def follow(self, scheduler: Any, *, executor: Executor | None = None) -> StackGuidance:
         """Take noise levels and prediction type from a scheduler; return the guider.
