@@ -145,20 +145,20 @@ def ltx2_prompts(batch: int = 1) -> dict[str, torch.Tensor]:
     }
 
 
-def unet(**more) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=8,
-        norm_num_groups=8,
-        **more,
-    ).eval()
+def unet(**more: Any) -> UNet2DConditionModel:
+    config: dict[str, Any] = {
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 16,
+        "attention_head_dim": 8,
+        "norm_num_groups": 8,
+    }
+    return UNet2DConditionModel(**{**config, **more}).eval()
 
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -312,6 +312,9 @@ def z_image() -> ZImagePipeline:
 # Calls of them, as people write them.
 
 
+STEPS = 5
+
+
 @attrs.frozen
 class Case:
     """A pipeline, a call of it with guidance of its own, and the stack that does the same."""
@@ -325,15 +328,16 @@ class Case:
     spec: str
     "The stack that is equal to it."
     mechanism: str
+    takes_several: bool = True
+    "Whether the pipeline itself takes several prompts."
+    steps: int = STEPS
+    "How many steps the call makes."
 
     def pipeline(self) -> Any:
         """Return the pipeline, quiet."""
         pipe = self.make()
         pipe.set_progress_bar_config(disable=True)
         return pipe
-
-
-STEPS = 5
 
 
 def _drawn(*names_and_shapes: tuple[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:

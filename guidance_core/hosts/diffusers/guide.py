@@ -15,8 +15,10 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Executor
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.guidance import Guidance
-from guidance_core.hosts.diffusers.patterns import Pattern, pattern_of
+from guidance_core.hosts.diffusers.patterns import Pattern
+from guidance_core.hosts.diffusers.pipelines import pattern_named, pattern_of
 from guidance_core.hosts.diffusers.seam import Seam
+from guidance_core.hosts.diffusers.versions import warn_of_version
 from guidance_core.recipes import Recipe, recipe_of
 
 
@@ -29,7 +31,7 @@ def guide(
     guidance: str | Guidance | Sequence[Any] | None = None,
     *,
     executor: str | Executor = "serial",
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
 ) -> Callable[..., Any]:
     """Return a callable with the pipeline's signature that runs it with a stack of methods.
 
@@ -40,7 +42,8 @@ def guide(
         guidance: a spec, a `Guidance`, or a list of plugins. If not given, the recipe of the pipeline's model, whose
             parameters the call takes under their own names.
         executor: what runs the branches; `all_gather` and `all_reduce` spread them over the ranks of torchrun.
-        pattern: how the pipeline calls its model, for one that is not known.
+        pattern: how the pipeline calls its model, for one that is not known; or the name of a pipeline that calls its
+            model in the same way.
 
     Raises:
         ConfigurationError: the pipeline is guided already, how it calls its model is not known, or the guidance
@@ -64,7 +67,7 @@ def guided(
     guidance: str | Guidance | Sequence[Any] | None = None,
     *,
     executor: str | Executor = "serial",
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
 ) -> Iterator[Any]:
     """Have every call of a pipeline inside the block guided by a stack of methods.
 
@@ -104,7 +107,7 @@ class _Guided:
 
 
 def _checked(
-    pipe: Any, guidance: str | Guidance | Sequence[Any] | None, executor: str | Executor, pattern: Pattern | None
+    pipe: Any, guidance: str | Guidance | Sequence[Any] | None, executor: str | Executor, pattern: Pattern | str | None
 ) -> tuple[Guidance, Pattern]:
     """Return the stack, and how the pipeline calls its model; find every mistake that needs no call."""
     if isinstance(pipe, type) or inspect.isroutine(pipe) or isinstance(pipe, (str, Guidance)):
@@ -123,9 +126,14 @@ def _checked(
     else:
         is_one = hasattr(guidance, "__attrs_attrs__")
         stack = guidance if isinstance(guidance, Guidance) else Guidance([guidance] if is_one else guidance)
+    if isinstance(pattern, str):
+        pattern = pattern_named(pattern)
     if pattern is not None and not isinstance(pattern, Pattern):
-        raise ConfigurationError(f"pattern is a Pattern, or None; got {type(pattern).__name__}.")
+        raise ConfigurationError(
+            f"pattern is a Pattern, the name of a pipeline, or None; got {type(pattern).__name__}."
+        )
     pattern = pattern or pattern_of(pipe)
+    warn_of_version()
     if isinstance(pipe, _Guided):
         raise ConfigurationError(f"this {type(pipe).__name__} is guided already; end the block that guides it first.")
     found = executor_class(executor) if isinstance(executor, str) else type(executor)
