@@ -251,26 +251,6 @@ def cogview4() -> Any:
     return assembled(diffusers.CogView4Pipeline, transformer=transformer, scheduler=flow())
 
 
-def z_image() -> Any:
-    transformer = model(
-        diffusers.ZImageTransformer2DModel,
-        in_channels=4,
-        dim=32,
-        n_layers=2,
-        n_refiner_layers=1,
-        n_heads=2,
-        n_kv_heads=2,
-        cap_feat_dim=16,
-        axes_dims=[8, 4, 4],
-        axes_lens=[256, 32, 32],
-    )
-    return assembled(diffusers.ZImagePipeline, transformer=transformer, scheduler=flow())
-
-
-def _of_z_image(batch: int) -> dict[str, Any]:
-    return called({name: list(value) for name, value in texts(batch).items()})
-
-
 def flux2_klein(kind: type = diffusers.Flux2KleinPipeline) -> Any:
     transformer = model(
         diffusers.Flux2Transformer2DModel,
@@ -377,7 +357,6 @@ CASES = [
     _case("HiDream", hidream, ONE, _of_hidream),
     _case("CogView 3 Plus", cogview3, ONE, lambda b: called(texts(b))),
     _case("CogView 4", cogview4, TWO, lambda b: called(texts(b, tokens=16))),
-    _case("Z-Image", z_image, ONE, _of_z_image, own=ABOVE),
     _case("FLUX.2 klein", flux2_klein, TWO, lambda b: called(texts(b), size=8)),
     _case("HunyuanImage 2.1", hunyuan_image, TWO, _of_hunyuan_image, own={}),
     _case(
