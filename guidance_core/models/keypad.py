@@ -1,8 +1,8 @@
 """Keypad: a small model of picture and sound together, with the architecture of LTX-2 in little.
 
-Its clips show handwritten digits one after another, while the telephone keypad tone of each sounds. The prompt leaves the
-digits open ("rising, quick"), so picture and sound must agree with each other, and not only with the prompt. It was trained
-by `training/train_keypad.py`; the weights ship with the package.
+Its clips show handwritten digits one after another, while the telephone keypad tone of each sounds. The prompt leaves
+the digits open ("rising, quick"), so picture and sound must agree with each other, and not only with the prompt. It was
+trained by `training/train_keypad.py`; the weights ship with the package.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Attention(nn.Module):
 class StreamBlock(nn.Module):
     """What a block does to one stream: self-attention, cross-attention to the other stream, MLP.
 
-    Each is modulated as in PixArt-α and LTX-2 (adaLN-single, arXiv:2310.00426): one projection of the conditions for all
-    blocks of the stream, and a table for each block.
+    Each is modulated as in PixArt-α and LTX-2 (adaLN-single, arXiv:2310.00426): one projection of the conditions for
+    all blocks of the stream, and a table for each block.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -136,8 +136,8 @@ class Stream(nn.Module):
 class KeypadTransformer(nn.Module):
     """Predicts the flow `ε − x0` of `x = (1 − σ)·x0 + σ·ε` for video and audio at once.
 
-    Video is `[B, 6, 8, 8]` in [-1, 1], audio `[B, 6, 14]`: see `guidance_core.models.keypad_sounds`. Each block has, for
-    each stream, self-attention, cross-attention to the other stream, and an MLP. No operation crosses samples.
+    Video is `[B, 6, 8, 8]` in [-1, 1], audio `[B, 6, 14]`: see `guidance_core.models.keypad_sounds`. Each block has,
+    for each stream, self-attention, cross-attention to the other stream, and an MLP. No operation crosses samples.
     """
 
     def __init__(self, width: int = 64, depth: int = 4, heads: int = 4) -> None:
@@ -168,8 +168,8 @@ class KeypadTransformer(nn.Module):
             crossing: how much of the attention between streams each sample keeps, `[B]`; training cuts it in some.
 
         Raises:
-            ConfigurationError: a perturbation is of another kind, or names an output or a block that this model does not
-                have.
+            ConfigurationError: a perturbation is of another kind, or names an output or a block that this model does
+                not have.
         """
         changes = Changes.of(perturbations, len(self.blocks)) if perturbations else UNCHANGED
         dtype = self.pattern.weight.dtype

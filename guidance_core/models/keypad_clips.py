@@ -79,9 +79,7 @@ class KeypadDenoiser:
         size = len(self._x["video"])
         texts = [self._texts(branch, size) for branch in branches]
         x = {name: _joined([self._x[name][part] for part in rows]) for name in OUTPUTS}
-        text = {
-            name: _joined([each[name][part] for each, part in zip(texts, rows, strict=True)]) for name in OUTPUTS
-        }
+        text = {name: _joined([each[name][part] for each, part in zip(texts, rows, strict=True)]) for name in OUTPUTS}
         flow = self._model(x, self._sigma, text, branches[0].perturbations)
         counts = [len(range(*part.indices(size))) for part in rows]
         parts = {name: flow[name].split(counts) for name in OUTPUTS}

@@ -1,7 +1,7 @@
 """What the Keypad model's clips are judged by: what is seen, what is heard, and whether the two agree.
 
-Tones are measured exactly, by Goertzel's filter. Digits are read by a classifier that has seen real digits only, and other
-ones than the model. Empty frames are told by their ink, silent ones by their loudness.
+Tones are measured exactly, by Goertzel's filter. Digits are read by a classifier that has seen real digits only, and
+other ones than the model. Empty frames are told by their ink, silent ones by their loudness.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def heard(sound: Tensor) -> Tensor:
     keys = torch.full((len(LOW), 3), UNCLEAR)
     keys[torch.tensor(ROW), torch.tensor(COLUMN)] = torch.arange(10)
     digit = keys[rows.indices[..., 0], columns.indices[..., 0]]
-    clear = (rows.values[..., 0] > PURE * rows.values[..., 1]) & (columns.values[..., 0] > PURE * columns.values[..., 1])
+    clear = (rows.values[..., 0] > PURE * rows.values[..., 1]) & (
+        columns.values[..., 0] > PURE * columns.values[..., 1]
+    )
     return digit.where(clear, UNCLEAR).where(amplitudes.amax(-1) > LOUD, EMPTY)
 
 

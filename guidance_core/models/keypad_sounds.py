@@ -1,7 +1,7 @@
 """The sounds of a telephone keypad: each digit is two sines, and a frame of sound is told by fourteen amplitudes.
 
-The amplitudes are the latents that the Keypad model denoises, as LTX-2 denoises the latents of an audio autoencoder. Here
-the autoencoder is linear and exact: least squares on the sines and cosines of the keypad's seven frequencies.
+The amplitudes are the latents that the Keypad model denoises, as LTX-2 denoises the latents of an audio autoencoder.
+Here the autoencoder is linear: least squares on the sines and cosines of the keypad's seven frequencies.
 """
 
 from __future__ import annotations

@@ -1,0 +1,71 @@
+"""What `guidance-core sample --model keypad` prints and writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from guidance_core.commands.options import print_json
+
+if TYPE_CHECKING:
+    from guidance_core.models.demo import KeypadDemo
+    from guidance_core.models.keypad_clips import Clips
+
+SPEC = "ltx2:cfg_scale=3,modality_scale=3,stg_scale=1,stg_blocks=2,rescale_scale=0.7"
+"The stack that is shown beside no guidance."
+SCORES = {
+    "agreement": "agree",
+    "video": "prompt, seen",
+    "audio": "prompt, heard",
+    "both": "both, agreeing",
+    "in_time": "in time",
+    "clipped": "audio clipped",
+    "saturated": "video saturated",
+}
+
+
+def show_clips(demo: KeypadDemo, rows: list[Clips], out: Path, *, as_json: bool) -> None:
+    """Write the sheet, the animation and the sounds, and print what was measured."""
+    from guidance_core.models.keypad_pictures import save_clips
+
+    files = save_clips(rows, demo.specs, out)
+    count = len(rows[0].video)
+    if as_json:
+        settings = {"steps": demo.steps, "seed": demo.seed, "samples": count, "executor": demo.chosen}
+        made = [_as_data(spec, clips) for spec, clips in zip(demo.specs, rows, strict=True)]
+        print_json({**settings, "picture": str(out), "files": list(map(str, files)), "rows": made})
+        return
+    table = Table("guidance", "passes per step", "seconds", *SCORES.values(), "offset")
+    for spec, clips in zip(demo.specs, rows, strict=True):
+        found = clips.scores.summary()
+        shares = [f"{mean:.1%}\n[{100 * low:.1f}, {100 * high:.1f}]" for mean, low, high in map(found.get, SCORES)]
+        facts = (f"{clips.passes_per_step:.2f}", f"{clips.seconds:.2f}")
+        table.add_row(spec.replace(",", ",\n") or "none", *facts, *shares, f"{found['offset'][0]:.0f} ms")
+    console = Console()
+    for spec, clips in zip(demo.specs, rows, strict=True):
+        if clips.trace is not None:
+            print(f"{spec or 'no guidance'}, means over {count} clips\n{clips.trace}\n")
+    console.print(table)
+    console.print(
+        f"means of {count} clips, with 95 % intervals. agree: share of frames in which the digit seen, read by an "
+        "independent classifier, is the digit heard, measured by Goertzel's filter"
+    )
+    for kind, file in zip(("picture", "animation", *["sound"] * len(rows)), files, strict=True):
+        console.print(f"{kind}: {file}", soft_wrap=True)
+
+
+def _as_data(spec: str, clips: Clips) -> dict[str, Any]:
+    scores = {
+        name: {"mean": round(mean, 4), "interval": [round(low, 4), round(high, 4)]}
+        for name, (mean, low, high) in clips.scores.summary().items()
+    }
+    data = {
+        "guidance": spec,
+        "passes_per_step": clips.passes_per_step,
+        "seconds": round(clips.seconds, 3),
+        "scores": scores,
+    }
+    return data if clips.trace is None else {**data, "trace": clips.trace.to_dict()["steps"]}
