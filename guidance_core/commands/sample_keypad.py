@@ -41,7 +41,9 @@ def show_clips(demo: KeypadDemo, rows: list[Clips], out: Path, *, as_json: bool)
     table = Table("guidance", "passes per step", "seconds", *SCORES.values(), "offset")
     for spec, clips in zip(demo.specs, rows, strict=True):
         found = clips.scores.summary()
-        shares = [f"{mean:.1%}\n[{100 * low:.1f}, {100 * high:.1f}]" for mean, low, high in map(found.get, SCORES)]
+        shares = [
+            f"{mean:.1%}\n[{100 * low:.1f}, {100 * high:.1f}]" for mean, low, high in (found[name] for name in SCORES)
+        ]
         facts = (f"{clips.passes_per_step:.2f}", f"{clips.seconds:.2f}")
         table.add_row(spec.replace(",", ",\n") or "none", *facts, *shares, f"{found['offset'][0]:.0f} ms")
     console = Console()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -178,17 +178,19 @@ class KeypadTransformer(nn.Module):
         said = text if isinstance(text, Mapping) else dict.fromkeys(OUTPUTS, text)
         keep = 1.0 if crossing is None else crossing[:, None, None]
         tokens, shifts, ends = {}, {}, {}
-        for name, stream in self.streams.items():
+        streams = {name: cast("Stream", self.streams[name]) for name in OUTPUTS}
+        for name, stream in streams.items():
             tokens[name] = stream.embed(x[name].to(dtype).flatten(2).reshape(len(sigma), -1, stream.embed.in_features))
             tokens[name] = tokens[name] + stream.places()
             condition = F.silu(stream.time(waves) + said[name].to(dtype))
             shifts[name] = stream.modulation(condition).unflatten(-1, (9, -1))
             ends[name] = stream.last(condition)[:, None].chunk(2, -1)
-        slots = {name: stream.slots() for name, stream in self.streams.items()}
+        slots = {name: stream.slots() for name, stream in streams.items()}
         for index, block in enumerate(self.blocks):
-            tokens = self._block(block, changes.at(index), tokens, shifts, slots, keep)
+            parts = {name: cast("StreamBlock", block.get_submodule(name)) for name in OUTPUTS}
+            tokens = _through(parts, changes.at(index), tokens, shifts, slots, keep)
         flow = {}
-        for name, stream in self.streams.items():
+        for name, stream in streams.items():
             shift, scale = ends[name]
             flow[name] = stream.head(stream.norm(tokens[name]) * (1 + scale) + shift)
             flow[name] = flow[name].reshape(x[name].shape).to(x[name].dtype)
@@ -199,37 +201,37 @@ class KeypadTransformer(nn.Module):
         embeddings: Tensor = self.pattern(prompts[:, 0]) + self.tempo(prompts[:, 1])
         return embeddings
 
-    def _block(
-        self,
-        block: nn.Module,
-        changes: Changes,
-        tokens: Streams,
-        shifts: Streams,
-        slots: Streams,
-        keep: float | Tensor,
-    ) -> Streams:
-        parts = {name: block.get_submodule(name) for name in OUTPUTS}
-        said = {name: (shifts[name] + parts[name].table)[:, :, None].unbind(1) for name in OUTPUTS}
-        after = dict(tokens)
-        for name in OUTPUTS:
-            if changes.skips(name):
-                continue
-            part, (shift, scale, gate, *_) = parts[name], said[name]
-            h = part.norm(tokens[name]) * (1 + scale) + shift
-            after[name] = tokens[name] + gate * part.attention(h, h, mixing=not changes.skips_attention(name))
-        # Both streams look at what the other was before either changed.
-        seen = {name: parts[name].norm(after[name]) for name in OUTPUTS}
-        result = dict(after)
-        for name, other in zip(OUTPUTS, reversed(OUTPUTS), strict=True):
-            if changes.skips(name):
-                continue
-            part, (_, _, _, shift, scale, gate, shift2, scale2, gate2) = parts[name], said[name]
-            if not changes.isolates(name):
-                h = seen[name] * (1 + scale) + shift + slots[name]
-                result[name] = after[name] + keep * gate * part.cross(h, seen[other] + slots[other])
-            h = part.norm(result[name]) * (1 + scale2) + shift2
-            result[name] = result[name] + gate2 * part.mlp(h)
-        return result
+
+def _through(
+    parts: Mapping[str, StreamBlock],
+    changes: Changes,
+    tokens: Streams,
+    shifts: Streams,
+    slots: Streams,
+    keep: float | Tensor,
+) -> Streams:
+    """Take the tokens of both streams through a block."""
+    said = {name: (shifts[name] + parts[name].table)[:, :, None].unbind(1) for name in OUTPUTS}
+    after = dict(tokens)
+    for name in OUTPUTS:
+        if changes.skips(name):
+            continue
+        part, (shift, scale, gate, *_) = parts[name], said[name]
+        h = part.norm(tokens[name]) * (1 + scale) + shift
+        after[name] = tokens[name] + gate * part.attention(h, h, mixing=not changes.skips_attention(name))
+    # Both streams look at what the other was before either changed.
+    seen = {name: parts[name].norm(after[name]) for name in OUTPUTS}
+    result = dict(after)
+    for name, other in zip(OUTPUTS, reversed(OUTPUTS), strict=True):
+        if changes.skips(name):
+            continue
+        part, (_, _, _, shift, scale, gate, shift2, scale2, gate2) = parts[name], said[name]
+        if not changes.isolates(name):
+            h = seen[name] * (1 + scale) + shift + slots[name]
+            result[name] = after[name] + keep * gate * part.cross(h, seen[other] + slots[other])
+        h = part.norm(result[name]) * (1 + scale2) + shift2
+        result[name] = result[name] + gate2 * part.mlp(h)
+    return result
 
 
 def load_keypad_model() -> KeypadTransformer:

@@ -63,7 +63,7 @@ def seen(video: Tensor, reader: DigitReader) -> Tensor:
     """Return the symbol that each frame of video `[B, 6, 8, 8]` shows, `[B, 6]`: a digit, or `EMPTY`."""
     pictures = video.float().clamp(-1, 1)
     ink = (pictures + 1).mean((-2, -1)) / 2
-    read = reader(pictures.flatten(0, 1)).argmax(1).view(ink.shape)
+    read: Tensor = reader(pictures.flatten(0, 1)).argmax(1).view(ink.shape)
     return read.where(ink > INK, EMPTY)
 
 
@@ -169,4 +169,4 @@ def interval(values: Tensor, draws: int = 2000) -> tuple[float, float, float]:
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randint(len(values), (draws, len(values)), generator=generator)
     low, high = values[chosen].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return values.mean().item(), low, high
+    return float(values.mean()), float(low), float(high)

@@ -40,13 +40,17 @@ def waves() -> Tensor:
 
 @functools.cache
 def _least_squares() -> Tensor:
-    return torch.linalg.pinv(waves().double()).float()
+    inverse: Tensor = torch.linalg.pinv(waves().double()).float()
+    return inverse
+
+
+def _frames(sound: Tensor) -> Tensor:
+    return sound.reshape(*sound.shape[:-1], -1, FRAME)
 
 
 def encode(sound: Tensor) -> Tensor:
     """Return the latents `[..., frames, 14]` of a sound `[..., samples]` in [-1, 1]; whole frames, float32."""
-    latents: Tensor = sound.unflatten(-1, (-1, FRAME)) @ _least_squares() / UNIT
-    return latents
+    return _frames(sound) @ _least_squares() / UNIT
 
 
 def decode(latents: Tensor) -> Tensor:
@@ -59,6 +63,5 @@ def goertzel(sound: Tensor) -> Tensor:
 
     Goertzel's filter at one frequency is one term of the discrete Fourier transform. Computed in float32.
     """
-    frames = sound.float().unflatten(-1, (-1, FRAME))
-    parts = (frames @ waves().T).unflatten(-1, (-1, 2))
-    return 2 / FRAME * parts.square().sum(-1).sqrt()
+    cosines, sines = (_frames(sound.float()) @ waves()[part::2].T for part in (0, 1))
+    return 2 / FRAME * torch.hypot(cosines, sines)
