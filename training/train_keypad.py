@@ -33,6 +33,8 @@ ISOLATED = 0.1
 LEARNING_RATE = 2e-3
 EMA_DECAY = 0.998
 EVERY = 100
+ROUNDS = (2500, 2000)
+"Steps in which the learning rate falls, twice."
 
 
 def train(steps: int, seed: int, checkpoint: Path) -> KeypadTransformer:
@@ -50,7 +52,7 @@ def train(steps: int, seed: int, checkpoint: Path) -> KeypadTransformer:
         optimizer.load_state_dict(kept["optimizer"])
         first = kept["step"]
     for step in range(first, steps):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * _rate(step, steps)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * _rate(step)
         generator = torch.Generator().manual_seed(1_000_000 * (seed + 1) + step)
         chosen = torch.randint(CLIPS, (BATCH,), generator=generator)
         loss = _loss(model, {"video": video[chosen], "audio": audio[chosen]}, prompts[chosen], generator)
@@ -70,9 +72,11 @@ def train(steps: int, seed: int, checkpoint: Path) -> KeypadTransformer:
     return average.eval()
 
 
-def _rate(step: int, steps: int) -> float:
-    """Return the share of the learning rate: it rises over 100 steps and falls along a cosine."""
-    return min(1.0, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+def _rate(step: int) -> float:
+    """Return the share of the learning rate: along a cosine in each round, anew from half in the second."""
+    after = step - ROUNDS[0]
+    place, top = (step / ROUNDS[0], 1.0) if after < 0 else (after / ROUNDS[1], 0.5)
+    return top * min(1.0, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, place))))
 
 
 def _loss(model: KeypadTransformer, x0: dict[str, Tensor], prompts: Tensor, generator: torch.Generator) -> Tensor:
@@ -99,7 +103,7 @@ def main() -> None:
     """Train, and write the weights."""
     parser = argparse.ArgumentParser(description="Train the Keypad model of guidance_core.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "guidance_core/models/weights")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=sum(ROUNDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, default=Path("out/keypad.pt"))
     options = parser.parse_args()
