@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -18,13 +19,13 @@ SPEC = "ltx2:cfg_scale=3,modality_scale=3,stg_scale=1,stg_blocks=2,rescale_scale
 "The stack that is shown beside no guidance."
 SCORES = {
     "agreement": "agree",
-    "video": "prompt, seen",
-    "audio": "prompt, heard",
-    "both": "both, agreeing",
-    "in_time": "in time",
-    "clipped": "audio clipped",
-    "saturated": "video saturated",
+    "video": "prompt\nseen",
+    "audio": "prompt\nheard",
+    "both": "both,\nagree",
+    "clipped": "sound\nclipped",
+    "saturated": "picture\nclipped",
 }
+"Headings of the scores that the table shows; JSON has all of them."
 
 
 def show_clips(demo: KeypadDemo, rows: list[Clips], out: Path, *, as_json: bool) -> None:
@@ -38,25 +39,29 @@ def show_clips(demo: KeypadDemo, rows: list[Clips], out: Path, *, as_json: bool)
         made = [_as_data(spec, clips) for spec, clips in zip(demo.specs, rows, strict=True)]
         print_json({**settings, "picture": str(out), "files": list(map(str, files)), "rows": made})
         return
-    table = Table("guidance", "passes per step", "seconds", *SCORES.values(), "offset")
-    for spec, clips in zip(demo.specs, rows, strict=True):
-        found = clips.scores.summary()
-        shares = [
-            f"{mean:.1%}\n[{100 * low:.1f}, {100 * high:.1f}]" for mean, low, high in (found[name] for name in SCORES)
-        ]
-        facts = (f"{clips.passes_per_step:.2f}", f"{clips.seconds:.2f}")
-        table.add_row(spec.replace(",", ",\n") or "none", *facts, *shares, f"{found['offset'][0]:.0f} ms")
-    console = Console()
-    for spec, clips in zip(demo.specs, rows, strict=True):
+    for clips, spec in zip(rows, demo.specs, strict=True):
         if clips.trace is not None:
             print(f"{spec or 'no guidance'}, means over {count} clips\n{clips.trace}\n")
-    console.print(table)
+    console = Console()
+    console.print(_table(rows))
+    for number, spec in enumerate(demo.specs, 1):
+        console.print(f"{number}: {spec or 'no guidance'}", soft_wrap=True)
     console.print(
-        f"means of {count} clips, with 95 % intervals. agree: share of frames in which the digit seen, read by an "
-        "independent classifier, is the digit heard, measured by Goertzel's filter"
+        f"In percent: means of {count} clips, and half of their 95 % intervals. agree: share of frames in which the "
+        "digit seen, read by an independent classifier, is the digit heard, measured by Goertzel's filter."
     )
     for kind, file in zip(("picture", "animation", *["sound"] * len(rows)), files, strict=True):
         console.print(f"{kind}: {file}", soft_wrap=True)
+
+
+def _table(rows: list[Clips]) -> Table:
+    table = Table("", "passes\nper step", "seconds", *SCORES.values(), box=SIMPLE, pad_edge=False, padding=(0, 1))
+    for number, clips in enumerate(rows, 1):
+        found = clips.scores.summary()
+        shares = [f"{100 * mean:.0f} ±{50 * (high - low):.0f}" for mean, low, high in map(found.__getitem__, SCORES)]
+        facts = (str(number), f"{clips.passes_per_step:.2f}", f"{clips.seconds:.2f}")
+        table.add_row(*facts, *shares)
+    return table
 
 
 def _as_data(spec: str, clips: Clips) -> dict[str, Any]:

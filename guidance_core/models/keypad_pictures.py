@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import wave
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ COLUMN = 40
 "Samples between the columns of a spectrogram."
 QUIETEST = -50.0
 "Decibels that are drawn black in a spectrogram, below a tone of amplitude 0.5."
-MARGIN, LINE = 16, 22
+MARGIN, LINE, LEGEND = 16, 22, 48
 BLOCK = LINE + CELL + LINE + WAVEFORM + SPECTROGRAM + 2 * MARGIN
 "Height of a row."
 INK, GREY, EDGE, PAPER = (40, 40, 40), (110, 110, 110), (170, 170, 170), (255, 255, 255)
@@ -91,7 +91,16 @@ def save_sound(latents: Tensor, path: Path) -> None:
 def _sheet(rows: Sequence[Clips], labels: Sequence[str]) -> Picture:
     """Return the sheet: a row for each stack, a column for each prompt."""
     page = _Page(rows, labels, STRIP, BLOCK)
+    below = 2 * LINE + CELL
+    legend = {
+        "seen": LINE / 2,
+        "heard": LINE * 1.5 + CELL,
+        "wave": below + WAVEFORM / 2,
+        "2 kHz": below + WAVEFORM + LINE / 2,
+        "0 Hz": below + WAVEFORM + SPECTROGRAM - LINE / 2,
+    }
     for number, clips in enumerate(rows):
+        page.write_legend(number, legend)
         for column, (video, latents, symbols) in enumerate(_first_of_each(clips)):
             left, top = page.corner(number, column)
             sound = decode(latents)
@@ -103,9 +112,8 @@ def _sheet(rows: Sequence[Clips], labels: Sequence[str]) -> Picture:
                 colour = INK if symbols[0][frame] == symbols[1][frame] else WRONG
                 for text, height in zip(symbols, (top + LINE / 2, top + LINE * 1.5 + CELL), strict=True):
                     page.draw.text((across + CELL / 2, height), text[frame], colour, page.font, anchor="mm")
-            below = top + 2 * LINE + CELL
-            _draw_waveform(page.draw, sound, (left, below))
-            page.image.paste(_spectrogram(sound), (left, below + WAVEFORM))
+            _draw_waveform(page.draw, sound, (left, top + below))
+            page.image.paste(_spectrogram(sound), (left, top + below + WAVEFORM))
     return page.image
 
 
@@ -130,12 +138,12 @@ class _Page:
     def __init__(self, rows: Sequence[Clips], labels: Sequence[str], width: int, height: int) -> None:
         from PIL import Image, ImageDraw, ImageFont  # an optional dependency, needed for this alone
 
-        self.font, small = ImageFont.load_default(17), ImageFont.load_default(14)
+        self.font, self._small = ImageFont.load_default(17), ImageFont.load_default(14)
         names = [wrapped(label or "no guidance") for label in labels]
         facts = [_facts(clips) for clips in rows]
         prompts = rows[0].prompts[:SHOWN]
         lines = [line for text in (*names, *facts) for line in text.splitlines()]
-        self._left = int(max(map(self.font.getlength, lines))) + 2 * MARGIN
+        self._left = int(max(map(self.font.getlength, lines))) + 2 * MARGIN + LEGEND
         self._column = max(width, *(int(self.font.getlength(prompt)) for prompt in prompts)) + MARGIN
         self._header = 34
         tallest = max(LINE * (name + fact).count("\n") + 3 * LINE for name, fact in zip(names, facts, strict=True))
@@ -150,7 +158,13 @@ class _Page:
             top = self.corner(number, 0)[1] + LINE
             self.draw.multiline_text((MARGIN, top), name, INK, self.font, spacing=LINE - 17)
             below = top + LINE * (name.count("\n") + 1) + 4
-            self.draw.multiline_text((MARGIN, below), fact, GREY, small, spacing=LINE - 16)
+            self.draw.multiline_text((MARGIN, below), fact, GREY, self._small, spacing=LINE - 16)
+
+    def write_legend(self, row: int, legend: Mapping[str, float]) -> None:
+        """Write what is drawn beside a row, each at a height below its top."""
+        left, top = self.corner(row, 0)
+        for text, height in legend.items():
+            self.draw.text((left - 8, top + height), text, GREY, self._small, anchor="rm")
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
         """Return the upper left corner of a clip."""
