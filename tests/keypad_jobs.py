@@ -10,7 +10,7 @@ from rank_jobs import EXECUTORS
 from guidance_core import Guidance
 from guidance_core.models.keypad_clips import make_clips
 
-SPEC = "ltx2:cfg_scale=3,modality_scale=3,stg_scale=1,stg_blocks=2,rescale_scale=0.7"
+SPEC = "ltx2:cfg_scale=3,modality_scale=3,stg_scale=1,stg_blocks=0,rescale_scale=0.7"
 
 
 def clips(group: Any, name: str, spec: str = SPEC) -> tuple[bool, bool]:

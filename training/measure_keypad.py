@@ -21,9 +21,11 @@ from guidance_core.models.keypad_judges import Scores, judge, load_digit_reader
 ROWS = {
     "cond alone": "",
     "cfg": "cfg:scale=3",
-    "cfg + STG": "ltx2:cfg_scale=3,stg_scale=1,stg_blocks=2,modality_scale=1,rescale_scale=0",
+    "cfg + STG": "ltx2:cfg_scale=3,stg_scale=1,stg_blocks=0,modality_scale=1,rescale_scale=0",
     "cfg + modality": "ltx2:cfg_scale=3,stg_scale=0,modality_scale=3,rescale_scale=0",
-    "all four, rescaled": "ltx2:cfg_scale=3,stg_scale=1,stg_blocks=2,modality_scale=3,rescale_scale=0.7",
+    "all four": "ltx2:cfg_scale=3,stg_scale=1,stg_blocks=0,modality_scale=3,rescale_scale=0",
+    "all four, rescaled": "ltx2:cfg_scale=3,stg_scale=1,stg_blocks=0,modality_scale=3,rescale_scale=0.7",
+    "the 2.3 preset": "ltx2:preset=2.3,stg_blocks=0",
 }
 SHARES = ("agreement", "video", "audio", "both", "in_time", "clipped", "saturated")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from guidance_core.models.demo import KeypadDemo
     from guidance_core.models.keypad_clips import Clips
 
-SPEC = "ltx2:cfg_scale=3,modality_scale=3,stg_scale=1,stg_blocks=2,rescale_scale=0.7"
+SPEC = "ltx2:cfg_scale=3,modality_scale=3,stg_scale=1,stg_blocks=0,rescale_scale=0.7"
 "The stack that is shown beside no guidance."
 SCORES = {
     "agreement": "agree",
