@@ -183,6 +183,19 @@ def test_the_interval_holds_the_mean():
 # The model
 
 
+def test_an_interrupted_training_ends_with_the_same_weights(monkeypatch, tmp_path):
+    pytest.importorskip("sklearn")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "training"))
+    import train_keypad
+
+    monkeypatch.setattr(train_keypad, "CLIPS", 80)
+    monkeypatch.setattr(train_keypad, "EVERY", 2)
+    whole = train_keypad.train(4, 1, tmp_path / "whole.pt").state_dict()
+    train_keypad.train(2, 1, tmp_path / "parts.pt")
+    resumed = train_keypad.train(4, 1, tmp_path / "parts.pt").state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
 def test_isolated_streams_do_not_see_each_other():
     model, x = load_keypad_model(), noisy()
     text = model.embedded(torch.tensor([[1, 1]] * 3))

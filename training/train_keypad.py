@@ -2,7 +2,7 @@
 
     nice -n 10 python training/train_keypad.py [--out DIR] [--steps N] [--seed N] [--checkpoint FILE]
 
-Needs scikit-learn and safetensors, and takes about five minutes on one quiet core. A checkpoint is written every 100
+Needs scikit-learn and safetensors, and takes about eight minutes on one quiet core. A checkpoint is written every 100
 steps; the same command goes on from it and ends with the same weights, as every step draws from a seed of its own. The
 model is stopped early: trained longer, its pictures and sounds agree without guidance, and it would show nothing.
 """

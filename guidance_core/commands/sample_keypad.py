@@ -47,8 +47,8 @@ def show_clips(demo: KeypadDemo, rows: list[Clips], out: Path, *, as_json: bool)
     for number, spec in enumerate(demo.specs, 1):
         console.print(f"{number}: {spec or 'no guidance'}", soft_wrap=True)
     console.print(
-        f"In percent: means of {count} clips, and half of their 95 % intervals. agree: share of frames in which the "
-        "digit seen, read by an independent classifier, is the digit heard, measured by Goertzel's filter."
+        f"In percent: means of the clips ({count} a row), and half of their 95 % intervals. agree: share of frames in "
+        "which the digit seen, read by an independent classifier, is the digit heard, measured by Goertzel's filter."
     )
     for kind, file in zip(("picture", "animation", *["sound"] * len(rows)), files, strict=True):
         console.print(f"{kind}: {file}", soft_wrap=True)
@@ -58,7 +58,11 @@ def _table(rows: list[Clips]) -> Table:
     table = Table("", "passes\nper step", "seconds", *SCORES.values(), box=SIMPLE, pad_edge=False, padding=(0, 1))
     for number, clips in enumerate(rows, 1):
         found = clips.scores.summary()
-        shares = [f"{100 * mean:.0f} ±{50 * (high - low):.0f}" for mean, low, high in map(found.__getitem__, SCORES)]
+        several = len(clips.video) > 1
+        shares = [
+            f"{100 * mean:.0f}" + f" ±{50 * (high - low):.0f}" * several
+            for mean, low, high in map(found.__getitem__, SCORES)
+        ]
         facts = (str(number), f"{clips.passes_per_step:.2f}", f"{clips.seconds:.2f}")
         table.add_row(*facts, *shares)
     return table

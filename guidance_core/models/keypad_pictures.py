@@ -128,7 +128,8 @@ def _animated(rows: Sequence[Clips], labels: Sequence[str], frame: int) -> Pictu
             page.draw.rectangle((left, top, left + SIDE * zoom - 1, top + SIDE * zoom - 1), outline=EDGE)
             colour = INK if symbols[0][frame] == symbols[1][frame] else WRONG
             place = (left + SIDE * zoom / 2, top + SIDE * zoom + LINE / 2)
-            page.draw.text(place, f"sounds: {symbols[1][frame]}", colour, page.font, anchor="mm")
+            said = symbols[1][frame]
+            page.draw.text(place, "silent" if said == "·" else f"sounds: {said}", colour, page.font, anchor="mm")
     return page.image
 
 
@@ -173,9 +174,9 @@ class _Page:
 
 def _facts(clips: Clips) -> str:
     found = {name: f"{100 * mean:.0f} %" for name, (mean, _, _) in clips.scores.summary().items()}
-    count = len(clips.video)
+    passes, count = f"{clips.passes_per_step:.3g}", len(clips.video)
     return (
-        f"{clips.passes_per_step:.3g} passes per step; of {count} clips\n"
+        f"{passes} {'pass' if passes == '1' else 'passes'} per step; of {count} {'clip' if count == 1 else 'clips'}\n"
         f"agreement {found['agreement']}\nprompt, seen {found['video']}, heard {found['audio']}"
     )
 
