@@ -316,6 +316,8 @@ def test_a_clip_depends_on_its_seed_and_place_alone():
     torch.testing.assert_close(more.video[::3], few.video, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(more.audio[::3], few.audio, rtol=1e-3, atol=1e-4)
     assert not torch.equal(make_clips(guidance, PROMPTS[:2], steps=4, seed=4).video, few.video)
+    open_prompts = make_clips(Guidance([]), ["any", "any"], steps=1, per_prompt=2, seed=3)
+    assert len(open_prompts.video.flatten(1).unique(dim=0)) == 4, "every clip starts from noise of its own"
 
 
 def test_batched_makes_what_serial_makes():
@@ -328,6 +330,10 @@ def test_batched_makes_what_serial_makes():
 @pytest.mark.parametrize("count", [2, 3])
 def test_all_gather_equals_serial_bitwise(ranks, count):
     assert ranks.run(keypad_jobs.clips, "all_gather", ranks=count) == [(True, True)] * count
+
+
+def test_rows_shared_out_make_what_serial_makes(ranks):
+    assert ranks.run(keypad_jobs.clips_of_shared_rows, ranks=3) == [True] * 3
 
 
 def test_methods_that_edit_the_text_and_draw_noise_work_on_both_outputs():
