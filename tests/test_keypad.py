@@ -406,3 +406,12 @@ def test_what_the_command_cannot_do_is_a_clear_error(words, says, tmp_path, monk
     assert isinstance(result.exception, GuidanceError), result.output
     assert says in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_the_same_files_on_ranks(tmp_path):
+    for count in ("1", "2"):
+        folder = tmp_path / count
+        result = sample("-g", keypad_jobs.SPEC, "--ranks", count, "--out", str(folder / "a.png"))
+        assert result.exit_code == 0, result.output
+    for name in ("a.png", "a.gif", "a-1.wav"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name

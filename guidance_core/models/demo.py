@@ -88,6 +88,8 @@ class Demo(Generic[Row]):
             GuidanceError: a row cannot be drawn.
             SystemExit: on a rank of torchrun after the first, where the first one raises.
         """
+        # More get in each other's way in models this small, and the last bits would depend on their number.
+        torch.set_num_threads(1)
         if torchrun_size() is not None:
             with torchrun_group(TIMEOUT) as group:
                 drawn = _on_rank(group, self, watch)
@@ -97,7 +99,6 @@ class Demo(Generic[Row]):
             with Ranks(self.ranks, timeout=TIMEOUT, imports=[__name__]) as ranks:
                 drawn = ranks.run(_on_rank, self, watch)[0]
         else:
-            torch.set_num_threads(1)  # more only get in each other's way in a model this small
             return _drawn(self, watch)
         if isinstance(drawn, GuidanceError):
             raise drawn
