@@ -1,4 +1,4 @@
-"""`guidance-core sample`: digits from the embedded model, with and without guidance."""
+"""`guidance-core sample`: what the embedded models draw, with and without guidance."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ from rich.table import Table
 
 from guidance_core.commands.extras import check_extra
 from guidance_core.commands.options import SPEC, AsJson, print_json
+from guidance_core.commands.sample_keypad import SPEC as KEYPAD_SPEC
+from guidance_core.commands.sample_keypad import show_clips
+from guidance_core.errors import ConfigurationError, brief, suggest
 
 if TYPE_CHECKING:
-    from guidance_core.models.demo import Demo
+    from guidance_core.models.demo import DigitsDemo
     from guidance_core.models.drawing import Drawing
+
+MODELS = ("digits", "keypad")
 
 
 def sample(
+    model: Annotated[
+        str, typer.Option(help="What draws: digits; or keypad, which makes clips of picture and sound.")
+    ] = "digits",
     guidance: Annotated[
         list[str] | None, typer.Option("--guidance", "-g", help=f"{SPEC} Repeat it: each one is a row.")
     ] = None,
@@ -29,9 +37,18 @@ def sample(
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise; all rows start from the same.")
     ] = 0,
-    per_digit: Annotated[
-        int, typer.Option(min=1, max=1000, help="Images of each digit to measure the accuracy on.")
+    per_class: Annotated[
+        int,
+        typer.Option(
+            "--per-class", "--per-digit", min=1, max=1000, help="Samples of each digit or prompt to measure on."
+        ),
     ] = 20,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt", help="For keypad: a pattern and a tempo, such as 'rising, quick'. Repeat it: each is a column."
+        ),
+    ] = None,
     ranks: Annotated[
         int, typer.Option(help="Processes to spread the passes over; under torchrun its own ranks are used.")
     ] = 1,
@@ -48,17 +65,32 @@ def sample(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw handwritten digits with the embedded model: a row for each --guidance, a column for each digit."""
-    check_extra("demo")
-    from guidance_core.models.demo import Demo
-    from guidance_core.models.drawing import check_picture_path
+    """Draw with an embedded model: a row for each --guidance, a column for each digit or prompt.
 
-    demo = Demo(tuple(guidance or ["", "cfg:scale=3"]), steps, seed, per_digit, executor, ranks, trace)
-    demo.check()
+    keypad also writes an animation and a sound file for each row, beside the picture.
+    """
+    check_extra("demo")
+    from guidance_core.models.demo import DigitsDemo, KeypadDemo
+    from guidance_core.models.drawing import check_picture_path
+    from guidance_core.models.keypad_clips import PROMPTS
+
+    if model not in MODELS:
+        raise ConfigurationError(f"there is no model {brief(model)}.{suggest(model, MODELS)}")
+    if prompt and model != "keypad":
+        raise ConfigurationError(f"--prompt is for --model keypad; the model {model} has none.")
+    specs = tuple(guidance or (["", "cfg:scale=3"] if model == "digits" else ["", KEYPAD_SPEC]))
+    settings = (specs, steps, seed, per_class, executor, ranks, trace)
     check_picture_path(out)
-    drawings = demo.draw(_progress)
-    if drawings:
-        _show(demo, drawings, out, as_json=as_json)
+    if model == "digits":
+        digits = DigitsDemo(*settings)
+        digits.check()
+        if drawings := digits.draw(_progress):
+            _show(digits, drawings, out, as_json=as_json)
+    else:
+        keypad = KeypadDemo(*settings, prompts=tuple(prompt or PROMPTS))
+        keypad.check()
+        if rows := keypad.draw(_progress):
+            show_clips(keypad, rows, out, as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -67,7 +99,7 @@ def _progress() -> Iterator[Callable[[str, int], Callable[[], object]]]:
         yield lambda spec, steps: partial(progress.advance, progress.add_task(spec or "no guidance", total=steps))
 
 
-def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> None:
+def _show(demo: DigitsDemo, drawings: list[Drawing], out: Path, *, as_json: bool) -> None:
     """Write the picture and print what was measured."""
     from guidance_core.models.drawing import save_grid
 
@@ -82,7 +114,7 @@ def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> N
         }
         for spec, drawing in zip(demo.specs, drawings, strict=True)
     ]
-    count = 10 * demo.per_digit
+    count = 10 * demo.per_class
     if as_json:
         settings = {"steps": demo.steps, "seed": demo.seed, "samples": count, "executor": demo.chosen}
         print_json({**settings, "picture": str(out), "rows": rows})

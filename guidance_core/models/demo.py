@@ -1,11 +1,11 @@
-"""The demonstration: rows of digits drawn in this process, on ranks of its own, or on those of torchrun."""
+"""The demonstrations: rows, one for each stack, made in this process, on ranks of its own, or on those of torchrun."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 import attrs
 import torch
@@ -16,6 +16,8 @@ from guidance_core.errors import ConfigurationError, GuidanceError, RankLostErro
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.models.drawing import Drawing, check_one_output, draw_digits
+from guidance_core.models.keypad import read_prompt
+from guidance_core.models.keypad_clips import PROMPTS, Clips, make_clips
 from guidance_core.ranks import Ranks, torchrun_group, torchrun_size
 from guidance_core.trace import Trace
 
@@ -29,21 +31,26 @@ Watch: TypeAlias = Callable[[], AbstractContextManager[Announce]]
 "Makes what shows how far the drawing is; called on the first rank."
 
 
+Row = TypeVar("Row")
+"What a model makes with one stack."
+
+
 @attrs.frozen
-class Demo:
-    """A picture to draw."""
+class Demo(Generic[Row]):
+    """A picture to draw, with a row for each stack."""
 
     specs: tuple[str, ...]
     "A row for each."
     steps: int
     seed: int
-    per_digit: int
+    per_class: int
+    "Samples of each digit, or of each prompt."
     executor: str
     "Empty for `serial` in one process and `all_gather` on several ranks."
     ranks: int
     "Processes to start; under torchrun its own are used."
     traced: bool = False
-    "Whether drawings come with a trace of their steps."
+    "Whether rows come with a trace of their steps."
 
     @property
     def size(self) -> int:
@@ -65,15 +72,24 @@ class Demo:
             )
         check_executor(self.chosen, self.size)
         for spec in self.specs:
-            check_one_output(Guidance.from_spec(spec))
+            self.check_stack(Guidance.from_spec(spec))
 
-    def draw(self, watch: Watch) -> list[Drawing]:
+    def check_stack(self, guidance: Guidance) -> None:
+        """Raise `GuidanceError` for a stack that the model cannot draw with, as far as it is known without drawing."""
+
+    def row(self, spec: str, on_step: Callable[[], object]) -> Row:
+        """Draw one row; `on_step` is called after each step."""
+        raise NotImplementedError
+
+    def draw(self, watch: Watch) -> list[Row]:
         """Return what each row shows; on the ranks of torchrun after the first, nothing.
 
         Raises:
             GuidanceError: a row cannot be drawn.
             SystemExit: on a rank of torchrun after the first, where the first one raises.
         """
+        # More get in each other's way in models this small, and the last bits would depend on their number.
+        torch.set_num_threads(1)
         if torchrun_size() is not None:
             with torchrun_group(TIMEOUT) as group:
                 drawn = _on_rank(group, self, watch)
@@ -83,7 +99,6 @@ class Demo:
             with Ranks(self.ranks, timeout=TIMEOUT, imports=[__name__]) as ranks:
                 drawn = ranks.run(_on_rank, self, watch)[0]
         else:
-            torch.set_num_threads(1)  # more only get in each other's way in a model this small
             return _drawn(self, watch)
         if isinstance(drawn, GuidanceError):
             raise drawn
@@ -115,26 +130,61 @@ def check_executor(name: str, ranks: int) -> None:
         )
 
 
-def _drawn(demo: Demo, watch: Watch | None) -> list[Drawing]:
+@attrs.frozen
+class DigitsDemo(Demo[Drawing]):
+    """Digits: a column for each."""
+
+    def check_stack(self, guidance: Guidance) -> None:
+        """Raise `ConfigurationError` for methods with values for several outputs."""
+        check_one_output(guidance)
+
+    def row(self, spec: str, on_step: Callable[[], object]) -> Drawing:
+        """Draw one row."""
+        return draw_digits(
+            Guidance.from_spec(spec),
+            steps=self.steps,
+            per_digit=self.per_class,
+            seed=self.seed,
+            executor=self.chosen,
+            on_step=on_step,
+            trace=Trace() if self.traced else None,
+        )
+
+
+@attrs.frozen
+class KeypadDemo(Demo[Clips]):
+    """Clips of picture and sound: a column for each prompt."""
+
+    prompts: tuple[str, ...] = PROMPTS
+
+    def check(self) -> None:
+        """Raise `GuidanceError` for what cannot be drawn, before any process starts."""
+        super().check()
+        for prompt in self.prompts:
+            read_prompt(prompt)
+
+    def row(self, spec: str, on_step: Callable[[], object]) -> Clips:
+        """Make the clips of one row."""
+        return make_clips(
+            Guidance.from_spec(spec),
+            self.prompts,
+            steps=self.steps,
+            per_prompt=self.per_class,
+            seed=self.seed,
+            executor=self.chosen,
+            on_step=on_step,
+            trace=Trace() if self.traced else None,
+        )
+
+
+def _drawn(demo: Demo[Row], watch: Watch | None) -> list[Row]:
     if watch is None:
-        return [_row(demo, spec, lambda: None) for spec in demo.specs]
+        return [demo.row(spec, lambda: None) for spec in demo.specs]
     with watch() as announce:
-        return [_row(demo, spec, announce(spec, demo.steps)) for spec in demo.specs]
+        return [demo.row(spec, announce(spec, demo.steps)) for spec in demo.specs]
 
 
-def _row(demo: Demo, spec: str, on_step: Callable[[], object]) -> Drawing:
-    return draw_digits(
-        Guidance.from_spec(spec),
-        steps=demo.steps,
-        per_digit=demo.per_digit,
-        seed=demo.seed,
-        executor=demo.chosen,
-        on_step=on_step,
-        trace=Trace() if demo.traced else None,
-    )
-
-
-def _on_rank(group: dist.ProcessGroup, demo: Demo, watch: Watch) -> list[Drawing] | GuidanceError:
+def _on_rank(group: dist.ProcessGroup, demo: Demo[Row], watch: Watch) -> list[Row] | GuidanceError:
     """Draw as one of several ranks; return an error, and on the first rank what was drawn."""
     try:
         drawn = _drawn(demo, watch if group.rank() == 0 else None)
