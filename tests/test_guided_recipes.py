@@ -109,6 +109,13 @@ def test_a_distilled_model_runs_one_pass_as_by_itself(name, model, off):
         guide(pipe)(**given, **{"true_cfg_scale" if name == "Flux" else "guidance_scale": 3})
 
 
+def test_what_the_guidance_ignores_still_reaches_the_model():
+    pipe, inputs = _pipeline("Flux", "black-forest-labs/FLUX.1-schnell")
+    given = {key: value for key, value in inputs(1).items() if "negative" not in key}
+    native = _picture(pipe, **given, guidance_scale=0.0)
+    assert torch.equal(_picture(guide(pipe), **given, guidance_scale=0.0), native)
+
+
 def test_a_parameter_that_a_model_ignores_is_refused_in_a_call():
     pipe, inputs = _pipeline("Qwen-Image")
     with pytest.raises(ConfigurationError, match=r"'qwen-image' ignores 'guidance_scale'.*true_cfg_scale"):

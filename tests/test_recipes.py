@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import attrs
@@ -12,13 +14,16 @@ from installed import install, on_path
 from guidance_core import (
     ConfigurationError,
     Cosine,
+    Exponential,
     Guidance,
     Linear,
+    Phases,
     Position,
     SpecError,
     Table,
     UnknownNameError,
     Window,
+    Within,
 )
 from guidance_core.recipes import (
     Recipe,
@@ -188,7 +193,7 @@ def test_the_recipe_of_a_model_with_several_outputs_names_them():
         ({"stack": [{"plugin": "cfg", "scale": "=strength.real"}]}, "a part that is not allowed"),
         ({"parameters": {"strength": 3}}, "is a table with a default"),
         ({"parameters": {"strength": {"default": 3.0, "most": 4}}}, "cannot be made"),
-        ({"parameters": {"a b": {"default": 3.0}}}, "has a name that is none"),
+        ({"parameters": {"a b": {"default": 3.0}}}, "'a b' cannot be the name of a parameter"),
         ({"parameters": {"strength": {"default": 3.0, "kind": "numbr"}}}, "Did you mean 'number'?"),
     ],
 )
@@ -364,6 +369,7 @@ def test_a_distribution_publishes_its_recipe(tmp_path, monkeypatch):
     ("entry", "code", "says"),
     [
         ("theirs = {module}:RECIPE", "raise RuntimeError('broken')", "could not be loaded: RuntimeError: broken"),
+        ("theirs = {module}:RECIPE", "raise SystemExit(3)", "could not be loaded: SystemExit"),
         ("theirs = {module}:RECIPE", "RECIPE = {}", "is not a guidance_core.recipes.Recipe"),
         ("theirs = {module}:NONE", "", "could not be loaded"),
         ("theirs = {module}:RECIPE", MODULE.replace('"theirs"', '"others"'), "calls itself 'others'"),
@@ -384,6 +390,112 @@ def test_a_shipped_name_stays_with_what_ships(tmp_path, monkeypatch):
     on_path(monkeypatch, tmp_path)
     assert Guidance.recipe("qwen-image").recipe.recipe is shipped()["qwen-image"]
     assert [each.failure for each in find_recipes() if each.name == "qwen-image" and each.failure]
+
+
+def test_a_stack_of_a_recipe_is_copied_and_pickled_as_it_is(mine):
+    for stack in (Guidance.recipe("z-image", guidance_scale=Linear(5, 1)), Guidance.recipe("mine", strength=2)):
+        for again in (pickle.loads(pickle.dumps(stack)), copy.deepcopy(stack), copy.copy(stack)):
+            assert again == stack
+            assert hash(again) == hash(stack)
+            assert again.to_spec() == stack.to_spec()
+            assert again.recipe.given == stack.recipe.given
+    assert pickle.loads(pickle.dumps(mine)) == mine == copy.deepcopy(mine)
+    assert mine != recipe_named("z-image")
+
+
+def test_nobody_can_change_a_recipe():
+    data = {"title": "T", "source": "s", "prediction_types": ["flow"], "stack": [{"plugin": "cfg", "scale": 3}]}
+    recipe = Recipe.from_dict("x", data)
+    data["stack"][0]["scale"] = 100
+    assert recipe.choose({}).stack() == [{"plugin": "cfg", "scale": 3}]
+    with pytest.raises(TypeError):
+        recipe_named("z-image").stack[0]["scale"] = 100
+
+
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [("3x3+7x45", {0: 8, 44: 8, 45: 4, 47: 4}), (Phases([5, 1], [0.5]), {0: 6, 47: 2}), (Within(4, 0.5, 0.9), {47: 2})],
+    ids=["counted", "phases", "within"],
+)
+def test_every_schedule_made_of_values_can_be_shifted(mine, given, values):
+    (scale,) = [plugin.scale for plugin in Guidance.recipe("mine", strength=given).plugins]
+    for index, value in values.items():
+        assert scale.at(Position(index=index, count=48, sigma=1 - index / 48, first_sigma=1.0)) == value
+
+
+def test_a_schedule_that_cannot_be_shifted_is_refused_and_not_changed_otherwise(mine):
+    with pytest.raises(ConfigurationError, match="cannot be computed with strength=Exponential"):
+        Guidance.recipe("mine", strength=Exponential(5.0, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("a b", {}),
+        ("", {}),
+        ("@x", {}),
+        ("x", {"prediction_types": []}),
+        ("x", {"prediction_types": ["flo"]}),
+        ("x", {"prediction_types": None}),
+        ("x", {"stack": None}),
+        ("x", {"stack": [{"plugin": "cfg", "when": "no"}]}),
+        ("x", {"outputs": ["a", "a"]}),
+        ("x", {"models": 3}),
+        ("x", {"title": 3}),
+        ("x", {"ignores": ["x"]}),
+        ("x", {"refused": 3}),
+        ("x", {"refused": [{}]}),
+        ("x", {"parameters": []}),
+        ("x", {"parameters": {"s": {"default": 3.0, "ge": 4}}}),
+        ("x", {"parameters": {"s": {"default": 3.0, "kind": []}}}),
+        *(("x", {"parameters": {name: {"default": 3.0}}}) for name in ("_s", "recipe", "self", "class", "none", "é")),
+    ],
+)
+def test_what_is_no_recipe_is_refused_when_it_is_made(name, changed):
+    given = {"title": "T", "source": "s", "prediction_types": ["flow"], "stack": [{"plugin": "cfg"}]}
+    with pytest.raises(SpecError):
+        Recipe(name, **{**given, **changed})
+
+
+def test_parameters_that_contradict_each_other_may_be_said_as_tables():
+    recipe = Recipe(
+        "x",
+        title="T",
+        source="s",
+        prediction_types=["flow"],
+        stack=[],
+        parameters={"s": {"default": 1.0}},
+        refused=[{"when": "=s > 1", "why": "it is too much"}],
+    )
+    with pytest.raises(ConfigurationError, match="it is too much"):
+        recipe.choose({"s": 2})
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/cache/models--Tongyi-MAI--Z-Image-Turbo/snapshots/0123", "z-image-turbo"),
+        ("/models/z-image-turbo/snapshots/abc", "z-image-turbo"),
+        ("Tongyi-MAI/Z-Image", "z-image"),
+    ],
+)
+def test_a_model_is_known_by_the_folder_that_it_lies_in(path, name):
+    assert recipe_of([path], "ZImagePipeline").name == name
+
+
+def test_what_else_is_installed_does_not_take_the_place_of_what_ships():
+    greedy = Recipe("greedy", "G", "s", ["flow"], [], models=["*"], pipelines=["ZImagePipeline"])
+    register_recipe(greedy)
+    try:
+        assert recipe_of(["Tongyi-MAI/Z-Image"], "ZImagePipeline").name == "z-image"
+    finally:
+        unregister_recipe("greedy")
+
+
+@pytest.mark.parametrize("wrong", ["Z-Image", "Tongyi-MAI/Z-Image", "@Z-IMAGE"])
+def test_the_name_of_the_model_leads_to_its_recipe(wrong):
+    with pytest.raises(UnknownNameError, match="Did you mean 'z-image'"):
+        Guidance.recipe(wrong)
 
 
 def test_the_page_shows_the_recipes():

@@ -18,7 +18,8 @@ from typing import Any
 import attrs
 
 from guidance_core.errors import ConfigurationError, SpecError, brief, suggest
-from guidance_core.parameters.schedules import ROUNDING, Schedule, Table
+from guidance_core.parameters.phases import Counted, Phases
+from guidance_core.parameters.schedules import ROUNDING, Cosine, Linear, Table, Within
 from guidance_core.parameters.values import PerOutput, TensorValue
 
 MARK = "="
@@ -57,8 +58,6 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 }
 _MOST = 500
 "Characters of an expression."
-_ENDS = ("start", "stop", "value", "otherwise")
-"What a schedule goes between: to change these is to change every value alike."
 
 
 @attrs.frozen
@@ -184,7 +183,7 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """Return a value in which every number is changed alike, by a factor or an offset: of outputs, tensors, schedules.
 
     Raises:
-        TypeError: it is something else, such as a schedule whose values are not between others.
+        TypeError: it is something else, such as a schedule whose values cannot be changed so.
     """
     if isinstance(value, PerOutput):
         return PerOutput({output: mapped(each, change) for output, each in value.items()})
@@ -192,11 +191,16 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
         return TensorValue(change(value.tensor))
     if isinstance(value, Table):
         return attrs.evolve(value, rows=tuple((bound, mapped(each, change)) for bound, each in value.rows))
-    if isinstance(value, Schedule):
-        ends = {name: mapped(getattr(value, name), change) for name in _ENDS if hasattr(value, name)}
-        if ends and attrs.has(type(value)):
-            changed: Any = value
-            return attrs.evolve(changed, **ends)
+    if isinstance(value, Phases):
+        return attrs.evolve(value, values=tuple(mapped(each, change) for each in value.values))
+    if isinstance(value, Counted):
+        parts = "+".join(f"{mapped(each, change)!r}x{count}" for each, count in value.counts)
+        rest = None if value.otherwise is None else mapped(value.otherwise, change)
+        return attrs.evolve(value, parts=parts, otherwise=rest)
+    if isinstance(value, Linear | Cosine):
+        return attrs.evolve(value, start=mapped(value.start, change), stop=mapped(value.stop, change))
+    if isinstance(value, Within):
+        return attrs.evolve(value, value=mapped(value.value, change), otherwise=mapped(value.otherwise, change))
     return change(_number(value))
 
 

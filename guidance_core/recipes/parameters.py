@@ -61,22 +61,20 @@ def field_of(whose: str, name: str, about: Mapping[str, Any]) -> Any:
         SpecError: it is something else.
     """
     what = f"{whose}: its parameter {brief(name)}"
-    if not name.isidentifier():
-        raise SpecError(f"{what} has a name that is none.")
     if not isinstance(about, Mapping) or "default" not in about:
         raise SpecError(f"{what} is a table with a default, such as {{ default = 5.0, help = '...' }}.")
     rest = {key: value for key, value in about.items() if key not in ("kind", "default")}
     kind = about.get("kind", _kind_of(about["default"], rest))
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise SpecError(f"{what} is of the kind {brief(kind)}, which is not known.{suggest(str(kind), _KINDS)}")
     default = about["default"]
-    if isinstance(default, list):
+    if isinstance(default, list | tuple):
         default = tuple(default)
     if default == "none" and kind != "choice":
         default = UNSET if kind == "number" else None
     try:
         return _KINDS[kind](default, **rest)
-    except TypeError as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise SpecError(f"{what} cannot be made from {brief(dict(about))}: {error}.") from None
 
 
@@ -85,6 +83,6 @@ def _kind_of(default: Any, rest: Mapping[str, Any]) -> str:
         return "flag"
     if isinstance(default, str):
         return "choice" if "options" in rest else "text"
-    if isinstance(default, list):
+    if isinstance(default, list | tuple):
         return "blocks"
     return "whole" if isinstance(default, int) else "number"

@@ -173,10 +173,15 @@ def _of_call(stack: Guidance, given: dict[str, Any], pattern: Pattern) -> tuple[
         return stack, given
     ignored = {name: given[name] for name in chosen.recipe.ignores if given.get(name) is not None}
     if chosen.recipe.distilled:
+        own = {*pattern.on, *pattern.replaced}  # what else the pipeline takes is for its model
+        ignored = {name: value for name, value in ignored.items() if name in own}
         off = {**pattern.replaced, **dict.fromkeys(pattern.on, pattern.off)}
         ignored = {name: value for name, value in ignored.items() if not _is_off(value, off.get(name))}
     chosen.recipe.choose(ignored)
     taken = {name: given[name] for name in chosen.values if given.get(name) is not None and name not in chosen.given}
+    for name, leader in chosen.recipe.follows.items():
+        if leader in taken and name not in taken and name not in chosen.given:
+            taken[name] = taken[leader]
     if not taken:
         return stack, given
     return stack.with_parameters(**taken), {name: value for name, value in given.items() if name not in taken}
