@@ -29,6 +29,7 @@ from guidance_core.algebra.statistics import (
     ratio,
     std,
 )
+from guidance_core.catalog import Family, MethodInfo, ParameterInfo, catalog, parameter_infos
 from guidance_core.discovery import register_executor, register_plugin, unregister_executor, unregister_plugin
 from guidance_core.errors import (
     BranchConflictError,
@@ -127,6 +128,7 @@ __all__ = [
     "Executor",
     "ExecutorError",
     "Exponential",
+    "Family",
     "Guidance",
     "GuidanceError",
     "Hold",
@@ -135,6 +137,7 @@ __all__ = [
     "IsolateOutputs",
     "Linear",
     "Mean",
+    "MethodInfo",
     "Multiply",
     "Needs",
     "NoisedTimestep",
@@ -144,6 +147,7 @@ __all__ = [
     "OutputTrace",
     "Over",
     "OverwrittenError",
+    "ParameterInfo",
     "PerOutput",
     "Perturbation",
     "Phases",
@@ -192,6 +196,7 @@ __all__ = [
     "aligned",
     "bands",
     "blocks",
+    "catalog",
     "choice",
     "chosen_inputs",
     "collapsed",
@@ -211,6 +216,7 @@ __all__ = [
     "number",
     "numbers",
     "parallel",
+    "parameter_infos",
     "planes",
     "ratio",
     "register_executor",
