@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import attrs
 
@@ -14,7 +14,10 @@ from guidance_core.parameters.fields import ANY
 from guidance_core.parameters.values import UNSET
 
 Family = Literal["cfg", "weakened", "correction", "other"]
-"`cfg`: CFG and what takes its place; `weakened`: away from a weakened pass; `correction`: of the result; `other`."
+"""`cfg`: CFG and what takes its place; `weakened`: away from a weakened pass; `correction`: of the result; `other`.
+
+A plugin that declares none (`family: ClassVar[str]`) has that which its hooks suggest.
+"""
 
 
 @attrs.frozen
@@ -70,12 +73,15 @@ def parameter_infos(cls: type) -> tuple[ParameterInfo, ...]:
 
 
 def _family(name: str, plugin: type) -> Family:
+    declared = getattr(plugin, "family", None)
+    for family in get_args(Family):
+        if declared == family:
+            return family  # type: ignore[no-any-return]
     if "cfg" in (name, getattr(plugin, "form_of", None)):
         return "cfg"
     if issubclass(plugin, WeakenedPass):
         return "weakened"
-    corrects, names_branches = (callable(getattr(plugin, hook, None)) for hook in ("postprocess", "build_branches"))
-    return "correction" if corrects and not names_branches else "other"
+    return "correction" if callable(getattr(plugin, "postprocess", None)) else "other"
 
 
 def _parameter(field: attrs.Attribute[Any]) -> ParameterInfo:

@@ -34,7 +34,7 @@ def input_of(parameter: ParameterInfo) -> Any:
         high = LARGEST if parameter.high is None else parameter.high
         step = _step(default)
         return io.Float.Input(name, default=float(default), min=low, max=high, step=step, round=False, **told)
-    return io.String.Input(name, default=_written(default), optional=True, **told)
+    return io.String.Input(name, default=_written(default), **told)
 
 
 def spec_of(name: str, parameters: Iterable[ParameterInfo], given: Mapping[str, Any]) -> str:
