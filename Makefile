@@ -69,7 +69,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The pipelines and models of others; make test runs them too.
-HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py tests/test_perturbed_*.py)
+HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py tests/test_perturbed_*.py) tests/test_loops.py
 
 # ComfyUI without its server and most of what it needs, and the samplers of k-diffusion: 25 MB, for tests alone. Without
 # them their tests are skipped, and say so.
