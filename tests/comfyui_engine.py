@@ -191,6 +191,31 @@ def flux(seed: int = 0) -> Any:
         return _patcher(comfy.model_base.Flux(comfy.supported_models.Flux(config)))
 
 
+def ltx2(seed: int = 0) -> Any:
+    """Return a transformer of LTX-2's architecture, whose latents are of video and of audio."""
+    import comfy.model_base
+    import comfy.supported_models
+
+    config = {
+        "image_model": "ltxav",
+        "in_channels": 16,
+        "cross_attention_dim": 32,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "caption_channels": 16,
+        "num_layers": 3,
+        "audio_in_channels": 128,
+        "audio_cross_attention_dim": 16,
+        "audio_attention_head_dim": 8,
+        "audio_num_attention_heads": 2,
+        "num_audio_channels": 8,
+        "dtype": torch.float32,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _patcher(comfy.model_base.LTXAV(comfy.supported_models.LTXAV(config)))
+
+
 def _patcher(model: Any) -> Any:
     import comfy.model_patcher
 

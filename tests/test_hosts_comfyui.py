@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import attrs
 import comfyui_engine as engine
 import pytest
@@ -363,6 +366,49 @@ def test_patches_before_and_after_cfg_are_called(cases):
     model.set_model_sampler_pre_cfg_function(lambda given: [0.5 * each for each in given["conds_out"]])
     model.set_model_sampler_post_cfg_function(lambda given: given["denoised"] + 0.1 * given["cond_denoised"])
     assert_close(case.guided(model=model), case.native(model=model))
+
+
+def test_passes_that_do_not_fit_into_memory_together_run_apart(cases, monkeypatch):
+    case, spec = cases["flow"], "cfg:scale=4,pag:scale=1,blocks=1,slg:scale=1,blocks=2,start=0,stop=1"
+    together = case.guided(spec)
+    monkeypatch.setattr(case.model.model, "memory_required", lambda *_, **__: float("inf"))
+    assert {len(passes) for passes, _ in passes_of(case, spec)} == {1}
+    assert_close(case.guided(spec), together)
+
+
+def test_video_and_audio_of_ltx2_are_outputs(comfyui):
+    from comfy.nested_tensor import NestedTensor
+
+    generator = torch.Generator().manual_seed(7)
+
+    def drawn(*shape):
+        return torch.randn(shape, generator=generator)
+
+    given = ([[drawn(1, 8, 32), {"frame_rate": 24.0}]] for _ in range(2))
+    case = Case(engine.ltx2(), *given, NestedTensor((drawn(1, 16, 2, 4, 4), drawn(1, 8, 4, 16))))
+    latent = NestedTensor(tuple(torch.zeros_like(each) for each in case.noise.unbind()))
+
+    def parts(made):
+        return made.unbind()
+
+    native = parts(case.native(latent=latent))
+    for ours, theirs in zip(parts(case.guided(latent=latent)), native, strict=True):
+        assert_close(ours, theirs)
+    apart = parts(case.guided("cfg:scale={video: 4, audio: 1}", latent=latent))
+    assert float((apart[1] - native[1]).abs().max()) > 1e-3  # its audio is guided otherwise
+    skipped = parts(case.guided("slg:scale=1,blocks=1,start=0,stop=1", latent=latent))
+    assert all(each.isfinite().all() for each in skipped)
+
+
+def test_the_pages_example_runs(cases):
+    import comfy.samplers
+
+    case = cases["flow"]
+    page = (Path(__file__).parents[1] / "docs/comfyui.md").read_text()
+    (block,) = re.findall(r"^```{.python .no-run .comfyui}\n(.*?)^```", page, re.M | re.S)
+    sampler = comfy.samplers.sampler_object("euler")
+    names = {**attrs.asdict(case, recurse=False), "sampler": sampler, "sigmas": case.sigmas()}
+    exec(block, {**names, "latent": torch.zeros_like(case.noise)})
 
 
 def test_two_generations_of_one_guider_are_two_runs(cases):

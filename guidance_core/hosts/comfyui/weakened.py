@@ -80,7 +80,7 @@ class Weakening:
                 (part, each) for part, several in rows for each in several if not isinstance(each, SkipBlocks)
             ]
             if sum(part.stop - part.start for part, each in skipped if each.output is None) == count:
-                return {name: streams[name] for name in streams if name in ("img", "x") or "txt" in args}
+                return streams
             # blocks may write into their input
             kept = [
                 (part, each, {name: _copied(value, part) for name, value in streams.items()}) for part, each in skipped
