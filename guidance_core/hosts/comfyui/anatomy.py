@@ -7,15 +7,10 @@ from typing import Any
 
 import attrs
 
-from guidance_core import (
-    Branch,
-    Capabilities,
-    IdentityAttention,
-    Perturbation,
-    SkipBlocks,
-    SkipSelfAttention,
-    SoftIdentityAttention,
-)
+from guidance_core.methods.attention import SoftIdentityAttention
+from guidance_core.methods.capabilities import Capabilities
+from guidance_core.methods.perturbations import IdentityAttention, Perturbation, SkipBlocks, SkipSelfAttention
+from guidance_core.methods.requests import Branch
 
 LISTS = {
     "double_block": ("double_blocks", "double_layers", "joint_blocks", "transformer_blocks", "blocks"),

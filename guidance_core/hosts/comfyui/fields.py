@@ -8,7 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from guidance_core import ParameterInfo
+from guidance_core.catalog import ParameterInfo
 
 LARGEST = 2**31
 DEFAULT = "default"

@@ -13,10 +13,14 @@ import comfyui_version
 from comfy.conds import CONDRegular
 from torch import Tensor
 
-from guidance_core import BoundBranch, ConfigurationError, Guidance, Plan, Run
+from guidance_core.errors import ConfigurationError
+from guidance_core.guidance import Guidance
 from guidance_core.hosts.comfyui.anatomy import OUTPUTS, Anatomy
 from guidance_core.hosts.comfyui.levels import Levels
 from guidance_core.hosts.comfyui.weakened import Weakening
+from guidance_core.run import Run
+from guidance_core.steps.bound_branch import BoundBranch
+from guidance_core.steps.plan import Plan
 
 TESTED = "0.30.0"
 POSITIVE, NEGATIVE = "positive", "negative"

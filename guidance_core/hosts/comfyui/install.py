@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from guidance_core import ConfigurationError
+from guidance_core.errors import ConfigurationError
 
 SOURCE = Path(__file__).parent / "custom_node"
 NAME = "guidance-core"

@@ -13,7 +13,7 @@ import comfy.model_sampling as known
 import torch
 from torch import Tensor
 
-from guidance_core import PredictionType
+from guidance_core.algebra.spaces import PredictionType
 
 SMALLEST = 1e-9
 "Noise level below which a prediction of noise is not told from x0."

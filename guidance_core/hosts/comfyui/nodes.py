@@ -7,7 +7,9 @@ from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
 
-from guidance_core import ConfigurationError, Family, Guidance, GuidanceError, catalog, parameter_infos
+from guidance_core.catalog import Family, catalog, parameter_infos
+from guidance_core.errors import ConfigurationError, GuidanceError
+from guidance_core.guidance import Guidance
 from guidance_core.hosts.comfyui.fields import input_of, spec_of
 from guidance_core.hosts.comfyui.guider import NEGATIVE, POSITIVE, Guider
 from guidance_core.recipes import find_recipes, recipe_named

@@ -13,8 +13,10 @@ import comfy.ldm.modules.attention as attention
 import torch
 from torch import Tensor
 
-from guidance_core import ConfigurationError, Perturbation, SkipBlocks, SoftIdentityAttention
+from guidance_core.errors import ConfigurationError
 from guidance_core.hosts.comfyui.anatomy import OUTPUTS, Anatomy, Place
+from guidance_core.methods.attention import SoftIdentityAttention
+from guidance_core.methods.perturbations import Perturbation, SkipBlocks
 
 
 class Weakening:
