@@ -76,11 +76,12 @@ demo: $(VENV)/.demo
 	$(BIN)/guidance-core sample --guidance "" --guidance cfg:scale=3 --guidance cfg:scale=3,rescale:phi=0.7 \
 		--guidance apg:scale=4 --guidance stg:scale=1,blocks=3 --out out/demo.png
 
-test: $(VENV)/.dev $(VENV)/.engines
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
-
-# The pipelines and models of others; make test runs them too.
+# The pipelines and models of others; `make test` runs them too, unless WITHOUT_HOSTS=1 leaves them to `make test-hosts`.
 HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py tests/test_perturbed_*.py) tests/test_loops.py
+
+test: $(VENV)/.dev $(VENV)/.engines
+	$(BIN)/python -m pytest $(if $(WITHOUT_HOSTS),$(addprefix --ignore=,$(HOST_TESTS))) $(PYTEST_ARGS)
+
 
 # ComfyUI without its server and most of what it needs, and the samplers of k-diffusion: 25 MB, for tests alone. Without
 # them their tests are skipped, and say so.
