@@ -26,10 +26,11 @@ def input_of(parameter: ParameterInfo) -> Any:
         return io.Boolean.Input(name, default=default, **told)
     if parameter.kind == "choice":
         return io.Combo.Input(name, options=list(_options(parameter)), default=_chosen(parameter), **told)
-    if parameter.kind == "whole" and default is not None:
+    is_number = isinstance(default, int | float)  # and not the word for one that need not be given
+    if parameter.kind == "whole" and is_number:
         least = -LARGEST if parameter.low is None else int(parameter.low)
         return io.Int.Input(name, default=int(default), min=least, max=LARGEST, **told)
-    if parameter.kind == "number" and default is not None:
+    if parameter.kind == "number" and is_number:
         low = -LARGEST if parameter.low is None else parameter.low
         high = LARGEST if parameter.high is None else parameter.high
         step = _step(default)
