@@ -370,7 +370,7 @@ def test_a_guided_pipeline_cannot_be_guided_again():
 @pytest.mark.parametrize(
     ("name", "spec", "says"),
     [
-        (SD, "cfg:scale=3,stg:scale=1,blocks=1", r"acts on block 1, but the model has 1 \(down\)"),
+        (SD, "cfg:scale=3,stg:scale=1,blocks=1", "acts on block 1, but the model has 1 blocks in 'down'"),
         ("Stable Diffusion 3", "stg:scale=1,blocks=7,skip=blocks", "acts on block 7, but the model has 3"),
         ("Wan 2.2, two experts", "stg:scale=1,blocks=2", "acts on block 2, but the model has 2"),
     ],
