@@ -35,6 +35,7 @@ class BoundBranch:
         "_moment",
         "_samples",
         "_tracked",
+        "amended_by",
         "condition",
         "gradient",
         "held",
@@ -58,6 +59,8 @@ class BoundBranch:
         "Stable name of the branch; `cond` is the base."
         self.condition = branch.condition
         "Name of the condition it runs, for a host that looks its inputs up at every step."
+        self.amended_by: tuple[str, ...] = layout.amended[branch.name]
+        "The plugins that change it at this step, as every pass with its condition; with `name`, the key of a cache."
         self.perturbations = branch.perturbations
         "What to change inside the model for this pass."
         self._is_random = draws(branch)

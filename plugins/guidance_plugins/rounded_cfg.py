@@ -28,6 +28,7 @@ class RoundedCFG:
     """
 
     form_of: ClassVar[str] = "cfg"
+    rounds_as_told: ClassVar[bool] = True
 
     scale: Scale = number(7.5, ge=1, help="guidance scale s; 1 is off and runs no extra pass")
     order: Literal["difference", "weights"] = choice(
