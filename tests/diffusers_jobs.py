@@ -10,8 +10,9 @@ from typing import Any
 import diffusers
 import torch
 from diffusers_judged import forwards_counted, made_by, tensors
+from every_pipeline import CASES
 from peft import LoraConfig
-from small_pipelines import BETAS, CASES
+from small_pipelines import BETAS
 
 from guidance_core import AllGatherExecutor
 from guidance_core.hosts.diffusers import guide

@@ -16,11 +16,13 @@ from typing import Any
 
 import attrs
 import torch
-from small_pipelines import CASES, Case
+from every_pipeline import CASES
+from small_pipelines import Case
 from torch import Tensor
 
 from guidance_core import Branch, Guidance, Needs, Perturbation, hookimpl
 from guidance_core.hosts.diffusers import guide
+from guidance_core.ranks import Ranks
 
 PAGE = Path(__file__).parents[1] / "docs" / "diffusers.md"
 BEGIN, END = "<!-- pipelines -->", "<!-- end of pipelines -->"
@@ -112,11 +114,19 @@ def view(scheduler: Any, count: int, timestep: Any, output: Tensor, sample: Tens
     """Return what a scheduler makes of a prediction, in float64."""
     output, sample = output.double(), sample.double()
     config, name = scheduler.config, type(scheduler).__name__
-    if name == "DDIMScheduler":
+    if not hasattr(scheduler, "sigmas"):  # DDIM
         alpha = float(scheduler.alphas_cumprod[int(timestep)]) ** 0.5
         sigma = (1 - alpha**2) ** 0.5
-        return Taken(output, sample, alpha, sigma, (sample - sigma * output) / alpha)
-    level = float(scheduler.sigmas[count])
+        x0 = (sample - sigma * output) / alpha
+        if config.prediction_type == "v_prediction":
+            x0 = alpha * sample - sigma * output
+        return Taken(output, sample, alpha, sigma, x0)
+    level = float(scheduler.sigmas[count + (scheduler.begin_index or 0)])
+    if config.get("invert_sigmas"):  # Mochi: the scheduler counts the signal, and the model predicts towards it
+        return Taken(-output, sample, level, 1 - level, sample + (1 - level) * output)
+    if config.get("use_karras_sigmas"):  # Cosmos: the sample is x0 + s·ε, and its model sees it divided by 1 + s
+        x0, seen, t = sample - level * output, sample / (1 + level), level / (1 + level)
+        return Taken((seen - x0) / t, seen, 1 - t, t, x0)
     if "Flow" in name or config.get("use_flow_sigmas"):
         return Taken(output, sample, 1 - level, level, sample - level * output)
     scale = (level**2 + 1) ** 0.5
@@ -129,21 +139,25 @@ def view(scheduler: Any, count: int, timestep: Any, output: Tensor, sample: Tens
 
 def made_by(case: Case, stack: Any, batch: int = 1, **options: Any) -> Any:
     """Return what a guided call of the case's pipeline returns."""
-    pipe = case.pipeline()
-    generator = torch.Generator().manual_seed(0)
-    return guide(pipe, stack, **options)(**case.inputs(batch), generator=generator, return_dict=False)
+    return made_with(guide(case.pipeline(), stack, **options), **case.inputs(batch))
 
 
 def own_result(case: Case, batch: int = 1) -> Any:
     """Return what the pipeline's own guidance gives."""
-    pipe = case.pipeline()
-    generator = torch.Generator().manual_seed(0)
-    return pipe(**case.inputs(batch), **case.own, generator=generator, return_dict=False)
+    return made_with(case.pipeline(), **case.inputs(batch), **case.own)
+
+
+def made_with(pipe: Any, **named: Any) -> Any:
+    """Return what a call returns, with the same noise each time; some pipelines draw more from torch's own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return pipe(**named, generator=torch.Generator().manual_seed(0), return_dict=False)
 
 
 def tensors(made: Any) -> list[Tensor]:
     """Return the latents of a result: of video and of audio, where there are both."""
-    return [each for each in made if isinstance(each, Tensor)]
+    values = made.values() if hasattr(made, "values") and not isinstance(made, Tensor) else made
+    return [each for each in values if isinstance(each, Tensor)]
 
 
 def apart(one: Any, other: Any) -> float:
@@ -159,8 +173,9 @@ def forwards_counted(case: Case) -> Iterator[tuple[Case, list[int]]]:
     pipe = case.pipeline()
 
     def note(_: Any, arguments: Any, named: Any) -> None:
-        sample = arguments[0] if arguments else named.get("hidden_states", named.get("sample"))
-        rows.append(sample.shape[0])
+        names = ("hidden_states", "sample", "x")
+        sample = arguments[0] if arguments else next(named[name] for name in names if named.get(name) is not None)
+        rows.append(len(sample))
 
     models = [getattr(pipe, name, None) for name in ("unet", "transformer", "transformer_2")]
     hooks = [model.register_forward_pre_hook(note, with_kwargs=True) for model in models if model is not None]
@@ -187,7 +202,7 @@ def against_scheduler(case: Case) -> float:
         made_by(case, [*Guidance.from_spec(case.spec).plugins, watch])
     assert len(taken) == len(watch.seen) > 0
     return max(
-        float((seen[-1].double() - each.x0).abs().max() / each.x0.abs().max())
+        float((seen[-1].double().reshape(each.x0.shape) - each.x0).abs().max() / each.x0.abs().max())
         for seen, each in zip(watch.seen, taken, strict=True)
     )
 
@@ -201,7 +216,7 @@ def against_formulas(case: Case) -> float:
             made_by(case, [*Guidance.from_spec(spec).plugins, given])
         assert len(taken) == len(given.seen) > 0
         for (_, c, u), each in zip(given.seen, taken, strict=True):
-            c, u = (to_x0(case, each, prediction.double()) for prediction in (c, u))
+            c, u = (to_x0(case, each, prediction.double().reshape(each.sample.shape)) for prediction in (c, u))
             expected = from_x0(case, each, formula(c, u))
             # in the units of the model's input, whose rounding every conversion between spaces carries
             error = each.sigma * (each.output - expected).abs().max() / each.sample.abs().max()
@@ -259,20 +274,27 @@ def passes(case: Case, stack: Any = None) -> int:
     return sum(rows)
 
 
-def judged(case: Case) -> str:
+def judged(case: Case, pool: Any) -> str:
     """Return the case's row of the table."""
+    import diffusers_jobs  # which uses this module
+
+    expected, forwards = diffusers_jobs.serially(case.name)
+    found = pool.run(diffusers_jobs.on_ranks, case.name)
+    ranks = "same bits" if [each[:2] for each in found] == [(expected, forwards // 2)] * 2 else "differs"
     own, limited, gated = passes(case), passes(case, f"{case.spec},{WINDOW}"), passes(case, f"{case.spec},gate:lo=0.5")
     return (
         f"| {case.name} | {case.mechanism} | `{case.spec}` | {against_own(case):.1e} | {against_scheduler(case):.1e} | "
-        f"{against_formulas(case):.1e} | {own} | {limited} | {gated} |"
+        f"{against_formulas(case):.1e} | {ranks} | {own} | {limited} | {gated} |"
     )
 
 
 def table() -> str:
     """Return the table as Markdown."""
-    columns = ["pipeline", "its model gets", "the stack", "own guidance", "scheduler's x0", "formulas"]
+    columns = ["pipeline", "its model gets", "the stack", "own guidance", "scheduler's x0", "formulas", "2 ranks"]
     columns += ["passes", "`interval`", "`gate`"]
-    return "\n".join([f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *map(judged, CASES)])
+    with Ranks(2, patience=120, imports=["diffusers", "transformers"]) as pool:
+        rows = [judged(case, pool) for case in CASES]
+    return "\n".join([f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *rows])
 
 
 def with_table(text: str, rows: str) -> str:

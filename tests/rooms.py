@@ -29,6 +29,7 @@ ORDER = (
     "run",
     "guidance",
     "tuner",
+    "catalog",
     "hosts",
     "",  # guidance_core itself: what it exports lies before, what uses it as others do lies behind
     "ranks",

@@ -7,10 +7,10 @@ import torch
 
 from guidance_core import (
     Amend,
+    BlurredAttention,
     Branch,
     Multiply,
     Needs,
-    Perturbation,
     SkipBlocks,
     Std,
     function,
@@ -23,7 +23,7 @@ from guidance_core import (
 
 @attrs.frozen
 class NoisedCondition:
-    """Noise on the positive condition, less and less of it. Source: CADS, arXiv:2310.17347, eq. 5.
+    """Noise on the positive condition, less and less of it with sigma: the smallest method that edits inputs.
 
     y ← √γ·y + s·√(1 − γ)·n
     """
@@ -50,80 +50,17 @@ class Noised:
         return {"text": self.gamma**0.5 * text + self.scale * (1 - self.gamma) ** 0.5 * noise(text, "text")}
 
 
-@attrs.frozen(repr=False)
-class NormalizedAttention(Perturbation):
-    """Attention to the negative text inside the positive pass. Source: NAG, arXiv:2505.21179, eq. 7 to 10."""
-
-    scale: float = 5.0
-    acts_on = "cross-attention"
-
-
-@attrs.frozen
-class Negated:
-    """A negative inside the positive pass, which costs no pass more."""
-
-    scale: float = number(5.0)
-
-    @hookimpl
-    def build_branches(self, step):
-        return [Amend(perturbations=(NormalizedAttention(scale=self.scale),), also=("negative",))]
-
-
-@attrs.frozen(repr=False)
-class BlurredAttention(Perturbation):
-    """Self-attention with blurred queries. Source: SEG, arXiv:2408.00760."""
-
-    width: float = 10.0
-
-
 @attrs.frozen
 class Blurred:
     """Moves away from a pass that blurs attention in some blocks and skips others."""
 
     scale: object = number(3.0)
-    width: float = number(10.0, gt=0)
+    sigma: float = number(10.0, gt=0)
 
     @hookimpl
     def build_branches(self, step):
-        changes = (BlurredAttention((0, 1), width=self.width), SkipBlocks((2,)))
+        changes = (BlurredAttention((0, 1), sigma=self.sigma), SkipBlocks((2,)))
         return [Branch("blurred", perturbations=changes, strength=step.value(self.scale))]
-
-
-@attrs.frozen
-class Renoised:
-    """CFG++ with Euler or DDIM, which is CFG with a scale of its own. Source: arXiv:2406.08070, Alg. 1.
-
-    guided = u + λ·α′σ/(α′σ − ασ′)·(c − u)            α′, σ′ of the next step
-    """
-
-    weight: float = number(0.6, ge=0, le=1)
-
-    @hookimpl
-    def build_branches(self, step):
-        moved = step.next_alpha * step.sigma
-        scale = self.weight * moved / (moved - step.alpha * step.next_sigma)
-        return [Branch("uncond", condition="negative", strength=scale - 1)]
-
-
-@attrs.frozen
-class Classified:
-    """The gradient of a loss of the x0 estimate. Source: universal guidance, arXiv:2302.07121, eq. 5.
-
-    ε ← ε + w·σ·∇ₓ loss(x0(x))
-    """
-
-    loss: object = function()
-    weight: object = number(1.0)
-
-    @hookimpl
-    def build_branches(self, step):
-        return [Needs(space="x0", gradient=True)]
-
-    @hookimpl
-    def combine(self, step, predictions):
-        # In x0 space, a change of ε by d is one of x0 by -(σ/α)·d.
-        gradient = step.gradient(self.loss(predictions["cond"]))
-        return -(step.sigma / step.alpha) * step.value(self.weight) * step.sigma * gradient
 
 
 @attrs.frozen

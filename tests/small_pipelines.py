@@ -28,6 +28,8 @@ from diffusers import (
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors
 from diffusers.utils import logging
@@ -143,20 +145,20 @@ def ltx2_prompts(batch: int = 1) -> dict[str, torch.Tensor]:
     }
 
 
-def unet(**more) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=8,
-        norm_num_groups=8,
-        **more,
-    ).eval()
+def unet(**more: Any) -> UNet2DConditionModel:
+    config: dict[str, Any] = {
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 16,
+        "attention_head_dim": 8,
+        "norm_num_groups": 8,
+    }
+    return UNet2DConditionModel(**{**config, **more}).eval()
 
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -286,7 +288,31 @@ def wan(*, experts: int = 1) -> WanPipeline:
     )
 
 
+def z_image() -> ZImagePipeline:
+    model = seeded(
+        lambda: ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=1,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=16,
+            axes_dims=[4, 6, 6],
+            axes_lens=[128, 32, 32],
+        ).eval()
+    )
+    for weight in model.parameters():  # some begin as zeros or as memory that is not initialized
+        with torch.no_grad():
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())) / 4)
+    nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
+    return ZImagePipeline(transformer=model, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **nothing)
+
+
 # Calls of them, as people write them.
+
+
+STEPS = 5
 
 
 @attrs.frozen
@@ -302,15 +328,16 @@ class Case:
     spec: str
     "The stack that is equal to it."
     mechanism: str
+    takes_several: bool = True
+    "Whether the pipeline itself takes several prompts."
+    steps: int = STEPS
+    "How many steps the call makes."
 
     def pipeline(self) -> Any:
         """Return the pipeline, quiet."""
         pipe = self.make()
         pipe.set_progress_bar_config(disable=True)
         return pipe
-
-
-STEPS = 5
 
 
 def _drawn(*names_and_shapes: tuple[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
@@ -333,6 +360,12 @@ def _with_pooled(batch: int) -> dict[str, Any]:
 
 def _with_mask(batch: int) -> dict[str, Any]:
     return _prompts(batch, mask=True)
+
+
+def _listed(batch: int) -> dict[str, Any]:
+    """Return prompts as lists, with an entry for each."""
+    given = _prompts(batch)
+    return {name: list(value) if "embeds" in name else value for name, value in given.items()}
 
 
 def _of_video(batch: int) -> dict[str, Any]:
@@ -404,6 +437,7 @@ CASES = [
     Case("Stable Diffusion 3", stable_diffusion_3, _with_pooled, {"guidance_scale": 5.0}, "cfg:scale=5", ONE),
     Case("Flux", flux, _with_pooled, {"true_cfg_scale": 5.0}, "cfg:scale=5", TWO),
     Case("Qwen-Image", qwen_image, _with_mask, {"true_cfg_scale": 4.0}, "cfg:scale=4,normalize:form=match", TWO),
+    Case("Z-Image", z_image, _listed, {"guidance_scale": 4.0}, "cfg:scale=5", ONE),
     Case("Wan 2.1", wan, _of_video, {"guidance_scale": 5.0}, "cfg:scale=5", TWO),
     Case("Wan 2.2, two experts", lambda: wan(experts=2), _of_video, {"guidance_scale": 5.0}, "cfg:scale=5", TWO),
     Case("LTX-2, type 2.0", lambda: ltx2("2.0"), _of_video_and_audio, LTX2_OWN, LTX2_SPEC, ONE),

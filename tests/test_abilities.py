@@ -5,22 +5,11 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
-from small_methods import (
-    Blurred,
-    BlurredAttention,
-    Classified,
-    FirstTokens,
-    Negated,
-    Noised,
-    NoisedCondition,
-    NormalizedAttention,
-    Reflected,
-    Renoised,
-    text,
-)
+from small_methods import Blurred, FirstTokens, Noised, NoisedCondition, Reflected, text
 
 from guidance_core import (
     Amend,
+    BlurredAttention,
     Branch,
     BranchConflictError,
     Capabilities,
@@ -30,6 +19,7 @@ from guidance_core import (
     IdentityAttention,
     Linear,
     Needs,
+    NormalizedAttention,
     PluginError,
     Schedule,
     SkipBlocks,
@@ -42,7 +32,7 @@ from guidance_core import (
     number,
     numbers,
 )
-from guidance_plugins import APG, CFG, STG, CFGZeroStar, Gate, Interval, Rescale
+from guidance_plugins import APG, CFG, NAG, STG, CFGPlusPlus, CFGZeroStar, Gate, Interval, Rescale, Universal
 
 SIGMAS = [0.9, 0.6, 0.3, 0.0]
 CONDITIONS = {"positive": {"text": text(seed=1)}, "negative": {"text": text(seed=2)}}
@@ -204,8 +194,8 @@ def test_a_condition_that_the_run_does_not_have_is_named():
 
     with pytest.raises(UnknownNameError, match="Did you mean 'positive'"):
         start([Misspelt()])
-    with pytest.raises(UnknownNameError, match="plugin 'negated' needs the condition 'negative' for its branch 'cond'"):
-        start([Negated()], conditions={"positive": {}})
+    with pytest.raises(UnknownNameError, match="plugin 'nag' needs the condition 'negative' for its branch 'cond'"):
+        start([NAG()], conditions={"positive": {}})
 
 
 def test_interval_limits_an_edit_to_its_window():
@@ -222,7 +212,7 @@ def test_interval_limits_an_edit_to_its_window():
 
 def test_a_negative_inside_the_positive_pass_costs_no_pass():
     denoise, seen = looks()
-    run = start([Negated(4.0), CFG(3.0), STG(1.0, blocks=(1,))])
+    run = start([NAG(4.0), CFG(3.0), STG(1.0, blocks=(1,))])
     run.step(0, X, denoise)
     cond, uncond, perturbed = seen
     assert cond.perturbations == (NormalizedAttention(scale=4.0),)
@@ -240,7 +230,7 @@ def test_an_edit_of_a_condition_holds_where_a_pass_gets_it_beside_its_own():
             return [Amend("negative", edit=Noised(0.5, 1.0))]
 
     denoise, seen = looks()
-    start([Negated(), Noisy()]).step(0, X, denoise)
+    start([NAG(), Noisy()]).step(0, X, denoise)
     assert not torch.equal(seen[0].also["negative"]["text"], CONDITIONS["negative"]["text"])
 
 
@@ -260,17 +250,17 @@ def test_amendments_that_collide_name_both_changes():
 
 def test_anyone_may_define_a_perturbation():
     denoise, seen = looks()
-    start([Blurred(width=4.0)]).step(0, X, denoise)
-    assert seen[1].perturbations == (BlurredAttention((0, 1), width=4.0), SkipBlocks((2,)))
-    assert str(seen[1].perturbations[0]) == "BlurredAttention(blocks=(0, 1), width=4.0)"
+    start([Blurred(sigma=4.0)]).step(0, X, denoise)
+    assert seen[1].perturbations == (BlurredAttention((0, 1), sigma=4.0), SkipBlocks((2,)))
+    assert str(seen[1].perturbations[0]) == "BlurredAttention(blocks=(0, 1), sigma=4.0)"
 
 
 @pytest.mark.parametrize(
     ("one", "other", "collide"),
     [
         (BlurredAttention((1,)), BlurredAttention((1,)), False),
-        (BlurredAttention((1,)), BlurredAttention((2,), width=3.0), False),
-        (BlurredAttention((1,)), BlurredAttention((1,), width=3.0), True),
+        (BlurredAttention((1,)), BlurredAttention((2,), sigma=3.0), False),
+        (BlurredAttention((1,)), BlurredAttention((1,), sigma=3.0), True),
         (BlurredAttention((1,)), SkipSelfAttention((1, 2)), True),
         (BlurredAttention(None), IdentityAttention((3,)), True),
         (BlurredAttention((1,), "video"), IdentityAttention((1,), "audio"), False),
@@ -304,7 +294,7 @@ def test_what_is_no_perturbation_is_refused(given):
         (Capabilities(), [STG(blocks=(1,))], "'stg' asks for the pass 'perturbed', .*cannot make the change SkipSelf"),
         (Capabilities((SkipSelfAttention,), blocks=28), [STG(blocks=(28,))], "acts on block 28, but .* has 28"),
         (Capabilities((SkipBlocks, BlurredAttention), blocks=2), [Blurred()], "'blurred' asks .* block 2"),
-        (Capabilities((NormalizedAttention,)), [Negated()], "given the condition 'negative'"),
+        (Capabilities((NormalizedAttention,)), [NAG()], "given the condition 'negative'"),
         (
             lambda branch: f"no {branch.name}" if branch.condition == "negative" else None,
             [CFG()],
@@ -432,15 +422,15 @@ def test_a_hook_sees_this_and_the_next_noise_level():
 
 
 def test_an_alpha_that_nobody_knows_is_an_error_that_says_what_to_give():
-    with pytest.raises(ConfigurationError, match=r"plugin 'renoised': alpha at sigma .* start the run with alphas="):
-        start([Renoised()], prediction_type="epsilon")
-    start([Renoised()], prediction_type="epsilon", alphas=1.0)
-    start([Renoised()], prediction_type="epsilon", alphas=[0.4, 0.8, 0.95])  # the final one is 1 where sigma is 0
+    with pytest.raises(ConfigurationError, match=r"'cfg-plus-plus': alpha at sigma .* start the run with alphas="):
+        start([CFGPlusPlus()], prediction_type="epsilon")
+    start([CFGPlusPlus()], prediction_type="epsilon", alphas=1.0)
+    start([CFGPlusPlus()], prediction_type="epsilon", alphas=[0.4, 0.8, 0.95])  # the final one is 1 where sigma is 0
 
 
 def test_cfg_plus_plus_is_linear_and_equals_its_two_steps():
     """One Euler step of ours against the paper's: the guided x0 with the noise of the unconditional prediction."""
-    weight, run = 0.6, start([Renoised(0.6)])
+    weight, run = 0.6, start([CFGPlusPlus(0.6)])
     c, u = (torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (5, 6))
     x = X.double()
     for index in range(2):
@@ -516,7 +506,7 @@ def test_classifier_guidance_differentiates_the_x0_estimate(executor, mode, dtyp
 
     x = X.to(dtype)
     with mode():
-        run = start([CFG(2.0), Classified(quarter, 0.5)], executor=executor)
+        run = start([CFG(2.0), Universal(quarter, 0.5)], executor=executor)
         guided = run.step(1, x, Denoise())
     assert not guided.requires_grad
     assert not x.requires_grad
@@ -534,8 +524,8 @@ def test_classifier_guidance_differentiates_the_x0_estimate(executor, mode, dtyp
 def test_two_methods_may_differentiate_one_forward():
     x = X.clone()
     with torch.no_grad():
-        both = start([Classified(quarter, 0.5), Classified(quarter, 0.5)]).step(1, x, lambda branch: model(x))
-        once = start([Classified(quarter, 1.0)]).step(1, x, lambda branch: model(x))
+        both = start([Universal(quarter, 0.5), Universal(quarter, 0.5)]).step(1, x, lambda branch: model(x))
+        once = start([Universal(quarter, 1.0)]).step(1, x, lambda branch: model(x))
     torch.testing.assert_close(both, once)
 
 
@@ -550,28 +540,28 @@ def test_two_methods_may_differentiate_one_forward():
 def test_a_forward_without_the_sample_is_named(denoise, says):
     x = X.clone()
     with torch.no_grad(), pytest.raises((DenoiserError, PluginError), match=says):
-        start([Classified(quarter)]).step(1, x, lambda branch: denoise(x, branch))
+        start([Universal(quarter)]).step(1, x, lambda branch: denoise(x, branch))
     assert not x.requires_grad
 
 
 def test_halves_run_the_differentiated_pass_in_its_context():
     x = X.clone()
     with torch.no_grad():
-        expected = start([CFG(2.0), Classified(quarter)]).step(1, x, lambda branch: model(x))
-        with start([CFG(2.0), Classified(quarter)]).plan(1, x) as plan:
+        expected = start([CFG(2.0), Universal(quarter)]).step(1, x, lambda branch: model(x))
+        with start([CFG(2.0), Universal(quarter)]).plan(1, x) as plan:
             made = {}
             for branch in plan.own_branches:
                 with branch.differentiable():
                     made[branch.name] = model(x)
             assert torch.equal(plan.finish(made), expected)
         outside = pytest.raises(DenoiserError, match=r"not made inside `with branch.differentiable\(\):`")
-        with outside, start([CFG(2.0), Classified(quarter)]).plan(1, x) as plan:
+        with outside, start([CFG(2.0), Universal(quarter)]).plan(1, x) as plan:
             plan.finish({branch.name: model(x) for branch in plan.own_branches})
 
 
 def test_what_cannot_differentiate_is_refused_at_start():
-    with torch.inference_mode(), pytest.raises(ConfigurationError, match=r"'classified' differentiates .*no_grad\(\)"):
-        start([Classified(quarter)])
+    with torch.inference_mode(), pytest.raises(ConfigurationError, match=r"'universal' differentiates .*no_grad\(\)"):
+        start([Universal(quarter)])
 
     @attrs.frozen
     class Late:

@@ -73,7 +73,7 @@ def test_all_reduce_refuses_it_on_every_rank(ranks):
 
 
 def test_it_is_refused_beside_gate_and_with_a_schedule():
-    with pytest.raises(GuidanceError, match="exclude each other"):
+    with pytest.raises(GuidanceError, match="'adaptive' does not work together with 'gate'"):
         play([[1.0]], [CFG(4.0), Gate(), Adaptive()])
     with pytest.raises(GuidanceError, match="threshold is one number"):
         Adaptive(torch.tensor([0.5, 0.9]))

@@ -366,6 +366,18 @@ class AddingExecutor(Executor):
         return Sums(sums, named["cond"], statistics, references)
 
 
+def test_rescale_measures_only_the_outputs_that_it_rescales():
+    c, u = draw(1, 2, 3, 4, count=2)
+    d, v = draw(2, 2, 5, count=2)
+    predictions = {"cond": {"a": c, "b": d}, "uncond": {"a": u, "b": v}}
+    stack = [CFG(3.0), Rescale({"a": 1.0, "b": 0.0}, over=[2])]
+    run = Guidance(stack).start(conditions=BOTH, sigmas=[1.0, 0.0], prediction_type="x0")
+    zeros = {"a": torch.zeros_like(c), "b": torch.zeros_like(d)}
+    result = run.step(0, zeros, lambda branch: predictions[branch.name])
+    torch.testing.assert_close(result["a"].std(2), c.std(2))
+    torch.testing.assert_close(result["b"], v + 3 * (d - v))
+
+
 @pytest.mark.parametrize("stack", ["cfg, rescale in x0", "cfg, normalize clamp", "stg, cfg, rescale", "ltx2"])
 def test_an_executor_may_hand_back_sums(stack):
     x, predictions = predict(2, 3, 6, 4)

@@ -87,6 +87,13 @@ def test_an_announced_step_holds_no_run_and_no_sample(ranks, name):
     assert all(ranks.run(announced_jobs.freed, name, ranks=2))
 
 
+@pytest.mark.parametrize("odd", [0, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_given_up_for_one_of_another_executor_may_be_so_late_on_a_rank(name, odd):
+    with Ranks(3, timeout=8, outlives_failures=True, patience=60) as three:
+        assert all(three.run(announced_jobs.given_up_for_another_late, name, odd))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_runs_in_another_order_on_one_rank_are_an_error(ranks, name):
     found = ranks.run(announced_jobs.swapped, name, 1, ranks=3)

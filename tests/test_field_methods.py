@@ -18,6 +18,7 @@ from guidance_core import (
     SlidingWindows,
     UnknownNameError,
 )
+from guidance_core.conformance import Case, check_one
 from guidance_plugins import CADS, CFG, ICG, NAG, PAG, S2, SEG, SLG, SWG, Autoguidance, Classifier, SoftPAG, Universal
 
 SIGMAS = [0.9, 0.6, 0.3, 0.0]
@@ -212,6 +213,10 @@ def test_autoguidance_runs_the_hosts_weaker_model():
 def test_parameters_that_make_no_sense_are_refused(make, says):
     with pytest.raises(ConfigurationError, match=says):
         make()
+
+
+def test_conformance_gives_a_method_the_conditions_that_its_passes_get_beside_their_own():
+    check_one("works", NAG(negative="other"), Case())
 
 
 # Gradients.

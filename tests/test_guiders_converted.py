@@ -209,10 +209,10 @@ def test_two_guiders_of_ltx2_are_one_stack(tmp_path):
 def test_layers_given_as_settings_of_hooks():
     from diffusers.hooks import LayerSkipConfig
 
-    guider = guiders.SkipLayerGuidance(skip_layer_config=[LayerSkipConfig([7]), LayerSkipConfig([9, 8])])
+    guider = guiders.SkipLayerGuidance(skip_layer_config=[LayerSkipConfig([6]), LayerSkipConfig([9, 8])])
     config = {**json.loads(guider.to_json_string())}
     config["skip_layer_config"] = [each.to_dict() for each in guider.skip_layer_config]
-    assert "blocks=[7, 8, 9]" in guidance_of(config).to_spec()
+    assert "blocks=[6, 8, 9]" in guidance_of(config).to_spec()
 
 
 def config(name="ClassifierFreeGuidance", **values):

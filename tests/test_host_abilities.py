@@ -11,10 +11,10 @@ import pickle
 import attrs
 import pytest
 import torch
-from small_methods import NoisedCondition, text
+from small_methods import text
 
 from guidance_core import ConfigurationError, Guidance, Needs, OverwrittenError, hookimpl
-from guidance_plugins import APG, CFG, LTX2, STG, Gate, Interval, Rescale
+from guidance_plugins import APG, CADS, CFG, LTX2, STG, Gate, Interval, Rescale
 
 CONDITIONS = {"positive": {"text": text(seed=1)}, "negative": {"text": text(seed=2)}}
 SIGMAS = [8.0, 5.0, 3.0, 1.5, 0.6, 0.0]
@@ -256,7 +256,7 @@ STACKS = {
     "momentum": [APG(3.0, momentum=-0.5)],
     "gate": [CFG(3.0), Gate(lo=0.6)],
     "per sample": [CFG(torch.tensor([2.0, 5.0])), Rescale({"output": torch.tensor([0.2, 0.9])})],
-    "noise": [NoisedCondition(low=0.0, high=20.0), CFG(3.0)],
+    "noise": [CADS(low=0.0, high=1.0), CFG(3.0)],
     "hold": [LTX2(cfg_scale=3.0, stg_scale=0.0, modality_scale=1.0, rescale_scale=0.7, skip_step=1)],
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pairs.judged import ORDER, judged, on_ranks, pairs, triples, whole_stack
 from pairs.page import PAGE, with_table
-from pairs.usual import BENEATH, NAMES, USUAL, made
+from pairs.usual import BENEATH, NAMES, POINTLESS, USUAL, made
 
 from guidance_core.ranks import Ranks
 
@@ -43,6 +43,9 @@ def test_two_compose_or_are_refused_with_a_reason_that_names_both(names):
         assert all(f"'{name}" in verdict.refused for name in names), verdict.refused
         return
     assert verdict.finite
+    if names in POINTLESS:
+        assert verdict.idle, "both act: it is not pointless"
+        return
     assert not verdict.idle, f"beside the others {', '.join(verdict.idle)} changes nothing"
     assert not verdict.adds_only or verdict.order <= ORDER, "methods that only add up depend on their order"
 

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from installed import install, on_path
 
-from guidance_core import ConfigurationError, Cosine, Guidance, Linear, SpecError, Table, UnknownNameError
+from guidance_core import (
+    ConfigurationError,
+    Cosine,
+    Exponential,
+    Guidance,
+    Linear,
+    Phases,
+    Position,
+    SpecError,
+    Table,
+    UnknownNameError,
+    Window,
+    Within,
+)
 from guidance_core.recipes import (
     Recipe,
     find_recipes,
@@ -177,7 +193,7 @@ def test_the_recipe_of_a_model_with_several_outputs_names_them():
         ({"stack": [{"plugin": "cfg", "scale": "=strength.real"}]}, "a part that is not allowed"),
         ({"parameters": {"strength": 3}}, "is a table with a default"),
         ({"parameters": {"strength": {"default": 3.0, "most": 4}}}, "cannot be made"),
-        ({"parameters": {"a b": {"default": 3.0}}}, "has a name that is none"),
+        ({"parameters": {"a b": {"default": 3.0}}}, "'a b' cannot be the name of a parameter"),
         ({"parameters": {"strength": {"default": 3.0, "kind": "numbr"}}}, "Did you mean 'number'?"),
     ],
 )
@@ -204,11 +220,89 @@ def test_a_recipe_that_is_not_well_formed_says_where(changed, says):
         ("1 if a > 2 and not b else 0", 1),
         ("a == 3 or none", True),
         ("0 < a <= 3", True),
+        ("pair[1] / 2 + len(pair)", 4.0),
         ("'x' if b else 'y'", "y"),
     ],
 )
 def test_expressions(text, expected):
-    assert Expression(text).of({"a": 3.0, "b": False}) == expected
+    assert Expression(text).of({"a": 3.0, "b": False, "pair": (1.0, 4.0)}) == expected
+
+
+@pytest.mark.parametrize("text", ["pair[2]", "pair[-1]", "pair[pair]", "a[0]", "len(a)", "len()", "min(pair)"])
+def test_a_part_that_a_list_does_not_have_is_an_error_of_the_parameter(text):
+    with pytest.raises(ConfigurationError, match="cannot be computed with"):
+        Expression(text).of({"a": 3.0, "pair": (1.0, 4.0)})
+
+
+def test_a_number_that_need_not_be_given_is_none_in_expressions():
+    data = {
+        "title": "T",
+        "source": "s",
+        "prediction_types": ["flow"],
+        "parameters": {"first": {"default": 4.0, "ge": 1}, "second": {"default": "none", "kind": "number", "ge": 1}},
+        "stack": [{"plugin": "cfg", "scale": "=first if second == none else second"}],
+    }
+    recipe = Recipe.from_dict("optional", data)
+    register_recipe(recipe)
+    try:
+        assert Guidance.recipe("optional").expanded() == Guidance.from_spec("cfg:scale=4")
+        for left_out in (None, "none"):
+            assert Guidance.recipe("optional", second=left_out) == Guidance.recipe("optional")
+        assert Guidance.from_spec("@optional:second=none") == Guidance.recipe("optional")
+        given = Guidance.recipe("optional", second=2)
+        assert given.expanded() == Guidance.from_spec("cfg:scale=2")
+        assert Guidance.from_spec(given.to_spec()) == given
+        with pytest.raises(ConfigurationError, match="second must lie in"):
+            Guidance.recipe("optional", second=0)
+        with pytest.raises(ConfigurationError, match="first must be a number"):
+            Guidance.recipe("optional", first=None)
+    finally:
+        unregister_recipe("optional")
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.3, 0.5, 1.0])
+def test_a_window_that_begins_above_a_number_leaves_it_out(bound):
+    position = Position(index=0, count=4, sigma=0.5, first_sigma=1.0)
+    for by in ("sigma", "fraction"):
+        above, below = (Expression(f"min(max({name}(a), 0), 1)").of({"a": bound}) for name in ("above", "below"))
+        at = attrs.evolve(position, sigma=bound, index=round(bound * 10), count=10)
+        assert not Window(above, 1, by).contains(at) or bound == 1
+        assert not Window(0, below, by).contains(at) or bound == 0
+        just_inside = attrs.evolve(position, sigma=bound + 1e-4, index=int(bound * 10) + 1, count=10)
+        assert Window(above, 2 if by == "sigma" else 1, by).contains(just_inside) or bound == 1
+
+
+def test_conditions_are_read_only_as_far_as_they_are_needed():
+    assert Expression("a and b > 1").of({"a": False, "b": Linear(1, 2)}) is False
+    assert Expression("a or b > 1").of({"a": True, "b": Linear(1, 2)}) is True
+
+
+def test_an_input_of_the_model_is_no_parameter_of_its_guidance():
+    with pytest.raises(
+        ConfigurationError, match=r"'flux\.1-dev' takes no 'guidance_scale': it is an embedding.*the model"
+    ):
+        Guidance.recipe("flux.1-dev", guidance_scale=3)
+
+
+@pytest.mark.parametrize(("given", "limit"), [(True, 1), (1.5, 1.5), (False, 0), (0, 0)])
+def test_an_amount_may_be_a_switch(given, limit):
+    stack = Guidance.recipe("z-image", cfg_normalization=given)
+    expected = f"cfg:scale=6,normalize:limit={limit}" if limit else "cfg:scale=6"
+    assert stack.expanded() == Guidance.from_spec(expected)
+    assert Guidance.from_toml(stack.to_toml()) == stack
+
+
+def test_none_may_be_one_of_the_names():
+    stack = Guidance.from_spec("@sensenova-u1:cfg_norm=none")
+    assert stack == Guidance.recipe("sensenova-u1", cfg_norm="none") == Guidance.from_toml(stack.to_toml())
+    with pytest.raises(ConfigurationError, match="cfg_norm must be one of none, cfg_zero_star"):
+        Guidance.recipe("sensenova-u1", cfg_norm="globl")
+
+
+@pytest.mark.parametrize("given", [[0.4], [0.1, 0.2, 0.3], [0.9, 0.1], [0.5, 0.5]])
+def test_an_interval_that_is_none_is_refused(given):
+    with pytest.raises(ConfigurationError, match="recipe 'bagel': cfg_interval"):
+        Guidance.recipe("bagel", cfg_interval=given)
 
 
 def test_an_expression_that_divides_by_zero_is_an_error_of_the_parameter():
@@ -275,6 +369,7 @@ def test_a_distribution_publishes_its_recipe(tmp_path, monkeypatch):
     ("entry", "code", "says"),
     [
         ("theirs = {module}:RECIPE", "raise RuntimeError('broken')", "could not be loaded: RuntimeError: broken"),
+        ("theirs = {module}:RECIPE", "raise SystemExit(3)", "could not be loaded: SystemExit"),
         ("theirs = {module}:RECIPE", "RECIPE = {}", "is not a guidance_core.recipes.Recipe"),
         ("theirs = {module}:NONE", "", "could not be loaded"),
         ("theirs = {module}:RECIPE", MODULE.replace('"theirs"', '"others"'), "calls itself 'others'"),
@@ -295,6 +390,112 @@ def test_a_shipped_name_stays_with_what_ships(tmp_path, monkeypatch):
     on_path(monkeypatch, tmp_path)
     assert Guidance.recipe("qwen-image").recipe.recipe is shipped()["qwen-image"]
     assert [each.failure for each in find_recipes() if each.name == "qwen-image" and each.failure]
+
+
+def test_a_stack_of_a_recipe_is_copied_and_pickled_as_it_is(mine):
+    for stack in (Guidance.recipe("z-image", guidance_scale=Linear(5, 1)), Guidance.recipe("mine", strength=2)):
+        for again in (pickle.loads(pickle.dumps(stack)), copy.deepcopy(stack), copy.copy(stack)):
+            assert again == stack
+            assert hash(again) == hash(stack)
+            assert again.to_spec() == stack.to_spec()
+            assert again.recipe.given == stack.recipe.given
+    assert pickle.loads(pickle.dumps(mine)) == mine == copy.deepcopy(mine)
+    assert mine != recipe_named("z-image")
+
+
+def test_nobody_can_change_a_recipe():
+    data = {"title": "T", "source": "s", "prediction_types": ["flow"], "stack": [{"plugin": "cfg", "scale": 3}]}
+    recipe = Recipe.from_dict("x", data)
+    data["stack"][0]["scale"] = 100
+    assert recipe.choose({}).stack() == [{"plugin": "cfg", "scale": 3}]
+    with pytest.raises(TypeError):
+        recipe_named("z-image").stack[0]["scale"] = 100
+
+
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [("3x3+7x45", {0: 8, 44: 8, 45: 4, 47: 4}), (Phases([5, 1], [0.5]), {0: 6, 47: 2}), (Within(4, 0.5, 0.9), {47: 2})],
+    ids=["counted", "phases", "within"],
+)
+def test_every_schedule_made_of_values_can_be_shifted(mine, given, values):
+    (scale,) = [plugin.scale for plugin in Guidance.recipe("mine", strength=given).plugins]
+    for index, value in values.items():
+        assert scale.at(Position(index=index, count=48, sigma=1 - index / 48, first_sigma=1.0)) == value
+
+
+def test_a_schedule_that_cannot_be_shifted_is_refused_and_not_changed_otherwise(mine):
+    with pytest.raises(ConfigurationError, match="cannot be computed with strength=Exponential"):
+        Guidance.recipe("mine", strength=Exponential(5.0, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("a b", {}),
+        ("", {}),
+        ("@x", {}),
+        ("x", {"prediction_types": []}),
+        ("x", {"prediction_types": ["flo"]}),
+        ("x", {"prediction_types": None}),
+        ("x", {"stack": None}),
+        ("x", {"stack": [{"plugin": "cfg", "when": "no"}]}),
+        ("x", {"outputs": ["a", "a"]}),
+        ("x", {"models": 3}),
+        ("x", {"title": 3}),
+        ("x", {"ignores": ["x"]}),
+        ("x", {"refused": 3}),
+        ("x", {"refused": [{}]}),
+        ("x", {"parameters": []}),
+        ("x", {"parameters": {"s": {"default": 3.0, "ge": 4}}}),
+        ("x", {"parameters": {"s": {"default": 3.0, "kind": []}}}),
+        *(("x", {"parameters": {name: {"default": 3.0}}}) for name in ("_s", "recipe", "self", "class", "none", "é")),
+    ],
+)
+def test_what_is_no_recipe_is_refused_when_it_is_made(name, changed):
+    given = {"title": "T", "source": "s", "prediction_types": ["flow"], "stack": [{"plugin": "cfg"}]}
+    with pytest.raises(SpecError):
+        Recipe(name, **{**given, **changed})
+
+
+def test_parameters_that_contradict_each_other_may_be_said_as_tables():
+    recipe = Recipe(
+        "x",
+        title="T",
+        source="s",
+        prediction_types=["flow"],
+        stack=[],
+        parameters={"s": {"default": 1.0}},
+        refused=[{"when": "=s > 1", "why": "it is too much"}],
+    )
+    with pytest.raises(ConfigurationError, match="it is too much"):
+        recipe.choose({"s": 2})
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/cache/models--Tongyi-MAI--Z-Image-Turbo/snapshots/0123", "z-image-turbo"),
+        ("/models/z-image-turbo/snapshots/abc", "z-image-turbo"),
+        ("Tongyi-MAI/Z-Image", "z-image"),
+    ],
+)
+def test_a_model_is_known_by_the_folder_that_it_lies_in(path, name):
+    assert recipe_of([path], "ZImagePipeline").name == name
+
+
+def test_what_else_is_installed_does_not_take_the_place_of_what_ships():
+    greedy = Recipe("greedy", "G", "s", ["flow"], [], models=["*"], pipelines=["ZImagePipeline"])
+    register_recipe(greedy)
+    try:
+        assert recipe_of(["Tongyi-MAI/Z-Image"], "ZImagePipeline").name == "z-image"
+    finally:
+        unregister_recipe("greedy")
+
+
+@pytest.mark.parametrize("wrong", ["Z-Image", "Tongyi-MAI/Z-Image", "@Z-IMAGE"])
+def test_the_name_of_the_model_leads_to_its_recipe(wrong):
+    with pytest.raises(UnknownNameError, match="Did you mean 'z-image'"):
+        Guidance.recipe(wrong)
 
 
 def test_the_page_shows_the_recipes():

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from guidance_core import Beta, Counted, Exponential, Guidance, GuidanceError, PerOutput, Phases, Position
+from guidance_core import Beta, Counted, Exponential, Guidance, GuidanceError, PerOutput, Phases, Position, Window
 from guidance_plugins import CFG
 
 
@@ -95,3 +95,18 @@ def test_a_run_with_more_steps_than_are_counted_is_refused_before_any_forward():
 def test_what_a_schedule_cannot_be_is_said_when_it_is_made(spec, said):
     with pytest.raises(GuidanceError, match=said):
         Guidance.from_spec(spec)
+
+
+def test_windows_by_what_is_done_after_a_step_meet_without_overlap_and_hold_every_step():
+    for steps in range(1, 12):
+        positions = [Position(step, steps, 1 - step / steps, 1.0) for step in range(steps)]
+        for cut in (0.0, 0.25, 0.3, 0.5, 0.7, 1.0):
+            before = [Window(0, cut, "done").contains(each) for each in positions]
+            after = [Window(cut, 1, "done").contains(each) for each in positions]
+            assert [one or other for one, other in zip(before, after, strict=True)] == [True] * steps
+            assert not any(one and other for one, other in zip(before, after, strict=True))
+            assert before == [(step + 1) / steps <= cut for step in range(steps)]
+    with pytest.raises(GuidanceError, match="fractions lie in"):
+        Window(0, 2, "done")
+    with pytest.raises(GuidanceError, match="'sigma'"):
+        Window(0, 1, "don")

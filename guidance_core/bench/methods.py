@@ -23,7 +23,8 @@ from guidance_core.guidance import Guidance
 from guidance_core.hosts.guiders import ROWS, guidance_of
 
 SHAPES = (((1, 6144, 128), torch.bfloat16), ((1, 16, 128, 128), torch.float16))
-SIGMA = 0.7
+FIRST, LAST = 0.9, 0.5
+"Noise levels of the first step and the one after the last; every one is different."
 CFG, COPY = "guidance-core cfg", "copy of the same bytes"
 WARM_UP = 2
 
@@ -176,8 +177,13 @@ def _drawn(names: Sequence[str], shape: tuple[int, ...], dtype: torch.dtype) -> 
 
 def _stack(guidance: Guidance, steps: int) -> tuple[Contender, tuple[str, ...]]:
     """Return what makes a step of a run, and the branches that its steps run at most."""
+    sigmas = [FIRST + (LAST - FIRST) * index / steps for index in range(steps + 1)]
     run = guidance.start(
-        conditions={name: {} for name in CONDITIONS}, sigmas=[SIGMA] * (steps + 1), prediction_type="x0", seeds=0
+        conditions={name: {} for name in CONDITIONS},
+        sigmas=sigmas,
+        alphas=[1 - sigma for sigma in sigmas],
+        prediction_type="x0",
+        seeds=0,
     )
     names = dict.fromkeys(branch.name for layout in run.layouts for branch in layout.branches)
 

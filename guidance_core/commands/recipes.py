@@ -65,6 +65,8 @@ def show(
         print(f"parameter    {parameter}={shown(value)}  {recipe.parameters[parameter].get('help', '')}".rstrip())
     for parameter, why in recipe.ignores.items():
         print(f"ignored      {parameter}: {why}")
+    for parameter, what in recipe.inputs.items():
+        print(f"an input     {parameter}: {what}")
     for each in recipe.refused:
         print(f"refused      {each.why}")
     print(f"by default   {Guidance.recipe(recipe.name).expanded().to_spec() or 'no guidance: one pass'}")

@@ -1,4 +1,4 @@
-"""`guidance-core sample`: pictures from an embedded model, with and without guidance."""
+"""`guidance-core sample`: what the embedded models draw, with and without guidance."""
 
 from __future__ import annotations
 
@@ -15,17 +15,29 @@ from rich.table import Column, Table
 
 from guidance_core.commands.extras import check_extra
 from guidance_core.commands.options import SPEC, AsJson, print_json
+from guidance_core.commands.sample_keypad import SPEC as KEYPAD_SPEC
+from guidance_core.commands.sample_keypad import show_clips
+from guidance_core.errors import ConfigurationError, brief, suggest
 
 if TYPE_CHECKING:
-    from guidance_core.models.demo import Demo
+    from guidance_core.models.demo import PictureDemo
     from guidance_core.models.drawing import Drawing
 
+LETTERS, DIGITS, KEYPAD = "letters", "digits", "keypad"
+MODELS = (LETTERS, DIGITS, KEYPAD)
 
 SHARES = ("typeface", "saturation")
 "Scores that are shares."
 
 
 def sample(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="What draws: letters, in many typefaces; digits, handwritten; or keypad, which makes clips of picture "
+            "and sound."
+        ),
+    ] = LETTERS,
     guidance: Annotated[
         list[str] | None, typer.Option("--guidance", "-g", help=f"{SPEC} Repeat it: each one is a row.")
     ] = None,
@@ -33,11 +45,9 @@ def sample(
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise; all rows start from the same.")
     ] = 0,
-    model: Annotated[
-        str, typer.Option(help="What draws: letters, in many typefaces, or digits, handwritten.")
-    ] = "letters",
     characters: Annotated[
-        str | None, typer.Option(help="The letters and digits to draw; a column for each. Not for --model digits.")
+        str | None,
+        typer.Option(help="For letters: the letters and digits to draw; a column for each."),
     ] = None,
     per_class: Annotated[
         int | None,
@@ -46,8 +56,14 @@ def sample(
             "--per-digit",
             min=1,
             max=1000,
-            help="Images of each character to measure on; the first is shown. "
-            "If not given: 4 for letters, 20 for digits.",
+            help="Samples of each character or prompt to measure on; pictures show the first. "
+            "If not given: 4 for letters, 20 for the others.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt", help="For keypad: a pattern and a tempo, such as 'rising, quick'. Repeat it: each is a column."
         ),
     ] = None,
     ranks: Annotated[
@@ -66,19 +82,38 @@ def sample(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw with an embedded model: a row for each --guidance, a column for each character."""
-    check_extra("demo")
-    from guidance_core.models.demo import Demo
-    from guidance_core.models.grid import check_picture_path
+    """Draw with an embedded model: a row for each --guidance, a column for each character or prompt.
 
-    demo = Demo(
-        tuple(guidance or ["", "cfg:scale=3"]), steps, seed, per_class, executor, ranks, model, characters, trace
-    )
-    demo.check()
+    keypad also writes an animation and a sound file for each row, beside the picture.
+    """
+    check_extra("demo")
+    from guidance_core.models.demo import DigitsDemo, KeypadDemo, LettersDemo
+    from guidance_core.models.grid import check_picture_path
+    from guidance_core.models.keypad_clips import PROMPTS
+    from guidance_core.models.letters_drawing import SHOWN
+
+    if model not in MODELS:
+        raise ConfigurationError(f"there is no model {brief(model)}.{suggest(model, MODELS)}")
+    for option, given, its_model in (("--prompt", prompt, KEYPAD), ("--characters", characters, LETTERS)):
+        if given is not None and model != its_model:
+            raise ConfigurationError(f"{option} is for --model {its_model}; the model {model} has none.")
+    specs = tuple(guidance or ["", KEYPAD_SPEC if model == KEYPAD else "cfg:scale=3"])
+    settings = (specs, steps, seed, per_class, executor, ranks, trace)
     check_picture_path(out)
-    drawings = demo.draw(_progress)
-    if drawings:
-        _show(demo, drawings, out, as_json=as_json)
+    if model == KEYPAD:
+        keypad = KeypadDemo(*settings, prompts=tuple(prompt or PROMPTS))
+        keypad.check()
+        if rows := keypad.draw(_progress):
+            show_clips(keypad, rows, out, as_json=as_json)
+    else:
+        pictures = (
+            LettersDemo(*settings, characters=SHOWN if characters is None else characters)
+            if model == LETTERS
+            else DigitsDemo(*settings)
+        )
+        pictures.check()
+        if drawings := pictures.draw(_progress):
+            _show(model, pictures, drawings, out, as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -87,7 +122,7 @@ def _progress() -> Iterator[Callable[[str, int], Callable[[], object]]]:
         yield lambda spec, steps: partial(progress.advance, progress.add_task(spec or "no guidance", total=steps))
 
 
-def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> None:
+def _show(model: str, demo: PictureDemo, drawings: list[Drawing], out: Path, *, as_json: bool) -> None:
     """Write the picture and print what was measured."""
     from guidance_core.models.grid import save_grid
 
@@ -106,7 +141,7 @@ def _show(demo: Demo, drawings: list[Drawing], out: Path, *, as_json: bool) -> N
     count = len(drawings[0].images)
     if as_json:
         settings = {
-            "model": demo.model,
+            "model": model,
             "steps": demo.steps,
             "seed": demo.seed,
             "samples": count,

@@ -175,8 +175,8 @@ def unedited_key_of(branch: BoundBranch) -> str:
     condition = inputs.pop("condition", "")
     if condition == "positive" and not inputs and not branch.perturbations and branch.model is None:
         return BASE
-    perturbations = sorted(map(str, branch.perturbations))
-    return f"{condition} {digest([inputs, perturbations, branch.model])}"
+    perturbations, beside = sorted(map(str, branch.perturbations)), sorted(branch.also)
+    return f"{condition} {digest([inputs, perturbations, branch.model, *beside])}"
 
 
 @attrs.frozen(eq=False)

@@ -7,7 +7,7 @@ import functools
 import itertools
 import pickle
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import attrs
@@ -206,8 +206,7 @@ class Subject:
     @functools.cached_property
     def assumed(self) -> tuple[str, ...]:
         """The conditions besides `positive` and `negative` that its branches name, and that are given to it."""
-        names = {branch.condition for layout in self.layouts for branch in layout.branches}
-        return tuple(sorted(names - {"positive", "negative"} - self.conditions.keys()))
+        return tuple(sorted(_conditions_in(self.layouts) - {"positive", "negative"} - self.conditions.keys()))
 
     @functools.cached_property
     def spaces(self) -> frozenset[str | None]:
@@ -311,14 +310,14 @@ class Subject:
         return None
 
     def _conditions_of(self, guidance: Guidance, outputs: tuple[str, ...] | None) -> frozenset[str]:
-        """Return the conditions that the branches of a stack name."""
+        """Return the conditions that the branches of a stack name, and those that they get beside their own."""
         try:
             known = self._condition_names.get((guidance, outputs))
         except TypeError:  # a plugin with a parameter that has no hash
             known = None
         if known is None:
             layouts = self.described(guidance.plugins, outputs)
-            known = frozenset(branch.condition for layout in layouts for branch in layout.branches)
+            known = _conditions_in(layouts)
             with contextlib.suppress(TypeError):
                 self._condition_names[guidance, outputs] = known
         return known
@@ -391,6 +390,12 @@ def unreachable(subject: Subject) -> str | None:
     if subject.cls.__module__ == "__main__":
         return "its class is defined in the main module, which other processes do not import"
     return None
+
+
+def _conditions_in(layouts: Iterable[Layout]) -> frozenset[str]:
+    """Return the conditions of all passes, and those whose inputs they get beside their own."""
+    branches = [branch for layout in layouts for branch in layout.branches]
+    return frozenset(name for branch in branches for name in (branch.condition, *branch.also))
 
 
 class _Any(dict[str, dict[str, Any]]):

@@ -40,6 +40,7 @@ SHIPPED: Mapping[str, Mapping[str, str]] = {
         "renorm": "guidance_plugins.renorm:Renorm",
         "renorm-text": "guidance_plugins.renorm_text:RenormText",
         "rescale": "guidance_plugins.rescale:Rescale",
+        "rounded-cfg": "guidance_plugins.rounded_cfg:RoundedCFG",
         "s2": "guidance_plugins.s2:S2",
         "seg": "guidance_plugins.seg:SEG",
         "skimmed": "guidance_plugins.skimmed:Skimmed",

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Iterable
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import Distribution, distributions
 
 from guidance_core.discovery.distributions import installed
 
@@ -37,6 +37,20 @@ def _distribution_of(package: str) -> tuple[str, str | None]:
         for entry in installed().entries:
             if entry.target.partition(":")[0].partition(".")[0] == package:
                 return entry.distribution, entry.version or None
-        for name in packages_distributions().get(package, ()) if package not in ("__main__", "__mp_main__") else ():
-            return name, version(name)
+    for each in distributions() if package not in ("__main__", "__mp_main__") else ():
+        with contextlib.suppress(Exception):
+            if _provides(each, package):
+                return each.metadata["Name"], each.version
     return package.replace("_", "-"), None
+
+
+def _provides(distribution: Distribution, package: str) -> bool:
+    """Whether a distribution installs a top-level package or module of that name.
+
+    `importlib.metadata.packages_distributions` makes a path of each of its files first: a second for all that a usual
+    environment holds, where to search the text takes a twentieth.
+    """
+    if package in (distribution.read_text("top_level.txt") or "").split():
+        return True
+    files = "\n" + (distribution.read_text("RECORD") or "")
+    return f"\n{package}/" in files or f"\n{package}." in files

@@ -52,7 +52,6 @@ class Agreement:
         self.exchanges = 0
         self.timeout = timeout_of(group)
         self._interrupt: BaseException | None = None
-        self._listening: _Listening | None = None
         self.seconds = 0.0
         "Time spent in exchanges, waiting for slower ranks included."
 
@@ -168,12 +167,12 @@ class Agreement:
 
         A record that arrives before somebody is ready for it costs another message.
         """
-        if self._listening is not None:
-            return self._listening
+        if self.shared.listening is not None:
+            return self.shared.listening
         received = [bytearray(BLANK) for _ in range(self.size)]
         waiting: list[tuple[int, Any]] = []
         silent: dict[int, str] = {}
-        self._listening = received, waiting, silent
+        self.shared.listening = received, waiting, silent
         for rank, record in enumerate(received):
             if rank != self.rank:
                 try:
@@ -181,13 +180,13 @@ class Agreement:
                     waiting.append((rank, work))
                 except RuntimeError as error:
                     silent[rank] = _reason(error)
-        return self._listening
+        return self.shared.listening
 
     def _swapped(self, mine: Record, phase: int, seconds: float) -> tuple[list[tuple[int, Record]], dict[int, str]]:
         """Swap records with every rank; return them with their phases, and why some did not come."""
         until = time.monotonic() + seconds
         received, waiting, silent = self.listen()
-        self._listening = None
+        self.shared.listening = None
         received[self.rank] = sent = mine.encode(phase)
         receiving = [work for _, work in waiting]
         outgoing = torch.frombuffer(sent, dtype=torch.uint8)
@@ -244,6 +243,11 @@ class Shared:
     "Runs that did not make the step they announced, and announce none any more."
     turns: Turns = attrs.field(factory=Turns)
     "Which thread uses the group."
+    listening: _Listening | None = None
+    """What waits for the others' records of the next exchange, whichever executor makes it.
+
+    If each had its own, one that only moves what it announced would take the record that another waits for.
+    """
     lost: RankLostError | None = None
     "Why the group cannot be used any more."
     form: Hashable = None

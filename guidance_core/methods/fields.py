@@ -40,7 +40,8 @@ def blocks(default: T = REQUIRED, *, varies: bool = True, help: str = "") -> T:
             raise ConfigurationError(f"{type(owner).__name__}: {field.name}: {error}") from None
 
     converter: Any = attrs.Converter(convert, takes_self=True, takes_field=True)
-    return attrs.field(default=default, converter=converter, metadata={"help": help, "optional": True})
+    metadata = {"kind": "blocks", "help": help, "optional": True}
+    return attrs.field(default=default, converter=converter, metadata=metadata)
 
 
 SAMPLE: Any = "sample"
@@ -75,7 +76,7 @@ def extent(default: T = SAMPLE, *, optional: bool = False, batch: bool = True, h
         return over
 
     converter: Any = attrs.Converter(convert, takes_self=True, takes_field=True)
-    metadata = {"help": help, "options": (*options, None) if optional else options}
+    metadata = {"kind": "extent", "help": help, "options": (*options, None) if optional else options}
     return attrs.field(default=default, converter=converter, metadata=metadata)
 
 
@@ -100,4 +101,4 @@ def grid(default: T = NOT_GIVEN, *, help: str = "") -> T:
         return tuple(sides)
 
     converter: Any = attrs.Converter(convert, takes_self=True, takes_field=True)
-    return attrs.field(default=default, converter=converter, metadata={"help": help, "optional": True})
+    return attrs.field(default=default, converter=converter, metadata={"kind": "grid", "help": help, "optional": True})

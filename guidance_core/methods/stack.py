@@ -112,10 +112,15 @@ def _check_exclusions(named: Mapping[str, Any]) -> None:
         for other, given in named.items():
             first = other.partition("#")[0]
             is_form = form is not None and form in (first, getattr(type(given), "form_of", None))
-            if first in excluded or (is_form and first != name.partition("#")[0]):
+            if is_form and first != name.partition("#")[0]:
                 raise ConfigurationError(
                     f"plugins {name!r} and {other!r} exclude each other: both are forms of the same guidance, and "
                     "together they would apply it twice. Leave one out."
+                )
+            if first in excluded:
+                raise ConfigurationError(
+                    f"plugins {name!r} and {other!r} exclude each other: {name!r} does not work together with "
+                    f"{first!r}. Leave one out."
                 )
 
 

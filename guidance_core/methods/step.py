@@ -8,98 +8,22 @@ from typing import Any, TypeAlias, TypeVar, overload
 import attrs
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from guidance_core.algebra.arithmetic import accumulation_dtype, evaluate
 from guidance_core.algebra.spaces import Noise, PredictionType, affine, check_space
 from guidance_core.algebra.statistics import Inner, Norm, Over, Statistic, Std
-from guidance_core.errors import ConfigurationError, PluginError
-from guidance_core.methods.noise import Seeds, noise_like
-from guidance_core.methods.split import Piece, Split
-from guidance_core.parameters.fields import ANY, Scale, as_value, check_number
-from guidance_core.parameters.named import SCHEDULES
-from guidance_core.parameters.schedules import Position, Schedule, Window
-from guidance_core.parameters.values import UNSET, PerOutput, TensorValue, is_neutral
+from guidance_core.errors import PluginError
+from guidance_core.methods.moment import Moment, States
+from guidance_core.methods.noise import noise_like
+from guidance_core.methods.resolving import lacks, named, placed, resolved
+from guidance_core.methods.tracked import Tracked
+from guidance_core.parameters.fields import Scale, check_number
+from guidance_core.parameters.schedules import Schedule, Window
+from guidance_core.parameters.values import PerOutput, is_neutral
 
 T = TypeVar("T")
 
 _STD, _NORM, _INNER = Std(), Norm(), Inner()
-
-States: TypeAlias = dict[str, dict[str | None, dict[str, Any]]]
-"What plugins keep in a run: by plugin, then by output (None: of the whole step)."
-
-
-def copied(state: States) -> States:
-    """Return a copy with dicts of its own and the same values."""
-    return {name: {output: dict(kept) for output, kept in states.items()} for name, states in state.items()}
-
-
-@attrs.frozen(eq=False)
-class RunFacts:
-    """What is the same for all steps of a run."""
-
-    run_id: int
-    count: int
-    sigmas: Mapping[str, tuple[float, ...]]
-    "Noise levels by output: one per step, and the final one."
-    alphas: tuple[float, ...] | None
-    "Signal levels, one per step and perhaps the final one, where the host gave them."
-    prediction_type: PredictionType
-    conditions: frozenset[str]
-    plugins: tuple[str, ...]
-    inputs: Mapping[str, Mapping[str, Any] | None]
-    "The host's model inputs by condition."
-    seeds: Seeds
-    blocks: Mapping[str, int] | None
-    "How many blocks the host's model has, by list of blocks, where it says so."
-    shards: Split | None
-    "Which outputs are pieces of longer ones."
-    outputs: tuple[str, ...] = attrs.field(init=False)
-
-    @outputs.default
-    def _default_outputs(self) -> tuple[str, ...]:
-        return tuple(self.sigmas)
-
-    def piece(self, output: str) -> Piece | None:
-        """Return which piece of an output this rank holds; None if it is whole."""
-        return None if self.shards is None else self.shards.of(output)
-
-
-@attrs.frozen(eq=False)
-class Moment:
-    """Where a step stands, for all plugins alike."""
-
-    run: RunFacts
-    index: int
-    evaluation: int
-    noise: Mapping[str, Noise]
-    "By output."
-    model: str | None
-
-    def position(self, output: str) -> Position:
-        """Return where the evaluation stands for one output."""
-        return Position(self.index, self.run.count, self.noise[output].sigma, self.run.sigmas[output][0])
-
-    def next_noise(self, output: str) -> Noise:
-        """Return the noise level that follows the step in the run's schedule."""
-        following, alphas = self.index + 1, self.run.alphas
-        sigma = self.run.sigmas[output][following]
-        alpha = alphas[following] if alphas is not None and following < len(alphas) else None
-        return Noise(sigma, 1.0 if alpha is None and sigma == 0.0 else alpha)
-
-    def next_position(self, output: str) -> Position | None:
-        """Return where the next step stands; None at the last."""
-        sigmas, following = self.run.sigmas[output], self.index + 1
-        return Position(following, self.run.count, sigmas[following], sigmas[0]) if following < self.run.count else None
-
-    @property
-    def is_one_for_all(self) -> bool:
-        """Whether all outputs stand at the same place."""
-        first = self.run.outputs[0]
-        return all(
-            self.noise[name].sigma == self.noise[first].sigma and self.run.sigmas[name][0] == self.run.sigmas[first][0]
-            for name in self.run.outputs[1:]
-        )
 
 
 @attrs.frozen(eq=False)
@@ -125,35 +49,6 @@ class Question:
 
 Answers: TypeAlias = list[tuple[Question, Any]]
 "What plugins asked about a step, in order, and what they were told."
-
-
-@attrs.frozen(eq=False)
-class Tracked:
-    """A noisy sample in the graph of a forward, by which a method differentiates."""
-
-    sample: Tensor
-    "The sample, connected to the graph."
-    edge: GradientEdge
-    "Where it enters the graph, which stays known when the sample itself is no longer recorded."
-
-    @classmethod
-    def of(cls, sample: Tensor) -> Tracked:
-        """Track a sample that requires gradients, while they are recorded."""
-        return cls(sample.view_as(sample), get_gradient_edge(sample))
-
-    def leads_to(self, prediction: Tensor) -> bool:
-        """Whether the prediction was made from the sample."""
-        waiting = [prediction.grad_fn]
-        seen = set()
-        while waiting:
-            node = waiting.pop()
-            if node is None or node in seen:
-                continue
-            if node is self.edge.node:
-                return True
-            seen.add(node)
-            waiting += [following for following, _ in node.next_functions]
-        return False
 
 
 class Step:
@@ -513,25 +408,25 @@ class Step:
         """
         if type(parameter) is float:
             if parameter - parameter != 0.0:
-                check_number(self._named(parameter), parameter)
+                check_number(named(self._plugin, parameter), parameter)
             return parameter
         if self._whole is not None:
-            return self._told("value", self._resolved(parameter, self.output), parameter)
+            return self._told("value", self._at_step(parameter, self.output), parameter)
         if self.output is not None:
-            return self._placed(self._resolved(parameter, self.output))
+            return self._placed(self._at_step(parameter, self.output))
         if isinstance(parameter, PerOutput):
             missing = set(self.outputs) - set(parameter)
             if missing:
-                raise self._lacks(parameter, sorted(missing))
-            value: Any = PerOutput({output: self._resolved(parameter, output) for output in self.outputs})
+                raise lacks(self._plugin, parameter, sorted(missing), self.outputs)
+            value: Any = PerOutput({output: self._at_step(parameter, output) for output in self.outputs})
             depends = any(isinstance(each, Schedule) for each in parameter.values())
             return self._told("value", value, parameter) if depends else value
         if not isinstance(parameter, Schedule):
-            return self._resolved(parameter, None)
+            return self._at_step(parameter, None)
         if self._moment.is_one_for_all:
-            value = self._resolved(parameter, None)
+            value = self._at_step(parameter, None)
         else:
-            value = PerOutput({output: self._resolved(parameter, output) for output in self.outputs})
+            value = PerOutput({output: self._at_step(parameter, output) for output in self.outputs})
         return self._told("value", value, parameter)
 
     def active(self, parameter: Any, neutral: float = 0.0) -> tuple[str, ...]:
@@ -547,7 +442,7 @@ class Step:
         each = value if isinstance(value, PerOutput) else dict.fromkeys(self.outputs, value)
         missing = set(self.outputs) - set(each)
         if missing:
-            raise self._lacks(value, sorted(missing))
+            raise lacks(self._plugin, value, sorted(missing), self.outputs)
         return tuple(output for output in self.outputs if not is_neutral(each[output], neutral))
 
     def inside(self, window: Window) -> tuple[str, ...]:
@@ -561,80 +456,11 @@ class Step:
         inside = tuple(output for output, at in ahead if at is not None and window.contains(at))
         return self._told("next_inside", inside, window)
 
-    def _resolved(self, parameter: Any, output: str | None) -> Any:
-        original = parameter
-        if isinstance(parameter, PerOutput):
-            if output is None or output not in parameter:
-                raise self._lacks(parameter, [output or "?"])
-            parameter = parameter[output]
-        if isinstance(parameter, Schedule):
-            schedule = parameter
-            parameter = parameter.at(self._moment.position(output or self.outputs[0]))
-            if type(schedule) not in SCHEDULES.values():  # of the others, all values are known beforehand
-                field = self._field_of(original)
-                bounds = ANY if field is None else field.metadata.get("bounds", ANY)
-                check_number(f"{self._named(original)}, from {type(schedule).__name__}", as_value(parameter), bounds)
-            if isinstance(parameter, PerOutput) and output is not None:  # a table of values per output
-                return self._resolved(parameter, output)
-        if isinstance(parameter, TensorValue):
-            return parameter.tensor
-        if isinstance(parameter, Tensor):
-            return TensorValue(parameter).tensor
-        if isinstance(parameter, tuple) or (parameter is None and self._may_be_none(original)):
-            return parameter
-        check_number(self._named(original), parameter)
-        return parameter
+    def _at_step(self, parameter: Any, output: str | None) -> Any:
+        return resolved(self._plugin, parameter, self.outputs, output, self._moment.position)
 
     def _placed(self, value: Any) -> Any:
         like = self._sample if self._like is None else self._like
         if not isinstance(value, Tensor) or like is None:
             return value
-        return placed(value, like, self._named(value))
-
-    def _may_be_none(self, value: Any) -> bool:
-        """Whether the parameter that holds `value` means something by None, as blocks do."""
-        field = self._field_of(value)
-        return field is not None and bool(field.metadata.get("optional"))
-
-    def _field_of(self, value: Any) -> attrs.Attribute[Any] | None:
-        """Return the parameter that holds `value`."""
-        cls: Any = type(self._plugin)
-        for field in attrs.fields(cls) if attrs.has(cls) else ():
-            held = getattr(self._plugin, field.name, UNSET)
-            if held is value or (isinstance(held, TensorValue) and held.tensor is value):
-                found: attrs.Attribute[Any] = field
-                return found
-        return None
-
-    def _named(self, value: Any) -> str:
-        """Name the parameter that holds `value`, for errors."""
-        field = self._field_of(value)
-        return f"{type(self._plugin).__name__}: {'a parameter' if field is None else field.name}"
-
-    def _lacks(self, parameter: Any, missing: list[str]) -> ConfigurationError:
-        return ConfigurationError(
-            f"{self._named(parameter)} has values for {', '.join(parameter) or 'no output'}, but none for "
-            f"{', '.join(missing)}; the run's outputs are {', '.join(self.outputs)}. Give each a value, and name "
-            'the outputs of a model that returns several with start(outputs=("video", "audio")).'
-        )
-
-
-def placed(value: Tensor, sample: Tensor, what: str) -> Tensor:
-    """Return a tensor parameter ready to be multiplied with a prediction shaped like `sample`.
-
-    Dimensions are aligned from the batch on: `[B]` becomes `[B, 1, ...]`.
-
-    Raises:
-        ConfigurationError: it does not broadcast to the sample's shape.
-    """
-    fits = value.ndim <= sample.ndim and all(
-        size in (1, full) for size, full in zip(value.shape, sample.shape, strict=False)
-    )
-    if not fits:
-        raise ConfigurationError(
-            f"{what} has shape {tuple(value.shape)}, which does not broadcast to the sample's "
-            f"{tuple(sample.shape)}; dimensions are aligned from the batch on, so one value per sample is "
-            f"[{sample.shape[0]}]."
-        )
-    dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
-    return value.to(sample.device, dtype, non_blocking=True).view(*value.shape, *(1,) * (sample.ndim - value.ndim))
+        return placed(value, like, named(self._plugin, value))

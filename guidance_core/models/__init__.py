@@ -2,6 +2,7 @@
 
 `GaussianMixture` is exact, and answers whether a formula is right. `LettersTransformer` is learned, and shows what a
 method does to pictures; `LettersJudge` counts how many of them are right. The digits are smaller and quicker.
+`KeypadTransformer` makes picture and sound together, with LTX-2's architecture in little.
 """
 
 from guidance_core.models.digits import (
@@ -12,6 +13,8 @@ from guidance_core.models.digits import (
     load_digits_model,
 )
 from guidance_core.models.gaussians import UNCONDITIONAL, GaussianMixture, default_mixture
+from guidance_core.models.keypad import KeypadTransformer, load_keypad_model
+from guidance_core.models.keypad_clips import KeypadDenoiser, make_clips
 from guidance_core.models.letters import (
     ANY_CHARACTER,
     ANY_TYPEFACE,
@@ -35,6 +38,8 @@ __all__ = [
     "DigitsClassifier",
     "DigitsTransformer",
     "GaussianMixture",
+    "KeypadDenoiser",
+    "KeypadTransformer",
     "LettersJudge",
     "LettersTransformer",
     "SmallLettersTransformer",
@@ -42,7 +47,9 @@ __all__ = [
     "letters_condition",
     "load_digits_classifier",
     "load_digits_model",
+    "load_keypad_model",
     "load_letters_judge",
     "load_letters_model",
     "load_small_letters_model",
+    "make_clips",
 ]

@@ -1,28 +1,26 @@
-"""The demonstration: rows of pictures drawn in this process, on ranks of its own, or on those of torchrun."""
+"""The demonstrations: rows, one for each stack, made in this process, on ranks of its own, or on those of torchrun."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
 import torch
 import torch.distributed as dist
 
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, GuidanceError, RankLostError, brief, suggest
+from guidance_core.errors import ConfigurationError, GuidanceError, RankLostError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.models.drawing import Drawing, check_one_output, draw_digits
-from guidance_core.models.letters_drawing import check_characters, draw_letters
+from guidance_core.models.keypad import read_prompt
+from guidance_core.models.keypad_clips import PROMPTS, Clips, make_clips
+from guidance_core.models.letters_drawing import SHOWN, check_characters, draw_letters
 from guidance_core.ranks import Ranks, torchrun_group, torchrun_size
 from guidance_core.trace import Trace
-
-LETTERS, DIGITS = "letters", "digits"
-MODELS = (LETTERS, DIGITS)
-"Names of the models that draw pictures."
 
 TIMEOUT = 60.0
 "Seconds that ranks wait for one that does not answer."
@@ -34,25 +32,26 @@ Watch: TypeAlias = Callable[[], AbstractContextManager[Announce]]
 "Makes what shows how far the drawing is; called on the first rank."
 
 
+Row = TypeVar("Row")
+"What a model makes with one stack."
+
+
 @attrs.frozen
-class Demo:
-    """A picture to draw."""
+class Demo(Generic[Row]):
+    """A picture to draw, with a row for each stack."""
 
     specs: tuple[str, ...]
     "A row for each."
     steps: int
     seed: int
     per_class: int | None
-    "Images of each class; none is the model's own number."
+    "Samples of each character, digit or prompt; none is the model's own number."
     executor: str
     "Empty for `serial` in one process and `all_gather` on several ranks."
     ranks: int
     "Processes to start; under torchrun its own are used."
-    model: str = LETTERS
-    characters: str | None = None
-    "What to draw, for letters; none is the usual ones."
     traced: bool = False
-    "Whether drawings come with a trace of their steps."
+    "Whether rows come with a trace of their steps."
 
     @property
     def size(self) -> int:
@@ -73,22 +72,35 @@ class Demo:
                 f"torchrun started {started} ranks, which --ranks {self.ranks} cannot change; leave --ranks out."
             )
         check_executor(self.chosen, self.size)
-        if self.model not in MODELS:
-            raise ConfigurationError(f"there is no model {brief(self.model)}.{suggest(self.model, MODELS)}")
-        if self.characters is not None:
-            if self.model != LETTERS:
-                raise ConfigurationError(f"--characters is for --model {LETTERS}; {self.model} draws all its classes.")
-            check_characters(self.characters)
         for spec in self.specs:
-            check_one_output(Guidance.from_spec(spec))
+            self.check_stack(Guidance.from_spec(spec))
 
-    def draw(self, watch: Watch) -> list[Drawing]:
+    def settings(self, on_step: Callable[[], object]) -> dict[str, Any]:
+        """What every model is given for a row."""
+        return {
+            "steps": self.steps,
+            "seed": self.seed,
+            "executor": self.chosen,
+            "on_step": on_step,
+            "trace": Trace() if self.traced else None,
+        }
+
+    def check_stack(self, guidance: Guidance) -> None:
+        """Raise `GuidanceError` for a stack that the model cannot draw with, as far as it is known without drawing."""
+
+    def row(self, spec: str, on_step: Callable[[], object]) -> Row:
+        """Draw one row; `on_step` is called after each step."""
+        raise NotImplementedError
+
+    def draw(self, watch: Watch) -> list[Row]:
         """Return what each row shows; on the ranks of torchrun after the first, nothing.
 
         Raises:
             GuidanceError: a row cannot be drawn.
             SystemExit: on a rank of torchrun after the first, where the first one raises.
         """
+        # More get in each other's way in models this small, and the last bits would depend on their number.
+        torch.set_num_threads(1)
         if torchrun_size() is not None:
             with torchrun_group(TIMEOUT) as group:
                 drawn = _on_rank(group, self, watch)
@@ -98,7 +110,6 @@ class Demo:
             with Ranks(self.ranks, timeout=TIMEOUT, imports=[__name__]) as ranks:
                 drawn = ranks.run(_on_rank, self, watch)[0]
         else:
-            torch.set_num_threads(1)  # more only get in each other's way in a model this small
             return _drawn(self, watch)
         if isinstance(drawn, GuidanceError):
             raise drawn
@@ -130,29 +141,69 @@ def check_executor(name: str, ranks: int) -> None:
         )
 
 
-def _drawn(demo: Demo, watch: Watch | None) -> list[Drawing]:
+@attrs.frozen
+class PictureDemo(Demo[Drawing]):
+    """Pictures of a model of one output: a column for each class."""
+
+    def check_stack(self, guidance: Guidance) -> None:
+        """Raise `ConfigurationError` for methods with values for several outputs."""
+        check_one_output(guidance)
+
+
+@attrs.frozen
+class DigitsDemo(PictureDemo):
+    """Digits: a column for each."""
+
+    def row(self, spec: str, on_step: Callable[[], object]) -> Drawing:
+        """Draw one row."""
+        return draw_digits(Guidance.from_spec(spec), per_class=self.per_class or 20, **self.settings(on_step))
+
+
+@attrs.frozen
+class LettersDemo(PictureDemo):
+    """Letters: a column for each character."""
+
+    characters: str = SHOWN
+    "What to draw."
+
+    def check(self) -> None:
+        """Raise `GuidanceError` for what cannot be drawn, before any process starts."""
+        super().check()
+        check_characters(self.characters)
+
+    def row(self, spec: str, on_step: Callable[[], object]) -> Drawing:
+        """Draw one row."""
+        stack = Guidance.from_spec(spec)
+        return draw_letters(stack, characters=self.characters, per_class=self.per_class or 4, **self.settings(on_step))
+
+
+@attrs.frozen
+class KeypadDemo(Demo[Clips]):
+    """Clips of picture and sound: a column for each prompt."""
+
+    prompts: tuple[str, ...] = PROMPTS
+
+    def check(self) -> None:
+        """Raise `GuidanceError` for what cannot be drawn, before any process starts."""
+        super().check()
+        for prompt in self.prompts:
+            read_prompt(prompt)
+
+    def row(self, spec: str, on_step: Callable[[], object]) -> Clips:
+        """Make the clips of one row."""
+        return make_clips(
+            Guidance.from_spec(spec), self.prompts, per_prompt=self.per_class or 20, **self.settings(on_step)
+        )
+
+
+def _drawn(demo: Demo[Row], watch: Watch | None) -> list[Row]:
     if watch is None:
-        return [_row(demo, spec, lambda: None) for spec in demo.specs]
+        return [demo.row(spec, lambda: None) for spec in demo.specs]
     with watch() as announce:
-        return [_row(demo, spec, announce(spec, demo.steps)) for spec in demo.specs]
+        return [demo.row(spec, announce(spec, demo.steps)) for spec in demo.specs]
 
 
-def _row(demo: Demo, spec: str, on_step: Callable[[], object]) -> Drawing:
-    given: dict[str, Any] = {
-        "steps": demo.steps,
-        "seed": demo.seed,
-        "executor": demo.chosen,
-        "on_step": on_step,
-        "trace": Trace() if demo.traced else None,
-    }
-    if demo.per_class is not None:
-        given["per_class"] = demo.per_class
-    if demo.characters is not None:
-        given["characters"] = demo.characters
-    return (draw_letters if demo.model == LETTERS else draw_digits)(Guidance.from_spec(spec), **given)
-
-
-def _on_rank(group: dist.ProcessGroup, demo: Demo, watch: Watch) -> list[Drawing] | GuidanceError:
+def _on_rank(group: dist.ProcessGroup, demo: Demo[Row], watch: Watch) -> list[Row] | GuidanceError:
     """Draw as one of several ranks; return an error, and on the first rank what was drawn."""
     try:
         drawn = _drawn(demo, watch if group.rank() == 0 else None)

@@ -48,7 +48,7 @@ def save_grid(drawings: Sequence[Drawing], labels: Sequence[str], path: Path) ->
     header = 34 + 13 * max(map(len, notes), default=0)
     texts = [
         (
-            _wrapped(label or "no guidance"),
+            wrapped(label or "no guidance"),
             f"{drawing.passes_per_step:.3g} passes per step, {drawing.accuracy:.1%} read",
         )
         for label, drawing in zip(labels, drawings, strict=True)
@@ -83,7 +83,7 @@ def save_grid(drawings: Sequence[Drawing], labels: Sequence[str], path: Path) ->
         raise ConfigurationError(f"the picture cannot be written to {path}: {error.strerror or error}.") from None
 
 
-def _wrapped(label: str, longest: int = 34) -> str:
+def wrapped(label: str, longest: int = 34) -> str:
     """Break a spec at its commas, so that no line is longer than it must be."""
     lines = [""]
     for number, part in enumerate(label.split(",")):

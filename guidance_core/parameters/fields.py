@@ -167,7 +167,8 @@ def number(
         if value is not UNSET:
             check_number(what, value, bounds)
 
-    return attrs.field(default=default, converter=as_value, validator=check, metadata={"help": help, "bounds": bounds})
+    metadata = {"kind": "number", "help": help, "bounds": bounds}
+    return attrs.field(default=default, converter=as_value, validator=check, metadata=metadata)
 
 
 def numbers(
@@ -202,7 +203,8 @@ def numbers(
         for each in value:
             check_number(what, each, bounds)
 
-    return attrs.field(default=default, converter=convert, validator=check, metadata={"help": help, "bounds": bounds})
+    metadata = {"kind": "numbers", "help": help, "bounds": bounds}
+    return attrs.field(default=default, converter=convert, validator=check, metadata=metadata)
 
 
 def names(default: T = NONE, *, help: str = "") -> T:
@@ -220,7 +222,7 @@ def names(default: T = NONE, *, help: str = "") -> T:
                 f"{type(owner).__name__}: {field.name} must be names, such as ('cfg', 'stg'); got {brief(value)}."
             )
 
-    return attrs.field(default=default, converter=convert, validator=check, metadata={"help": help})
+    return attrs.field(default=default, converter=convert, validator=check, metadata={"kind": "names", "help": help})
 
 
 def function(default: T = REQUIRED, *, optional: bool = False, help: str = "") -> T:
@@ -234,7 +236,7 @@ def function(default: T = REQUIRED, *, optional: bool = False, help: str = "") -
         if not callable(value) and not (value is None and optional):
             raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a function; got {brief(value)}.")
 
-    return attrs.field(default=default, validator=check, metadata={"help": help})
+    return attrs.field(default=default, validator=check, metadata={"kind": "function", "help": help})
 
 
 def choice(default: T, options: tuple[T, ...], *, help: str = "", optional: bool = False) -> T:
@@ -260,7 +262,7 @@ def choice(default: T, options: tuple[T, ...], *, help: str = "", optional: bool
 
     # Checked where it is converted: defaults of other parameters may be made from it.
     converter = attrs.Converter(convert, takes_self=True, takes_field=True)
-    metadata = {"help": help, "options": (*options, None) if optional else options}
+    metadata = {"kind": "choice", "help": help, "options": (*options, None) if optional else options}
     return attrs.field(default=default, converter=converter, metadata=metadata)
 
 
@@ -271,7 +273,8 @@ def flag(default: T, *, help: str = "") -> T:
         if not isinstance(value, bool):
             raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be true or false; got {brief(value)}.")
 
-    return attrs.field(default=default, validator=check, metadata={"help": help, "options": (True, False)})
+    metadata = {"kind": "flag", "help": help, "options": (True, False)}
+    return attrs.field(default=default, validator=check, metadata=metadata)
 
 
 def text(default: T, *, optional: bool = False, help: str = "") -> T:
@@ -289,7 +292,7 @@ def text(default: T, *, optional: bool = False, help: str = "") -> T:
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"{type(owner).__name__}: {field.name} must be a name; got {brief(value)}.")
 
-    metadata = {"help": help, "optional": optional}
+    metadata = {"kind": "text", "help": help, "optional": optional}
     return attrs.field(default=default, converter=convert, validator=check, metadata=metadata)
 
 
@@ -319,5 +322,5 @@ def whole(default: T = REQUIRED, *, ge: int = 0, optional: bool = False, help: s
                     f"{type(owner).__name__}: {field.name} must be at most {LARGEST:,}; got {brief(leaf, 60)}."
                 )
 
-    metadata = {"help": help, "bounds": Bounds(ge=ge)}
+    metadata = {"kind": "whole", "help": help, "bounds": Bounds(ge=ge)}
     return attrs.field(default=default, converter=convert, validator=check, metadata=metadata)

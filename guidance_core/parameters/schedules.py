@@ -17,6 +17,8 @@ from guidance_core.errors import ConfigurationError, brief
 
 Axis: TypeAlias = Literal["sigma", "fraction"]
 "Whether a place in the run is a noise level, or the fraction of the steps that is done."
+WindowAxis: TypeAlias = Literal["sigma", "fraction", "done"]
+"Those, and `done`: the fraction of the steps that is done after the step."
 
 Ends: TypeAlias = Literal["exact", "floored", "inside"]
 "How fractions become steps: as they are, or rounded down to whole steps; `inside` leaves the first of those out."
@@ -89,19 +91,25 @@ class Schedule:
         return None
 
 
+def _window_axis(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value != "done":
+        axis(owner, field, value)
+
+
 @attrs.frozen
 class Window:
     """The steps between `lo` and `hi`, the one place where a step window is decided.
 
     By sigma it is the closed interval [lo, hi], whose ends hold for sigmas rounded to float32 too. By
-    fraction it is [lo, hi), so that windows which meet do not overlap; `hi = 1` includes the last step.
-    Engines that count whole steps round both ends of it down first: with `ends="floored"` step i of n is inside
+    fraction it is [lo, hi), so that windows which meet do not overlap; `hi = 1` includes the last step. By what
+    is done after the step it is (lo, hi]; `lo = 0` includes the first step.
+    Engines that count whole steps round both ends of a fraction down first: with `ends="floored"` step i of n is inside
     where ⌊lo·n⌋ ≤ i < ⌊hi·n⌋, and with `ends="inside"` where ⌊lo·n⌋ < i < ⌊hi·n⌋.
     """
 
     lo: float = attrs.field(validator=finite)
     hi: float = attrs.field(validator=finite)
-    by: Axis = attrs.field(default="sigma", validator=axis)
+    by: WindowAxis = attrs.field(default="sigma", validator=_window_axis)
     ends: Ends = attrs.field(default="exact", validator=_ends)
 
     def __attrs_post_init__(self) -> None:
@@ -110,9 +118,9 @@ class Window:
                 f"a window needs lo <= hi; got lo={self.lo:g}, hi={self.hi:g}. Sigma falls during a run: "
                 "lo is the noise level at which the window ends."
             )
-        if self.by == "fraction" and not 0 <= self.lo <= self.hi <= 1:
+        if self.by != "sigma" and not 0 <= self.lo <= self.hi <= 1:
             raise ConfigurationError(f"fractions lie in [0, 1]; got lo={self.lo:g}, hi={self.hi:g}.")
-        if self.by == "sigma" and self.ends != "exact":
+        if self.by != "fraction" and self.ends != "exact":
             raise ConfigurationError(
                 f"ends={self.ends} rounds down to whole steps, which needs fractions of them: by='fraction'."
             )
@@ -124,6 +132,8 @@ class Window:
         if self.by == "sigma":
             slack = ROUNDING * self.hi
             return self.lo - slack <= position.sigma <= self.hi + slack
+        if self.by == "done":
+            return self.lo < (position.index + 1) / position.count <= self.hi
         if self.ends == "exact":
             return self.lo <= position.fraction < self.hi
         first, end = int(self.lo * position.count), int(self.hi * position.count)

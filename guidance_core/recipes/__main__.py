@@ -29,6 +29,8 @@ def _row(recipe: Recipe) -> str:
 def _written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_written, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -1,8 +1,11 @@
 """The small arithmetic of recipes: `=guidance_scale + 1`, over a recipe's parameters.
 
 numbers, "text", true, false, none, names of parameters
-+ - * /        min(a, b)  max(a, b)
++ - * /        min(a, b)  max(a, b)  above(a)  below(a)
+interval[0]    len(interval)
 == != < <= > >=  and  or  not      a if b else c
+
+`above(a)` is next to `a`: a window that begins there leaves `a` out, also where `a` is rounded. So is `below(a)`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from typing import Any
 import attrs
 
 from guidance_core.errors import ConfigurationError, SpecError, brief, suggest
-from guidance_core.parameters.schedules import Schedule, Table
+from guidance_core.parameters.phases import Counted, Phases
+from guidance_core.parameters.schedules import ROUNDING, Cosine, Linear, Table, Within
 from guidance_core.parameters.values import PerOutput, TensorValue
 
 MARK = "="
@@ -35,11 +39,25 @@ _COMPARISONS: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {"min": min, "max": max}
+
+
+def _length(given: Any) -> int:
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"{brief(given)} is no list")
+    return len(given)
+
+
+_BESIDE = 2 * ROUNDING
+"So far from a number is what a window tells from it."
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "above": lambda value: value + _BESIDE,
+    "below": lambda value: value - _BESIDE,
+    "len": _length,
+    "max": max,
+    "min": min,
+}
 _MOST = 500
 "Characters of an expression."
-_ENDS = ("start", "stop", "value", "otherwise")
-"What a schedule goes between: to change these is to change every value alike."
 
 
 @attrs.frozen
@@ -61,10 +79,11 @@ class Expression:
             if not isinstance(node, _ALLOWED) or (isinstance(node, ast.Constant) and not _is_plain(node.value)):
                 raise SpecError(
                     f"the expression {brief(self.text)} has a part that is not allowed; use numbers, parameters, "
-                    "+ - * /, min, max, comparisons, and, or, not, and 'a if b else c'."
+                    "+ - * /, above, below, len, max, min, parts of a list (a[0]), comparisons, and, or, not, and "
+                    "'a if b else c'."
                 )
             if isinstance(node, ast.Call) and (not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS):
-                raise SpecError(f"the expression {brief(self.text)} calls something else than min and max.")
+                raise SpecError(f"the expression {brief(self.text)} calls something else than {', '.join(_FUNCTIONS)}.")
         return tree
 
     @property
@@ -82,14 +101,14 @@ class Expression:
         """
         try:
             return _value(self.tree, values)
-        except (TypeError, ZeroDivisionError, OverflowError) as error:
+        except (TypeError, IndexError, ZeroDivisionError, OverflowError) as error:
             given = ", ".join(f"{name}={brief(values.get(name))}" for name in sorted(self.names))
             raise ConfigurationError(f"{self.text!r} cannot be computed with {given}: {error}.") from None
 
 
 _ALLOWED = (
     *(ast.BinOp, ast.UnaryOp, ast.USub, ast.Not, ast.Compare, ast.BoolOp, ast.And, ast.Or, ast.IfExp, ast.Call),
-    *(ast.Name, ast.Load, ast.Constant, *_ARITHMETIC, *_COMPARISONS),
+    *(ast.Subscript, ast.Name, ast.Load, ast.Constant, *_ARITHMETIC, *_COMPARISONS),
 )
 
 
@@ -109,12 +128,16 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
             return _computed(operator.mul, _value(node.operand, values), -1.0)
         case ast.UnaryOp():
             return not _value(node.operand, values)
+        case ast.Call(func=ast.Name(id="len")):
+            return _length(*(_value(each, values) for each in node.args))
+        case ast.Subscript():
+            return _part(_value(node.value, values), _value(node.slice, values))
         case ast.Call(func=ast.Name(id=name)):
             return _FUNCTIONS[name](*(_number(_value(each, values)) for each in node.args))
         case ast.IfExp():
             return _value(node.body if _value(node.test, values) else node.orelse, values)
         case ast.BoolOp():
-            results = [_value(each, values) for each in node.values]
+            results = (_value(each, values) for each in node.values)
             return all(results) if isinstance(node.op, ast.And) else any(results)
         case ast.Compare():
             first = _value(node.left, values)
@@ -128,6 +151,14 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
                 first = second
             return True
     raise TypeError(f"unexpected {type(node).__name__}")  # pragma: no cover
+
+
+def _part(given: Any, index: Any) -> Any:
+    """Return one part of a list, counted from 0."""
+    _length(given)
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(given):
+        raise IndexError(f"{brief(list(given))} has no part {brief(index)}")
+    return given[index]
 
 
 def _number(value: Any) -> Any:
@@ -152,7 +183,7 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """Return a value in which every number is changed alike, by a factor or an offset: of outputs, tensors, schedules.
 
     Raises:
-        TypeError: it is something else, such as a schedule whose values are not between others.
+        TypeError: it is something else, such as a schedule whose values cannot be changed so.
     """
     if isinstance(value, PerOutput):
         return PerOutput({output: mapped(each, change) for output, each in value.items()})
@@ -160,11 +191,16 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
         return TensorValue(change(value.tensor))
     if isinstance(value, Table):
         return attrs.evolve(value, rows=tuple((bound, mapped(each, change)) for bound, each in value.rows))
-    if isinstance(value, Schedule):
-        ends = {name: mapped(getattr(value, name), change) for name in _ENDS if hasattr(value, name)}
-        if ends and attrs.has(type(value)):
-            changed: Any = value
-            return attrs.evolve(changed, **ends)
+    if isinstance(value, Phases):
+        return attrs.evolve(value, values=tuple(mapped(each, change) for each in value.values))
+    if isinstance(value, Counted):
+        parts = "+".join(f"{mapped(each, change)!r}x{count}" for each, count in value.counts)
+        rest = None if value.otherwise is None else mapped(value.otherwise, change)
+        return attrs.evolve(value, parts=parts, otherwise=rest)
+    if isinstance(value, Linear | Cosine):
+        return attrs.evolve(value, start=mapped(value.start, change), stop=mapped(value.stop, change))
+    if isinstance(value, Within):
+        return attrs.evolve(value, value=mapped(value.value, change), otherwise=mapped(value.otherwise, change))
     return change(_number(value))
 
 

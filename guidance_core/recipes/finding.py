@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from guidance_core.discovery import RECIPES, entries_of
+from guidance_core.discovery.loading import comes_from_a_signal, visible_interrupts
 from guidance_core.errors import ConfigurationError, UnknownNameError, brief, suggest, told
 from guidance_core.recipes.recipe import Recipe
 from guidance_core.version import __version__
@@ -72,7 +73,9 @@ def recipe_named(name: str) -> Recipe:
     if found is not None:
         return found
     if name not in recipe_names():
-        raise UnknownNameError(f"there is no recipe {brief(name)}.{suggest(name, recipe_names())}")
+        same = [known for known, recipe in shipped().items() if known == name.lower() or _is_named(name, recipe)]
+        hint = f" Did you mean {same[0]!r}?" if same else suggest(name, recipe_names())
+        raise UnknownNameError(f"there is no recipe {brief(name)}.{hint}")
     published = _published(name)
     if published.recipe is None:
         raise ConfigurationError(
@@ -100,7 +103,7 @@ def unregister_recipe(name: str) -> None:
     Raises:
         UnknownNameError: there is none of that name.
     """
-    if _registered.pop(name, None) is None:
+    if not isinstance(name, str) or _registered.pop(name, None) is None:
         raise UnknownNameError(f"no recipe {brief(name)} was registered.{suggest(name, _registered)}")
 
 
@@ -116,12 +119,16 @@ def recipe_of(models: Collection[str], pipeline: str, parts: Collection[str] = (
         UnknownNameError: there is none, or more than one, which the error names.
     """
     known = [found.recipe for found in find_recipes() if found.recipe is not None]
+    exactly = [recipe for recipe in known if any(_is_named(model, recipe, exactly=True) for model in models)]
     by_name = [recipe for recipe in known if any(_is_named(model, recipe) for model in models)]
-    fitting = by_name or [recipe for recipe in known if pipeline in recipe.pipelines]
+    fitting = exactly or by_name or [recipe for recipe in known if pipeline in recipe.pipelines]
     if len(fitting) > 1:  # those that ask for most of what is there
         fitting = [recipe for recipe in fitting if set(recipe.parts) <= set(parts)]
         most = max((len(recipe.parts) for recipe in fitting), default=0)
         fitting = [recipe for recipe in fitting if len(recipe.parts) == most]
+    ours = [recipe for recipe in fitting if shipped().get(recipe.name) is recipe]
+    if len(ours) == 1:  # what is installed besides cannot take its place
+        return ours[0]
     if len(fitting) == 1:
         return fitting[0]
     about = f"{pipeline}{''.join(f', {model}' for model in sorted(models))}"
@@ -131,19 +138,23 @@ def recipe_of(models: Collection[str], pipeline: str, parts: Collection[str] = (
     raise UnknownNameError(f"several recipes fit {about}: {names}. Name one of them.")
 
 
-def _is_named(model: str, recipe: Recipe) -> bool:
+def _is_named(model: str, recipe: Recipe, *, exactly: bool = False) -> bool:
+    """Whether a model is one of the recipe's: by its published name, or by a folder of the path that it lies in.
+
+    The Hub's cache has folders such as `models--Qwen--Qwen-Image/snapshots/0123`.
+    """
     given = model.replace("\\", "/").rstrip("/").lower()
+    folders = given.split("/")
+    published = {given} | {name[8:].replace("--", "/", 1) for name in folders if name.startswith("models--")}
+    is_repository = len(folders) == 2 and folders[0] not in ("", ".", "..")
     for pattern in recipe.models:
         wanted = pattern.lower()
-        of_folder = fnmatch.fnmatchcase(given.rpartition("/")[2], wanted.rpartition("/")[2])
-        if fnmatch.fnmatchcase(given, wanted) or (of_folder and not _is_repository(given)):
+        if exactly and "*" in wanted:
+            continue
+        of_folder = any(fnmatch.fnmatchcase(folder, wanted.rpartition("/")[2]) for folder in folders if folder)
+        if any(fnmatch.fnmatchcase(name, wanted) for name in published) or (of_folder and not is_repository):
             return True
     return False
-
-
-def _is_repository(name: str) -> bool:
-    """Whether a name is that of a repository, `owner/name`, and not of a folder."""
-    return name.count("/") == 1 and not name.startswith(("/", "."))
 
 
 def _published(name: str) -> FoundRecipe:
@@ -156,8 +167,11 @@ def _published(name: str) -> FoundRecipe:
         owners = " and ".join(sorted({each.distribution for each in entries}))
         return FoundRecipe(**told_of, failure=f"several distributions provide it: {owners}")
     try:
-        found = EntryPoint(first.name, first.target, first.group).load()
-    except Exception as error:
+        with visible_interrupts():
+            found = EntryPoint(first.name, first.target, first.group).load()
+    except BaseException as error:
+        if comes_from_a_signal(error):
+            raise
         return FoundRecipe(**told_of, failure=told(error))
     if not isinstance(found, Recipe):
         return FoundRecipe(**told_of, failure=f"{first.target} is not a guidance_core.recipes.Recipe")

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from guidance_core.errors import GuidanceError, PluginError
+from guidance_core.methods.moment import Moment
 from guidance_core.methods.noise import noise_like
 from guidance_core.methods.perturbations import Perturbation
 from guidance_core.methods.randomized import RandomPerturbation, draws
 from guidance_core.methods.requests import BASE, NOTHING, Branch, Edit
-from guidance_core.methods.step import Moment, Tracked
+from guidance_core.methods.tracked import Tracked
 from guidance_core.steps.layout import Layout
 
 
@@ -34,6 +35,7 @@ class BoundBranch:
         "_moment",
         "_samples",
         "_tracked",
+        "amended_by",
         "condition",
         "gradient",
         "held",
@@ -57,6 +59,8 @@ class BoundBranch:
         "Stable name of the branch; `cond` is the base."
         self.condition = branch.condition
         "Name of the condition it runs, for a host that looks its inputs up at every step."
+        self.amended_by: tuple[str, ...] = layout.amended[branch.name]
+        "The plugins that change it at this step, as every pass with its condition; with `name`, the key of a cache."
         self.perturbations = branch.perturbations
         "What to change inside the model for this pass."
         self._is_random = draws(branch)

@@ -11,8 +11,9 @@ from guidance_core.errors import (
     PluginError,
 )
 from guidance_core.methods.hooks import Hook, Implementation
+from guidance_core.methods.moment import Moment, States
 from guidance_core.methods.requests import BASE, Branch, Needs, Request
-from guidance_core.methods.step import Answers, Moment, States, Step
+from guidance_core.methods.step import Answers, Step
 from guidance_core.parameters.values import is_neutral
 from guidance_core.steps.layout import Acting, Layout, OutputLayout
 from guidance_core.steps.requested import asked_of, held_outputs, through_wrappers

@@ -21,9 +21,11 @@ from guidance_core.algebra.outputs import is_dense
 from guidance_core.algebra.spaces import IDENTITY, Affine, Noise, affine
 from guidance_core.errors import PluginError
 from guidance_core.methods.hooks import Implementation, around
+from guidance_core.methods.moment import Moment, States
 from guidance_core.methods.reference import BasePrediction, Measured, Multiply, Reference
 from guidance_core.methods.requests import BASE
-from guidance_core.methods.step import Moment, States, Step, Tracked
+from guidance_core.methods.step import Step
+from guidance_core.methods.tracked import Tracked
 from guidance_core.steps.layout import Acting, OutputLayout
 from guidance_core.steps.lent import Lent
 

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from guidance_core.methods.step import Moment, Question
+from guidance_core.methods.moment import Moment
+from guidance_core.methods.step import Question
 from guidance_core.steps.layout import Layout
 
 

@@ -20,7 +20,8 @@ from guidance_core.algebra.digest import digest
 from guidance_core.methods.hooks import Implementation
 from guidance_core.methods.randomized import draws
 from guidance_core.methods.requests import BASE, Amend, Branch, Needs
-from guidance_core.methods.step import Answers, placed
+from guidance_core.methods.resolving import placed
+from guidance_core.methods.step import Answers
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ from torch import Tensor
 from guidance_core.algebra.outputs import Structure, is_dense, layout_of
 from guidance_core.algebra.spaces import Noise, check_sigma
 from guidance_core.errors import ConfigurationError, brief
-from guidance_core.methods.step import placed
+from guidance_core.methods.resolving import placed
 
 ROUNDING = 0.01
 "Relative: hosts compute levels in bfloat16 too."

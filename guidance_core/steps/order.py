@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from guidance_core.errors import ConfigurationError, brief
-from guidance_core.methods.step import States
+from guidance_core.methods.moment import States
 from guidance_core.steps.program import Program
 
 

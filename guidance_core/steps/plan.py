@@ -18,8 +18,9 @@ from guidance_core.algebra.memory import copy_of
 from guidance_core.algebra.outputs import Structure
 from guidance_core.algebra.spaces import Noise
 from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError
+from guidance_core.methods.moment import States
 from guidance_core.methods.reference import BasePrediction, Measured
-from guidance_core.methods.step import States, Tracked
+from guidance_core.methods.tracked import Tracked
 from guidance_core.steps.scheduled import Scheduled
 from guidance_core.steps.settings import RunIdentity
 

@@ -13,10 +13,10 @@ import attrs
 from guidance_core.algebra.outputs import SINGLE
 from guidance_core.algebra.spaces import GivenNoise, Noise, affine, check_sigma
 from guidance_core.errors import ConfigurationError
+from guidance_core.methods.moment import Moment, RunFacts, States
 from guidance_core.methods.noise import Seeds
 from guidance_core.methods.requests import Branch
 from guidance_core.methods.stack import Stack
-from guidance_core.methods.step import Moment, RunFacts, States
 from guidance_core.parameters.schedules import ROUNDING
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.build import build_layout

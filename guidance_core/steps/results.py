@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import evaluate
-from guidance_core.methods.step import States, copied
+from guidance_core.methods.moment import States, copied
 from guidance_core.steps.combination import Scene, Workspace, correct, guide
 from guidance_core.steps.held import HeldOutputs
 from guidance_core.steps.lent import Lent

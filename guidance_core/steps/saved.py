@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 
 from guidance_core.errors import ConfigurationError, brief, told
+from guidance_core.methods.moment import Moment, States
 from guidance_core.methods.noise import Seeds
-from guidance_core.methods.step import Moment, States
 from guidance_core.steps.held import HeldOutputs
 from guidance_core.steps.program import Program
 from guidance_core.steps.selection import Selection

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import attrs
 from torch import Tensor
 
-from guidance_core.methods.step import Moment
+from guidance_core.methods.moment import Moment
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.layout import Layout
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from guidance_core.algebra.outputs import Structure
 from guidance_core.errors import ConfigurationError
+from guidance_core.methods.moment import Moment, States, copied
 from guidance_core.methods.noise import Seeds
-from guidance_core.methods.step import Moment, States, copied
 from guidance_core.steps.held import HeldOutputs, Kept
 from guidance_core.steps.layout import Layout
 from guidance_core.steps.plan import Plan, Predictions, by_branch

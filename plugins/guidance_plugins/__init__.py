@@ -31,6 +31,7 @@ from guidance_plugins.perp_neg import PerpNeg
 from guidance_plugins.renorm import Renorm
 from guidance_plugins.renorm_text import RenormText
 from guidance_plugins.rescale import Rescale
+from guidance_plugins.rounded_cfg import RoundedCFG
 from guidance_plugins.s2 import S2
 from guidance_plugins.seg import SEG
 from guidance_plugins.skimmed import Skimmed
@@ -85,6 +86,7 @@ __all__ = [
     "Renorm",
     "RenormText",
     "Rescale",
+    "RoundedCFG",
     "Skimmed",
     "SoftPAG",
     "Universal",

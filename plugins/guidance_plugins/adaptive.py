@@ -44,6 +44,7 @@ class Adaptive:
     Source: Castillo et al., arXiv:2312.12487, which compares noise predictions: `space=epsilon`.
     """
 
+    family: ClassVar[str] = "other"
     excludes: ClassVar[tuple[str, ...]] = ("gate",)
     neutral: ClassVar[None] = None
     plan_follows_predictions: ClassVar[bool] = True

@@ -36,7 +36,8 @@ class APGMix:
     d is c − u with momentum, cap and projection, as in `apg`. The momentum is fed from the first step on. A part whose
     scale is 1 is off: `uncond` is not run there, and its steps feed no momentum.
 
-    Source: HunyuanImage-2.1, as in diffusers' AdaptiveProjectedMixGuidance, whose form is the default.
+    Source: HunyuanImage-2.1, `hunyuanimage_pipeline.py` (`APG_mode_0`), whose form is the default; diffusers
+    has it as AdaptiveProjectedMixGuidance.
     """
 
     form_of: ClassVar[str] = "cfg"

@@ -35,7 +35,7 @@ class CADS:
     sample. It changes every pass with the condition, and runs none. The noise follows from the sample's seed and the
     step. At k = 0 it is off.
 
-    Source: Sadat et al., arXiv:2310.17347, eq. 5 to 7 and Alg. 1.
+    Source: Sadat et al., arXiv:2310.17347, as in the code of sd-webui-cads.
     """
 
     noise: float = number(0.25, ge=0, varies=False, help="k, the size of the noise; 0 is off")

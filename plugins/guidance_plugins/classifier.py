@@ -26,7 +26,7 @@ class Classifier:
     It differentiates the classifier and not the model, so that every executor can run it. At s = 0 it is off, and so it
     is where α is 0, since pure noise says nothing of x0.
 
-    Source: Dhariwal & Nichol, arXiv:2105.05233, Alg. 2.
+    Source: Dhariwal & Nichol, arXiv:2105.05233, Alg. 2, and the authors' code, `condition_score`.
     """
 
     uses_autograd: ClassVar[bool] = True

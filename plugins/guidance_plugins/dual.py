@@ -21,7 +21,8 @@ class Dual:
     c has the text and the image, r the image alone, u neither (the condition `negative`), and n the text alone. A pass
     whose prediction cancels out is not run: none but c at t = i = 1, no u or n at i = 1.
 
-    Source: Brooks et al., arXiv:2211.09800, eq. 3, and OmniGen2; form=bagel: the code of BAGEL, arXiv:2505.14683.
+    Source: Brooks et al., arXiv:2211.09800, eq. 3, `edit_cli.py` of the authors, and OmniGen2; form=bagel: the code of
+    BAGEL, arXiv:2505.14683.
     """
 
     form_of: ClassVar[str] = "cfg"

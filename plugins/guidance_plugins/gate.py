@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import ClassVar
 
 import attrs
 import torch
@@ -26,6 +27,7 @@ class Gate:
     Source: Castillo et al., arXiv:2312.12487 (reuse of the guidance direction).
     """
 
+    family: ClassVar[str] = "other"
     lo: float = attrs.field(default=0.5, metadata={"help": "lower end of the window"})
     hi: float = attrs.field(default=1.0, metadata={"help": "upper end of the window"})
     by: Axis = choice("fraction", ("fraction", "sigma"), help="whether lo and hi are fractions of the steps or sigmas")

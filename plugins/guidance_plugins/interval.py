@@ -8,7 +8,6 @@ import attrs
 
 from guidance_core import (
     Amend,
-    Axis,
     Branch,
     Ends,
     Needs,
@@ -17,6 +16,7 @@ from guidance_core import (
     Step,
     UnknownNameError,
     Window,
+    WindowAxis,
     choice,
     documented,
     hookimpl,
@@ -31,16 +31,20 @@ class Interval:
     """Guidance only while the noise level is in [lo, hi]; outside, other methods are neutral.
 
     It wraps the methods given before or after it: outside the window their branches are not run
-    and their corrections not applied. By fraction of the steps the window is [lo, hi); with `ends=floored` both ends
-    are rounded down to whole steps, as diffusers' guiders do, and with `ends=inside` the first of them is left out too,
-    as its skip-layer guidance does.
+    and their corrections not applied. By fraction of the steps before a step the window is [lo, hi), by the fraction
+    that is done after it (`by=done`) (lo, hi]. With `ends=floored` both ends of a fraction are rounded down to whole
+    steps, as diffusers' guiders do; `ends=inside` leaves out the first of them too, as its skip-layer guidance does.
 
     Source: Kynkäänniemi et al., arXiv:2404.07724, eq. 5.
     """
 
     lo: float = attrs.field(default=0.0, metadata={"help": "lower end: the noise level at which guidance ends"})
     hi: float = attrs.field(default=1.0, metadata={"help": "upper end: the noise level at which guidance begins"})
-    by: Axis = choice("sigma", ("sigma", "fraction"), help="whether lo and hi are sigmas or fractions of the steps")
+    by: WindowAxis = choice(
+        "sigma",
+        ("sigma", "fraction", "done"),
+        help="whether lo and hi are sigmas, or fractions of the steps before or after a step",
+    )
     methods: Sequence[str] = names(help="names of the methods to limit; none is all of them")
     ends: Ends = choice(
         "exact", ("exact", "floored", "inside"), help="whether fractions are rounded down to whole steps"

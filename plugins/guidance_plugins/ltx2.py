@@ -83,6 +83,7 @@ class LTX2:
     Source: ltx-core, `MultiModalGuider`; rescale: arXiv:2305.08891 §3.4; STG: arXiv:2411.18664.
     """
 
+    family: ClassVar[str] = "other"
     presets: ClassVar[Mapping[Preset, Mapping[str, Any]]] = _PRESETS
     neutral: ClassVar[Mapping[str, float]] = {
         "cfg_scale": 1.0,

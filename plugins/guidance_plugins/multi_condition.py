@@ -34,7 +34,7 @@ class MultiCondition:
     mask: a tensor that broadcasts to the prediction from the batch on, such as `[1, 1, H, W]`. With `frames` it runs
     from `weight` in the first frame to `last` in the last one. At weight 0 nothing is run.
 
-    Source: Liu et al., arXiv:2206.01714, eq. 11; weights by frame as in Stable Video Diffusion.
+    Source: Liu et al., arXiv:2206.01714, and the authors' code; weights by frame as in Stable Video Diffusion.
     """
 
     values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {"frames": (3,), "frame_dim": (1,)}

@@ -31,7 +31,7 @@ class NAG(Windowed):
     pass with the condition `positive` gets the change, and the negative inputs in `branch.also`. At φ = 0 or α = 0 it
     is off.
 
-    Source: Chen et al., arXiv:2505.21179, eq. 7 to 10.
+    Source: Chen et al., arXiv:2505.21179, and the authors' code, whose `nag_scale` is φ + 1.
     """
 
     scale: float = number(5.0, ge=0, varies=False, help="φ, how far to move; 0 is off")

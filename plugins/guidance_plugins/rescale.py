@@ -73,12 +73,11 @@ class Rescale:
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Needs]:
-        """Ask for the base prediction's std, unless φ is 0."""
-        phi = step.value(self.phi)
-        return [] if isinstance(phi, float) and phi == 0 else [Needs(space=self.space, statistics=self.std)]
+        """Ask for the base prediction's std, for the outputs whose φ is not 0."""
+        rescaled = step.active(self.phi, neutral=0.0)
+        return [Needs(space=self.space, statistics=self.std, outputs=rescaled)] if rescaled else []
 
     @hookimpl
-    def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> Multiply | None:
+    def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> Multiply:
         """Scale the guided prediction."""
-        phi = step.value(self.phi)
-        return None if isinstance(phi, float) and phi == 0 else rescaling(step, guided, reference, phi, self.std)
+        return rescaling(step, guided, reference, step.value(self.phi), self.std)

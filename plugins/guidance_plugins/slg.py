@@ -14,10 +14,11 @@ class SLG(WeakenedPass):
 
         guided = c + s·(c − p)
 
-    `p` is the conditional pass without the chosen blocks. At s = 0 it is not run. The defaults are those of
-    Stable Diffusion 3.5 Medium; `stg:skip=blocks` is the same guidance with those of video models.
+    `p` is the conditional pass without the chosen blocks. At s = 0 it is not run. Blocks and window are those of
+    Stable Diffusion 3.5 Medium, whose s is 2.5; the default s is that of diffusers. `stg:skip=blocks` is the same
+    guidance with the defaults of video models.
 
-    Source: Stability AI, Stable Diffusion 3.5, `sd3_infer.py`.
+    Source: Stability AI, Stable Diffusion 3.5, `SkipLayerCFGDenoiser` in `sd3_impls.py`.
     """
 
     scale: Scale = number(2.8, help="strength s; 0 is off and runs no extra pass")

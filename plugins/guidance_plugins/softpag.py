@@ -34,7 +34,7 @@ class SoftPAG(WeakenedPass):
     one by one, as `heads=[L3H0, L7H5]`, or all of some blocks. At s = 0 it is not run; with u = 1 and all heads it is
     PAG.
 
-    Source: Ahn et al., arXiv:2506.10978, section 5.
+    Source: Ahn et al., arXiv:2506.10978, of which the abstract was read.
     """
 
     scale: Scale = number(3.0, help="strength s; 0 is off and runs no extra pass")

@@ -26,7 +26,7 @@ class Universal:
     The loss is one of clean images, such as the distance to a text in CLIP's space, a segmentation or a face. At s = 0
     it is off, and so it is where α is 0. The paper's backward steps and self-recurrence belong to a sampler.
 
-    Source: Bansal et al., arXiv:2302.07121, eq. 6 and Alg. 1.
+    Source: Bansal et al., arXiv:2302.07121, and the authors' code, `ddim_with_grad.py`.
     """
 
     values_to_try: ClassVar[Mapping[str, Any]] = {"loss": (distance,)}

@@ -19,8 +19,13 @@ HEADER = (
     "|---|---|---|---|---|---|",
 )
 
-WITHOUT: dict[str, str] = {}
-"Methods that no formula stands for, with the reason."
+WITHOUT: dict[str, str] = {
+    "cads": "it edits inputs of the model; `test_cads_anneals_as_in_the_paper` and others in `test_field_methods.py`",
+    "nag": "the model makes it; `test_normalized_attention_is_that_of_the_paper` in `test_perturbations.py`",
+    "universal": "it differentiates through the model; "
+    "`test_universal_guidance_moves_the_noise_along_the_gradient` in `test_field_methods.py`",
+}
+"Methods that no formula stands for, with the reason and the test that stands in."
 
 
 def module_of(name: str) -> str:

@@ -1,5 +1,6 @@
 """SMC-CFG, both forms."""
 
+import torch
 from hypothesis import strategies as st
 
 from guidance_plugins import SMCCFG
@@ -10,7 +11,8 @@ def formula(facts, predictions, scale, slope, gain, form):
     e = predictions["cond"] - predictions["uncond"]
     last = facts.memory.get("e", e)
     r = (e - last) + slope * last
-    e = e - gain * (r.sign() if form == "sign" else r / norm(r))
+    toward = r.sign() if form == "sign" else torch.where(norm(r) > 0, r / norm(r), 0.0)
+    e = e - gain * toward
     facts.memory["e"] = e
     return predictions["uncond"] + scale * e
 

@@ -48,17 +48,17 @@ def forward(x: Tensor, sigma: float, branch: Any) -> Tensor:
     """Return the flow that the model predicts for a branch.
 
     What the digits transformer has no part for changes the prediction in a way of its own: the text, another model,
-    other perturbations.
+    other perturbations. The change follows the noise level, so that no step's guidance is that of another step.
     """
     inputs, known = branch.inputs, [each for each in branch.perturbations if isinstance(each, KNOWN)]
     prediction: Tensor = model()(x, inputs.get("sigma", sigma), inputs["label"], known)
     prediction = prediction + 0.05 * inputs["text"].view_as(x)
     for each in branch.perturbations:
         if each not in known:
-            prediction = prediction + 0.1 * drawn(repr(each), *x.shape)
+            prediction = prediction + 0.2 * (0.5 + sigma) * drawn(repr(each), *x.shape)
     for name, also in branch.also.items():
         prediction = prediction + 0.1 * drawn(name, *x.shape) * also["text"].view_as(x)
-    return prediction if branch.model is None else 0.9 * prediction + 0.1 * drawn(branch.model, *x.shape)
+    return prediction if branch.model is None else 0.9 * prediction + 0.2 * sigma * drawn(branch.model, *x.shape)
 
 
 def play(stack: Sequence[str], executor: Any = "serial") -> Tensor | GuidanceError:

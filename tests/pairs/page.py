@@ -6,11 +6,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from pairs.judged import Verdict, judged, pairs
-from pairs.usual import NAMES, made
+from pairs.usual import NAMES, POINTLESS, made, of
 
 PAGE = Path(__file__).parents[2] / "docs" / "composition.md"
 BEGIN, END = "<!-- pairs -->", "<!-- end of pairs -->"
-ANY, ORDER, CONSTRUCTION, START = "+", ">", "x", "s"
+ANY, ORDER, CONSTRUCTION, START, NOTHING = "+", ">", "x", "s", "o"
 
 
 def table() -> str:
@@ -21,7 +21,7 @@ def table() -> str:
     for row, name in enumerate(NAMES):
         signs = [_sign(found[other, name]) if column <= row else "" for column, other in enumerate(NAMES)]
         lines.append(f"| {row + 1} `{name}` | {' | '.join(signs)} |")
-    reasons = [*_forms(found), *_others(found)]
+    reasons = [*_forms(found), *_others(found), *_pointless(), *_in_one_process()]
     return "\n".join([*lines, "", *reasons])
 
 
@@ -35,6 +35,8 @@ def with_table(text: str) -> str:
 def _sign(verdict: Verdict) -> str:
     if verdict.refused:
         return CONSTRUCTION if verdict.refused_at == "construction" else START
+    if verdict.names in POINTLESS:
+        return NOTHING
     return ORDER if verdict.in_order else ANY
 
 
@@ -61,3 +63,12 @@ def _others(found: dict[tuple[str, ...], Verdict]) -> list[str]:
         if verdict.refused and (verdict.refused_at == "start" or _form(one) != _form(other)):
             reasons[verdict.refused].append(f"`{one}` and `{other}`" if one != other else f"`{one}` twice")
     return [f"- {'; '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def _pointless() -> list[str]:
+    return [f"- `{one}` and `{other}`: {reason}" for (one, other), reason in POINTLESS.items()]
+
+
+def _in_one_process() -> list[str]:
+    names = ", ".join(f"`{name}`" for name in NAMES if of(name).differentiates)
+    return [f"- In one process only, since they differentiate through the model: {names}."] if names else []

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from guidance_core import RandomPerturbation
 from soak.examples import Example
+from soak.stacks import FURTHER
 
-CONDITIONS = ("positive", "negative")
+CONDITIONS = ("positive", "negative", FURTHER)
 
 
 class HostError(Exception):

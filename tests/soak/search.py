@@ -160,14 +160,15 @@ def check_flat(usages: list[list[Usage]]) -> None:
 def _known() -> list[tuple[str, str]]:
     """Return every feature and fault that should occur, by kind."""
     methods = (
-        "none cfg stg weakened apg cfg-zero-star ltx2 rescale normalize interval gate blurred jittered renoised negated"
+        "none cfg stg weakened apg cfg-zero-star ltx2 rescale normalize interval gate blurred jittered correction "
+        "adaptive classifier cads nag"
     )
     return [
         *(("ranks", str(ranks)) for ranks in (2, 3, 4)),
         *(("executor", name) for name in ("all_gather", "all_reduce", "batched")),
         *(("option", name) for name in OPTIONS),
         *(("forwards", how) for how in ("in one step", "in halves")),
-        *(("method", name) for name in (*methods.split(), "noised condition", "first tokens")),
+        *(("method", name) for name in (*methods.split(), "form of cfg", "further condition", "first tokens")),
         *(("value", name) for name in ("number", "neutral", "tensor by sample", "by output")),
         *(("value", name) for name in ("linear", "cosine", "within", "table")),
         *(("dimensions", str(dimensions)) for dimensions in (2, 3, 4, 5)),

@@ -8,27 +8,53 @@ from typing import Any
 
 import attrs
 import torch
-from small_methods import Blurred, FirstTokens, Negated, NoisedCondition, Renoised
+from small_methods import Blurred, FirstTokens
 
 from guidance_core import Cosine, Linear, Needs, Table, Within, hookimpl
 from guidance_plugins import (
     APG,
+    CADS,
     CFG,
+    EPCFG,
     ICG,
     LTX2,
+    NAG,
     PAG,
     S2,
     SEG,
+    SLG,
+    SMCCFG,
     STG,
+    SWG,
+    TAG,
+    TCFG,
     TPG,
     TSG,
+    Adaptive,
+    APGMix,
     Autoguidance,
+    CFGPlusPlus,
     CFGZeroStar,
+    Classifier,
+    Dual,
+    DynamicThresholding,
+    FreSca,
     Gate,
     Interval,
+    MamboG,
+    Momentum,
+    MultiCondition,
     Normalize,
+    PerpNeg,
+    Renorm,
+    RenormText,
     Rescale,
+    Skimmed,
+    SoftPAG,
 )
+
+FURTHER = "further"
+"The condition beside `positive` and `negative`."
 
 OTHER = "other"
 "The prediction type that cannot be converted."
@@ -49,6 +75,11 @@ class Jittered:
         return guided + self.size * step.noise_like(guided.float(), "jitter")
 
 
+def likely(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Return what stands for a classifier, `[B]`."""
+    return x.sigmoid().flatten(1).sum(1)
+
+
 @attrs.define
 class Stacks:
     """Draws stacks for one sort of samples, and notes what they consist of."""
@@ -66,19 +97,22 @@ class Stacks:
 
     def stack(self) -> list[Any]:
         """Return a method or none, and what may stand beside it, in any order."""
-        makers = [self._nothing, self._nothing, self.cfg, self.cfg, self.stg, self.weakened]
+        makers = [self._nothing, self._nothing, self.cfg, self.cfg, self.stg, self.weakened, self.conditions]
         if not self.adds_up:
-            makers += [self.apg, self.apg, self.cfg_zero_star, self.cfg_zero_star]
+            makers += [self.apg, self.apg, self.cfg_zero_star, self.cfg_zero_star, self.form, self.form]
         if self._converts and len(self.outputs) > 1:
             makers += [self.ltx2, self.ltx2, self.ltx2]
         plugins = self.chosen.choice(makers)()
-        beside = [self.rescale, self.normalize, self.interval, self.gate, self.blurred, self.noised, self.negated]
-        beside += [self.jittered]
-        if self._converts:
-            beside.append(self.renoised)
+        beside = [self.rescale, self.normalize, self.interval, self.gate, self.blurred, self.cads, self.nag]
+        beside += [self.jittered, self.correction]
+        if not self.adds_up:
+            beside += [self.adaptive, self.classifier] if self._converts else [self.adaptive]
         if self.dimensions > 2:
             beside.append(self.first_tokens)
-        for make in self.chosen.sample(beside, self.chosen.choice([0, 0, 1, 1, 2, 2, 3])):
+        made = self.chosen.sample(beside, self.chosen.choice([0, 0, 1, 1, 2, 2, 3]))
+        if self.gate in made and self.adaptive in made:  # which exclude each other
+            made.remove(self.gate)
+        for make in made:
             plugins.insert(self.chosen.randint(0, len(plugins)), make())
         if not plugins:
             self.seen.append(("method", "none"))
@@ -148,6 +182,9 @@ class Stacks:
             lambda: S2(scale, count=6, share=0.4),
             lambda: Autoguidance(scale, dropout=0.3),
             lambda: ICG(scale),
+            lambda: SLG(scale, stop=0.6),
+            lambda: SoftPAG(scale, (1, 2), weight=0.5),
+            lambda: SWG(scale, size=0.75),
         ]
         return [make() for make in self.chosen.sample(makers, self.chosen.choice([1, 1, 2, 3]))]
 
@@ -169,6 +206,36 @@ class Stacks:
     def cfg_zero_star(self) -> list[Any]:
         self._note("cfg-zero-star")
         return [CFGZeroStar(self.scale(), zero_steps=self.chosen.choice([0, 1, 2]))]
+
+    def form(self) -> list[Any]:
+        """Return one of the other forms of cfg."""
+        self._note("form of cfg")
+        scale, space = self.scale(), self.chosen.choice([None, "x0", "v"]) if self._converts else None
+        makers: list[Callable[[], Any]] = [
+            lambda: TCFG(scale),
+            lambda: MamboG(scale, alpha=self.scale(0, 8, 0.0)),
+            lambda: APGMix(scale, self.scale(), start_step=self.chosen.choice([0, 2, 5])),
+            lambda: SMCCFG(scale, form=self.chosen.choice(["sign", "norm"]), space=space),
+            lambda: DynamicThresholding(scale, self.scale(), percentile=self.chosen.choice([0.9, 1.0]), space=space),
+        ]
+        if self._converts:
+            makers.append(lambda: Skimmed(scale, self.scale(0, 5), space=self.chosen.choice(["x0", None])))
+            makers.append(lambda: CFGPlusPlus(self.scale(0, 1)))
+        if self.dimensions > 3:
+            makers.append(lambda: FreSca(scale, cutoff=self.chosen.choice([1, None])))
+        return [self.chosen.choice(makers)()]
+
+    def conditions(self) -> list[Any]:
+        """Return a method with a further condition; those that look at predictions where that is allowed."""
+        self._note("further condition")
+        makers: list[Callable[[], list[Any]]] = [
+            lambda: [CFG(self.scale()), MultiCondition(FURTHER, self.scale(-1, 2, 0.0))],
+            lambda: [Dual(self.scale(), self.scale(), image_condition=FURTHER)],
+        ]
+        if not self.adds_up:
+            makers.append(lambda: [PerpNeg(self.scale(), weights=[0.7], empty=FURTHER)])
+            makers.append(lambda: [RenormText(4.0, 2.0, image_condition=FURTHER, text_condition="negative")])
+        return self.chosen.choice(makers)()
 
     def ltx2(self) -> list[Any]:
         self._note("ltx2")
@@ -207,21 +274,43 @@ class Stacks:
         self._note("blurred")
         return Blurred(self.scale(-1, 3, 0.0))
 
-    def noised(self) -> Any:
-        self._note("noised condition")
-        return NoisedCondition(round(self.chosen.uniform(0.1, 1.0), 2), low=-0.1, high=self.chosen.choice([0.7, 2.0]))
+    def correction(self) -> Any:
+        """Return one of the other corrections of the sum."""
+        self._note("correction")
+        space = self.chosen.choice([None, "flow"]) if self.prediction_type in ("flow", "x0") else None
+        makers: list[Callable[[], Any]] = [
+            lambda: Renorm(self._norm_form(), self.scale(0, 1)),
+            lambda: Momentum(self.scale(0, 1, 0.0), self.chosen.choice([0.0, 0.6]), space=space),
+        ]
+        if not self.adds_up:  # which elements count may change with a rounding
+            makers.append(lambda: EPCFG(*self.chosen.choice([(0.0, 1.0), (0.25, 0.75)])))
+        if self._converts:
+            makers.append(lambda: TAG(self.scale(0.5, 1.5)))
+        return self.chosen.choice(makers)()
 
-    def negated(self) -> Any:
-        self._note("negated")
-        return Negated(2.0)
+    def _norm_form(self) -> Any:
+        return self.chosen.choice(["global", *(["channel"] if self.dimensions > 2 else [])])
+
+    def adaptive(self) -> Any:
+        self._note("adaptive")
+        return Adaptive(self.chosen.choice([-0.2, 0.2, 0.99]), form=self.chosen.choice(["reuse", "paper"]))
+
+    def classifier(self) -> Any:
+        self._note("classifier")
+        return Classifier(likely, round(self.chosen.uniform(0.1, 1.0), 2))
+
+    def cads(self) -> Any:
+        self._note("cads")
+        low, high = self.chosen.choice([(0.0, 1.0), (0.2, 0.7)])
+        return CADS(round(self.chosen.uniform(0.1, 1.0), 2), low, high, mixing=self.chosen.choice([0.0, 0.5, 1.0]))
+
+    def nag(self) -> Any:
+        self._note("nag")
+        return NAG(2.0)
 
     def jittered(self) -> Any:
         self._note("jittered")
         return Jittered()
-
-    def renoised(self) -> Any:
-        self._note("renoised")
-        return Renoised(round(self.chosen.uniform(0.2, 1.0), 2))
 
     def first_tokens(self) -> Any:
         self._note("first tokens")

@@ -152,6 +152,19 @@ class WeighsInHalf(Looking):
         return _in_half(weight.to(c.dtype)) * (c - u)
 
 
+@broken("accumulation", "further from the same in float64")
+@attrs.frozen
+class RoundsCoarserThanItsDtype(Looking):
+    """Says that it rounds to a dtype, and keeps six bits of a dtype that has eight."""
+
+    rounds_as_told: ClassVar[bool] = True
+
+    def direction(self, step, c, u):
+        coarse = (c - u).bfloat16().to(c.dtype)
+        mantissa, exponent = torch.frexp(coarse)
+        return coarse if c.dtype == torch.float64 else torch.ldexp(torch.round(mantissa * 8) / 8, exponent)
+
+
 @broken("structure-and-dtype", "dtype")
 @attrs.frozen
 class AssumesFloat32(Looking):

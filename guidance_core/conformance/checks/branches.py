@@ -13,18 +13,20 @@ from guidance_core.conformance.violation import require
 
 @check(
     "stable-branches",
-    "A branch name stands for the same pass at every step of a run: hosts key their caches on it.",
+    "A branch name, with what amends its passes, stands for the same pass at every step: hosts key their caches on it.",
     draw=cases(steps=(4, 8), batch=(1, 1), varied_structure=False, long=50, evaluations=2),
 )
 def stable_branches(subject: Subject, case: Case) -> None:
     run = subject.start(case)
-    first: dict[str, tuple[int, str, str]] = {}
+    first: dict[tuple[str, ...], tuple[int, str, str]] = {}
     for step, levels in case.moments:
         plan = run.plan(step, case.sample(step), **levels)
         for branch in plan.branches:
             perturbations = ", ".join(map(str, branch.perturbations)) or "no perturbation"
             content = f"inputs {dict(branch.inputs)}, {perturbations}, model {branch.model}"
-            earlier, held, key = first.setdefault(branch.name, (step, content, unedited_key_of(branch)))
+            earlier, held, key = first.setdefault(
+                (branch.name, *branch.amended_by), (step, content, unedited_key_of(branch))
+            )
             require(
                 key == unedited_key_of(branch),
                 f"Branch {branch.name!r} is {held} at step {earlier} and {content} at step {step}"

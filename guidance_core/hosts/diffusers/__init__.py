@@ -10,12 +10,14 @@ from guidance_core.hosts.diffusers.levels import Levels, levels_of
 from guidance_core.hosts.diffusers.patterns import Pattern
 from guidance_core.hosts.diffusers.perturbed import capabilities_of, perturbed
 from guidance_core.hosts.diffusers.seam import UnguidedWarning
+from guidance_core.hosts.diffusers.versions import UntestedVersionWarning
 
 __all__ = [
     "GuidanceArgumentWarning",
     "Levels",
     "Pattern",
     "UnguidedWarning",
+    "UntestedVersionWarning",
     "capabilities_of",
     "guide",
     "guided",

@@ -15,8 +15,10 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.executors.base import Executor
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.guidance import Guidance
-from guidance_core.hosts.diffusers.patterns import Pattern, pattern_of
+from guidance_core.hosts.diffusers.patterns import Pattern
+from guidance_core.hosts.diffusers.pipelines import pattern_named, pattern_of
 from guidance_core.hosts.diffusers.seam import Seam
+from guidance_core.hosts.diffusers.versions import warn_of_version
 from guidance_core.recipes import Recipe, recipe_of
 
 
@@ -29,7 +31,7 @@ def guide(
     guidance: str | Guidance | Sequence[Any] | None = None,
     *,
     executor: str | Executor = "serial",
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
 ) -> Callable[..., Any]:
     """Return a callable with the pipeline's signature that runs it with a stack of methods.
 
@@ -40,7 +42,8 @@ def guide(
         guidance: a spec, a `Guidance`, or a list of plugins. If not given, the recipe of the pipeline's model, whose
             parameters the call takes under their own names.
         executor: what runs the branches; `all_gather` and `all_reduce` spread them over the ranks of torchrun.
-        pattern: how the pipeline calls its model, for one that is not known.
+        pattern: how the pipeline calls its model, for one that is not known; or the name of a pipeline that calls its
+            model in the same way.
 
     Raises:
         ConfigurationError: the pipeline is guided already, how it calls its model is not known, or the guidance
@@ -64,7 +67,7 @@ def guided(
     guidance: str | Guidance | Sequence[Any] | None = None,
     *,
     executor: str | Executor = "serial",
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
 ) -> Iterator[Any]:
     """Have every call of a pipeline inside the block guided by a stack of methods.
 
@@ -79,7 +82,9 @@ def guided(
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
         seam = Seam(self, stack, pattern, executor)
         try:
-            seam.guidance, given = _of_call(stack, _given(own, self, arguments, named))
+            seam.guidance, given = _of_call(stack, _given(own, self, arguments, named), pattern)
+            if seam.guidance.recipe is not None and not seam.guidance.plugins:  # off, or a distilled model
+                return own.__call__(self, **_turned_off(own, pattern, given))
             _check_arguments(own.__name__, pattern, given)
             with seam.installed(given.get("generator")):
                 made = own.__call__(self, **_turned_on(own, pattern, given))
@@ -102,7 +107,7 @@ class _Guided:
 
 
 def _checked(
-    pipe: Any, guidance: str | Guidance | Sequence[Any] | None, executor: str | Executor, pattern: Pattern | None
+    pipe: Any, guidance: str | Guidance | Sequence[Any] | None, executor: str | Executor, pattern: Pattern | str | None
 ) -> tuple[Guidance, Pattern]:
     """Return the stack, and how the pipeline calls its model; find every mistake that needs no call."""
     if isinstance(pipe, type) or inspect.isroutine(pipe) or isinstance(pipe, (str, Guidance)):
@@ -114,15 +119,21 @@ def _checked(
             else f"the first argument of guide() is a pipeline, as from_pretrained() returns it; got {got}."
         )
     if guidance is None:
-        stack = Guidance.recipe(_recipe_of(pipe).name)
+        recipe = _recipe_of(pipe)
+        stack = Guidance.recipe(recipe.name, **_settings_of(pipe, recipe))
     elif isinstance(guidance, str):
         stack = Guidance.from_spec(guidance)
     else:
         is_one = hasattr(guidance, "__attrs_attrs__")
         stack = guidance if isinstance(guidance, Guidance) else Guidance([guidance] if is_one else guidance)
+    if isinstance(pattern, str):
+        pattern = pattern_named(pattern)
     if pattern is not None and not isinstance(pattern, Pattern):
-        raise ConfigurationError(f"pattern is a Pattern, or None; got {type(pattern).__name__}.")
+        raise ConfigurationError(
+            f"pattern is a Pattern, the name of a pipeline, or None; got {type(pattern).__name__}."
+        )
     pattern = pattern or pattern_of(pipe)
+    warn_of_version()
     if isinstance(pipe, _Guided):
         raise ConfigurationError(f"this {type(pipe).__name__} is guided already; end the block that guides it first.")
     found = executor_class(executor) if isinstance(executor, str) else type(executor)
@@ -139,16 +150,38 @@ def _checked(
 def _recipe_of(pipe: Any) -> Recipe:
     """Return the recipe of a pipeline's model."""
     parts = {name for name, part in getattr(pipe, "components", {}).items() if part is not None}
+    parts |= {name for name, value in dict(getattr(pipe, "config", {})).items() if value is True}
     names = {str(name) for name in (getattr(pipe, "name_or_path", None),) if name}
     return recipe_of(names, type(pipe).__name__, parts)
 
 
-def _of_call(stack: Guidance, given: dict[str, Any]) -> tuple[Guidance, dict[str, Any]]:
-    """Return the stack with the recipe's parameters that a call gives, and the rest of what it gives."""
+def _settings_of(pipe: Any, recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's parameters that the pipeline has as settings, such as Wan 2.2's `boundary_ratio`."""
+    settings = getattr(pipe, "config", {})
+    return {name: settings[name] for name in recipe.parameters if settings.get(name) is not None}
+
+
+def _of_call(stack: Guidance, given: dict[str, Any], pattern: Pattern) -> tuple[Guidance, dict[str, Any]]:
+    """Return the stack with the recipe's parameters that a call gives, and the rest of what it gives.
+
+    Raises:
+        ConfigurationError: a value is not allowed, or the model ignores the parameter; to say that guidance is off is
+            allowed for a model that has none.
+    """
     chosen = stack.recipe
     if chosen is None:
         return stack, given
+    ignored = {name: given[name] for name in chosen.recipe.ignores if given.get(name) is not None}
+    if chosen.recipe.distilled:
+        own = {*pattern.on, *pattern.replaced}  # what else the pipeline takes is for its model
+        ignored = {name: value for name, value in ignored.items() if name in own}
+        off = {**pattern.replaced, **dict.fromkeys(pattern.on, pattern.off)}
+        ignored = {name: value for name, value in ignored.items() if not _is_off(value, off.get(name))}
+    chosen.recipe.choose(ignored)
     taken = {name: given[name] for name in chosen.values if given.get(name) is not None and name not in chosen.given}
+    for name, leader in chosen.recipe.follows.items():
+        if leader in taken and name not in taken and name not in chosen.given:
+            taken[name] = taken[leader]
     if not taken:
         return stack, given
     return stack.with_parameters(**taken), {name: value for name, value in given.items() if name not in taken}
@@ -165,6 +198,18 @@ def _given(own: type, pipe: Any, arguments: Sequence[Any], named: dict[str, Any]
     return given
 
 
+def _is_off(value: Any, off: Any) -> bool:
+    """Whether an argument turns guidance off: it is at most what does."""
+    return value == off or (isinstance(value, int | float) and isinstance(off, int | float) and value <= off)
+
+
+def _turned_off(own: type, pattern: Pattern, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which the pipeline runs one pass a step, without guidance of its own."""
+    known = inspect.signature(own.__call__).parameters
+    off = {**pattern.replaced, **dict.fromkeys(pattern.on, pattern.off)}
+    return {**given, **{name: value for name, value in off.items() if name in known}}
+
+
 def _turned_on(own: type, pattern: Pattern, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments with which the pipeline asks for both conditions and adds nothing of its own."""
     known = inspect.signature(own.__call__).parameters
@@ -176,7 +221,7 @@ def _check_arguments(name: str, pattern: Pattern, given: dict[str, Any]) -> None
     """Refuse arguments that turn the pipeline's own guidance off, and tell of those that have no effect."""
     for argument, on in pattern.on.items():
         value = given.get(argument)
-        if value is not None and value <= 1:
+        if value is not None and value <= pattern.off:
             raise ConfigurationError(
                 f"{name} was called with {argument}={value:g}, which turns its own guidance off, so that the model is "
                 f"never asked for the negative condition. Leave {argument} out; the stack decides how far to guide."

@@ -64,6 +64,24 @@ def levels_of(scheduler: Any) -> Levels:
     return kind(scheduler)
 
 
+def levels_of_edm_flow(scheduler: Any) -> Levels:
+    """Return what a model for flow matching sees whose scheduler keeps `x0 + s·ε`, as Cosmos does.
+
+    Its pipeline divides the sample by `1 + s`, so that the model's own `σ` is `s/(1 + s)`.
+    """
+    return _levels("flow", [_flow(level / (1 + level)) for level in scheduler.sigmas.cpu().double().tolist()])
+
+
+def levels_of_inverted_flow(scheduler: Any) -> Levels:
+    """Return what a model for flow matching sees whose scheduler counts the signal instead of the noise, as Mochi's."""
+    if not scheduler.config.get("invert_sigmas", False):
+        raise ConfigurationError(
+            f"the scheduler {type(scheduler).__name__} needs invert_sigmas=True here, since the model predicts towards "
+            "the signal."
+        )
+    return _levels("flow", [_flow(1 - level) for level in scheduler.sigmas.cpu().double().tolist()])
+
+
 def _prediction_type(scheduler: Any) -> PredictionType:
     given = scheduler.config.get("prediction_type", "epsilon")
     if given not in PREDICTION_TYPES:
@@ -164,6 +182,8 @@ def _of_multistep(scheduler: Any) -> Levels:
 
 KINDS: Mapping[str, Callable[[Any], Levels]] = {
     "DDIMScheduler": _of_cumulated,
+    "CogVideoXDDIMScheduler": _of_cumulated,
+    "CogVideoXDPMScheduler": _of_cumulated,
     "DDPMScheduler": _of_cumulated,
     "EulerDiscreteScheduler": _of_scaled,
     "EulerAncestralDiscreteScheduler": _of_scaled,
@@ -174,5 +194,6 @@ KINDS: Mapping[str, Callable[[Any], Levels]] = {
     "DEISMultistepScheduler": _of_multistep,
     "FlowMatchEulerDiscreteScheduler": _of_flow,
     "FlowMatchHeunDiscreteScheduler": _of_flow_heun,
+    "FlowUniPCMultistepScheduler": _of_flow,  # of engines
 }
 "What reads each scheduler that is known."

@@ -7,30 +7,26 @@ makes of it what it is, whatever `s`.
 from __future__ import annotations
 
 import contextlib
-import inspect
+import functools
+import importlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from guidance_core.errors import ConfigurationError, DenoiserError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.hosts.diffusers.anatomy import unwrapped
+from guidance_core.hosts.diffusers.forwards import Arguments, Forwards, by_name, frozen
 from guidance_core.hosts.diffusers.levels import Levels, levels_of
 from guidance_core.hosts.diffusers.patterns import Pattern
-from guidance_core.hosts.diffusers.perturbed import perturbed
 from guidance_core.hosts.diffusers.placeholder import Placeholder
 from guidance_core.hosts.diffusers.shared import shared
 from guidance_core.hosts.diffusers.stand_in import StandIn, context_of, retire
 from guidance_core.hosts.diffusers.supported import Supported
+from guidance_core.hosts.diffusers.translation import Translation
 from guidance_core.run import Run
-from guidance_core.steps.bound_branch import BoundBranch
-
-Arguments = Mapping[str, Any]
-"Of a call of the model, by name."
 
 NEGATIVE, POSITIVE = "negative", "positive"
 OFF = (
@@ -63,6 +59,7 @@ class Seam:
         self._told: BaseException | None = None
         "The error that ended the call, if every rank knows of it."
         self._models: list[Any] = []
+        self._translation = Translation(pattern, None)
         self._generator: Any = None
 
     @contextlib.contextmanager
@@ -89,14 +86,45 @@ class Seam:
                 f"{self._named} has no {' or '.join(self.pattern.models)}, so there is nothing to guide."
             )
         self._models = [model for model, _ in kept.values()]
+        held = self.pipe.__dict__
+        replaced = {
+            name: _plain_guider() for name in self.pattern.guiders if getattr(self.pipe, name, None) is not None
+        }
+        if hasattr(self.pipe, "prepare_latents"):
+            replaced["prepare_latents"] = self._noted(self.pipe.prepare_latents)
+        had = {name: held[name] for name in replaced if name in held}
         try:
+            held.update(replaced)
             for name, (_, stand_in) in kept.items():
-                self.pipe.__dict__[name] = stand_in
+                held[name] = stand_in
             yield
         finally:
             for name, (model, stand_in) in kept.items():
                 retire(stand_in)
-                self.pipe.__dict__[name] = model
+                held[name] = model
+            for name in replaced:
+                del held[name]
+            held.update(had)
+
+    def _noted(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what makes a pipeline's latents, with a note of their shape."""
+
+        @functools.wraps(prepare)
+        def prepared(*arguments: Any, **named: Any) -> Any:
+            made = prepare(*arguments, **named)
+            latents = made[0] if isinstance(made, (tuple, list)) else made
+            shape = getattr(latents, "shape", None)
+            self._translation = Translation(self.pattern, shape, self._returns_variance(shape))
+            return made
+
+        return prepared
+
+    def _returns_variance(self, latents: Sequence[int] | None) -> bool:
+        """Whether the model returns a variance that the pipeline cuts off."""
+        if not self.pattern.has_variance or latents is None:
+            return False
+        channels = getattr(self._models[0].config, "out_channels", None)
+        return channels is None or channels == 2 * latents[1]
 
     def check_finished(self) -> None:
         """Look at a call that came to its end.
@@ -160,40 +188,50 @@ class Seam:
     def answer(self, name: str, stand_in: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """Answer a call of the model `name`."""
         model = object.__getattribute__(stand_in, "_model")
-        given = _by_name(model, arguments, named)
-        if given.pop("return_dict", True) is not False:
+        given = by_name(model, arguments, named)
+        wants_object = given.pop("return_dict", True) is not False
+        if self.pattern.is_stacked:
+            made = self._stacked(name, model, given)
+        else:
+            made = self._one_of_two(name, model, given, context_of(stand_in))
+        if not wants_object:
+            return made
+        if len(made) > 1:
             raise ConfigurationError(
                 f"{self._named} calls its model in a way that is not known: it expects an object, not a tuple."
             )
-        if self.pattern.is_stacked:
-            return self._stacked(name, model, given)
-        return self._one_of_two(name, model, given, context_of(stand_in))
+        outputs: Any = importlib.import_module("diffusers.models.modeling_outputs")
+        return outputs.Transformer2DModelOutput(sample=made[0])
 
-    def _stacked(self, name: str, model: Any, given: Arguments) -> tuple[Tensor, ...]:
+    def _stacked(self, name: str, model: Any, given: Arguments) -> tuple[Any, ...]:
         if not getattr(self.pipe, "do_classifier_free_guidance", True):
             raise ConfigurationError(f"{self._named}: {self._off}")
-        rows = given[self.pattern.sample[0]].shape[0]
+        rows = len(given[self.pattern.sample[0]])
         if rows % 2:
             raise ConfigurationError(f"{self._named}: {self._off}")
-        halves = {NEGATIVE: _half(given, rows, first=True), POSITIVE: _half(given, rows, first=False)}
-        return tuple(torch.cat([each, each]) for each in self._evaluated(name, model, halves, {}))
+        first, second = self._translation.halves(given, rows)
+        positive, negative = (first, second) if self.pattern.positive_first else (second, first)
+        made = self._evaluated(name, model, {NEGATIVE: negative, POSITIVE: positive}, {})
+        return tuple(self._translation.result(each, rows=2) for each in made)
 
     def _one_of_two(
         self, name: str, model: Any, given: Arguments, context: tuple[str | None, Mapping[str, Any]]
     ) -> tuple[Tensor, ...]:
+        sample = given[self.pattern.sample[0]]
+        if isinstance(sample, Placeholder) and sample.is_pending:  # the second call of an earlier step never came
+            raise ConfigurationError(f"{self._named}: {self._off}")
         if self._first is None:
-            placeholder = Placeholder.pending(f"{self._named}: {self._off}")
-            self._first = name, _frozen(given), placeholder  # the pipeline may change its dicts before the next call
+            placeholder = Placeholder.pending(f"{self._named}: {self._off}", defers=self.pattern.defers)
+            self._first = name, frozen(given), placeholder  # the pipeline may change its dicts before the next call
             return (placeholder,)
         other, positive, placeholder = self._first
-        if other != name or context[0] == "cond":
+        if other != name or context[0] in ("cond", "pred_cond"):
             raise ConfigurationError(f"{self._named}: {self._off}")
         self._first = None
         made = self._evaluated(name, model, {POSITIVE: positive, NEGATIVE: given}, context[1])
-        if self.pattern.divides_by_norm:
-            made = tuple(map(_without_zero_tokens, made))
-        placeholder.fill(made[0])
-        return made
+        results = tuple(self._translation.result(each) for each in made)
+        placeholder.fill(results[0])
+        return results
 
     # An evaluation.
 
@@ -202,7 +240,7 @@ class Seam:
     ) -> tuple[Tensor, ...]:
         """Return the guided prediction of each output."""
         positive = conditions[POSITIVE]
-        sample = tuple(positive[each] for each in self.pattern.sample)
+        sample = self._translation.sample(positive)
         run = self._started(model, sample, conditions)
         assert self._levels is not None
         if self._made >= len(self._levels.evaluations):
@@ -213,7 +251,7 @@ class Seam:
         step, sigma, alpha = self._levels.evaluations[self._made]
         is_own = self._made == 0 or self._levels.evaluations[self._made - 1][0] != step
         levels: dict[str, Any] = {} if is_own else {"sigma": sigma, "alpha": alpha}
-        denoise = Forwards(model, conditions, self.pattern, facts)
+        denoise = Forwards(model, conditions, self._translation, facts)
         given = sample if self.pattern.outputs else sample[0]
         try:
             result: Any = run.step(step, given, denoise, model=name if len(self._models) > 1 else None, **levels)
@@ -233,7 +271,7 @@ class Seam:
                 )
             return self.run
         self._scheduler, self._timesteps = scheduler, scheduler.timesteps
-        levels = self._levels = _from(levels_of(scheduler), self._begin(scheduler))
+        levels = self._levels = _from((self.pattern.levels or levels_of)(scheduler), self._begin(scheduler))
         try:
             self.run = self.guidance.start(
                 conditions={POSITIVE: {}, NEGATIVE: {}},
@@ -273,35 +311,6 @@ class Seam:
         return int(begin)
 
 
-class Forwards:
-    """The forward passes of one evaluation: a branch runs the model on the arguments of its condition."""
-
-    def __init__(
-        self, model: Any, conditions: Mapping[str, Arguments], pattern: Pattern, facts: Mapping[str, Any]
-    ) -> None:
-        self._model = model
-        self.reuses_memory = bool(getattr(model, "reuses_memory", False))
-        self._conditions = conditions
-        self._pattern = pattern
-        self._facts = facts
-
-    def __call__(self, branch: BoundBranch) -> Any:
-        """Run one branch, with a cache of its own where the model has one."""
-        given = {**branch.amend(self._conditions[branch.condition])}
-        has_cache = hasattr(self._model, "cache_context")
-        with (
-            self._model.cache_context(branch.name, **self._facts) if has_cache else contextlib.nullcontext(),
-            self._perturbed(branch) as arguments,
-        ):
-            made = self._model(**{**given, **arguments}, return_dict=False)
-        return tuple(made) if self._pattern.outputs else made[0]
-
-    def _perturbed(self, branch: BoundBranch) -> contextlib.AbstractContextManager[Arguments]:
-        if self._pattern.flags is not None:
-            return contextlib.nullcontext(self._pattern.flags(branch.perturbations, self._model))
-        return perturbed(self._model, branch)
-
-
 def _standing_in(seam: Seam, name: str, model: Any) -> StandIn:
     def called(*arguments: Any, **named: Any) -> Any:
         return seam.answer(name, stand_in, arguments, named)
@@ -310,45 +319,10 @@ def _standing_in(seam: Seam, name: str, model: Any) -> StandIn:
     return stand_in
 
 
-def _by_name(model: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by the names that the model's own `forward` gives them."""
-    if not arguments:
-        return dict(named)
-    for each in unwrapped(model):
-        signature = inspect.signature(type(each).forward)
-        if all(parameter.kind is not parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
-            given = dict(signature.bind(each, *arguments, **named).arguments)
-            given.pop(next(iter(given)))
-            return given
-    raise ConfigurationError(
-        f"the forward of {type(model).__name__} does not name its arguments, and it is called with some by position; "
-        "give the pipeline the model that it wraps."
-    )
-
-
-def _half(value: Any, rows: int, *, first: bool) -> Any:
-    """Return one half of everything that has as many rows as the batch, in dicts and lists too."""
-    if isinstance(value, Tensor):
-        return value.chunk(2)[0 if first else 1] if value.ndim and value.shape[0] == rows else value
-    if isinstance(value, Mapping):
-        return {name: _half(each, rows, first=first) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_half(each, rows, first=first) for each in value)
-    return value
-
-
-def _without_zero_tokens(prediction: Tensor) -> Tensor:
-    """Return a prediction whose tokens of zeros are next to zero instead, with a norm that is not zero."""
-    tiny = max(torch.finfo(prediction.dtype).tiny, 1e-18)  # its square is not zero in float32
-    is_zero = (prediction == 0).all(dim=-1, keepdim=True)
-    return torch.where(is_zero, tiny, prediction)
-
-
-def _frozen(value: Any) -> Any:
-    """Return a copy of dicts, lists and tuples, with the same tensors."""
-    if type(value) is dict:
-        return {name: _frozen(each) for name, each in value.items()}
-    return type(value)(map(_frozen, value)) if type(value) in (list, tuple) else value
+def _plain_guider() -> Any:
+    """Return a guider of diffusers that asks for both conditions at every step, whose formula keeps what is guided."""
+    guiders: Any = importlib.import_module("diffusers.guiders")
+    return guiders.ClassifierFreeGuidance(guidance_scale=2.0)
 
 
 def _from(levels: Levels, begin: int) -> Levels:

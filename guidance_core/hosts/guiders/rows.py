@@ -191,7 +191,7 @@ def _ltx2(config: GuiderConfig) -> list[Table]:
 def _slg(config: GuiderConfig) -> Table:
     whole_blocks = {"skip_attention": (True, True), "skip_ff": (True, True), "dropout": (1.0, 1.0)}
     blocks = config.layers("skip_layer_guidance_layers", "skip_layer_config", **whole_blocks)
-    return {"blocks": blocks, "skip": "blocks"}
+    return {"blocks": blocks, "start": 0.0, "stop": 1.0}  # `interval` has its window
 
 
 ROWS: Mapping[str, Row] = {
@@ -269,7 +269,7 @@ ROWS: Mapping[str, Row] = {
         perturbed_guidance_config=None,
     ),
     "SkipLayerGuidance": perturbed(
-        "stg",
+        "slg",
         "skip_layer_guidance_{}".format,
         _slg,
         skip_layer_guidance_scale=2.8,

@@ -48,8 +48,10 @@ def accumulation(subject: Subject, case: Case) -> None:
     dtype = case.torch_dtype
     with _NarrowTensors() as narrow:
         mine = played(subject, case)
+    told = bool(getattr(subject.cls, "rounds_as_told", False))
+    coarsest = max((torch.finfo(getattr(torch, name)).eps for name in narrow.found), default=0.0) if told else 0.0
     require(
-        dtype is not torch.float32 or not narrow.found,
+        told or dtype is not torch.float32 or not narrow.found,
         f"With float32 predictions a hook makes tensors of {', '.join(sorted(narrow.found))}; compute in the dtype of "
         "the predictions it gets, which is float32 or wider.",
     )
@@ -60,7 +62,7 @@ def accumulation(subject: Subject, case: Case) -> None:
                 continue  # an earlier result, which was rounded
             size = max(float(tensor.abs().max()), 8.0)
             rounding = 0.5 * torch.finfo(dtype).eps * tensor.abs() if dtype is not torch.float32 else 0.0
-            allowed = rounding + 2.0**-14 * size
+            allowed = rounding + (2.0**-14 + 4 * coarsest) * size
             if _beyond(mine[step][output], tensor, allowed, step, output) is None:
                 continue
             # Where the method jumps, as a quantile does between equal values, so does the exact result beside it.

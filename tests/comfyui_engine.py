@@ -1,0 +1,225 @@
+"""ComfyUI without its server, as `make test-hosts` fetches it, and small models of its own classes.
+
+    comfyui = loaded()
+    import comfy.samplers
+
+What it imports and is not here (torchvision, torchaudio, av) is a stand-in, while it is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.abc
+import importlib.machinery
+import logging
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+FOLDER = Path(sys.prefix) / "comfyui"
+ABSENT = ("av", "kornia", "spandrel", "torchaudio", "torchvision")
+MODULES = (
+    "comfy.samplers",
+    "comfy.sd",
+    "comfy.hooks",
+    "comfy.multigpu",
+    "comfy.supported_models",
+    "comfy_api.latest",
+    "comfy_extras.nodes_custom_sampler",
+    "comfy_extras.nodes_advanced_samplers",
+    "execution",
+    "nodes",
+)
+
+
+@functools.cache
+def loaded() -> Path:
+    """Have ComfyUI imported, on the CPU, or skip the test where it has not been fetched; return its folder."""
+    folder = FOLDER / "ComfyUI"
+    if not (folder / "comfy").is_dir():
+        pytest.skip("ComfyUI 0.30.0 is not here; `make test-hosts` fetches it")
+    _on_path(folder, FOLDER / "packages")
+    with stand_ins(ABSENT):
+        importlib.import_module("comfy.cli_args").args.cpu = True
+        for name in MODULES:
+            importlib.import_module(name)
+    logging.getLogger().setLevel(logging.WARNING)
+    return folder
+
+
+@functools.cache
+def samplers() -> Any:
+    """Return `k_diffusion.sampling`, without the training code of its package, or skip the test."""
+    if not (FOLDER / "packages/k_diffusion").is_dir():
+        pytest.skip("k-diffusion 0.1.1 is not here; `make test-hosts` fetches it")
+    _on_path(FOLDER / "packages")
+    package = types.ModuleType("k_diffusion")
+    package.__path__ = [str(FOLDER / "packages/k_diffusion")]
+    sys.modules["k_diffusion"] = package
+    with stand_ins(("torchvision", "dctorch", "skimage")):
+        return importlib.import_module("k_diffusion.sampling")
+
+
+def _on_path(*folders: Path) -> None:
+    sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]
+
+
+@contextlib.contextmanager
+def stand_ins(names: tuple[str, ...]) -> Iterator[None]:
+    """Have packages that are not here found, as modules whose every name is an empty class."""
+    absent = tuple(name for name in names if importlib.machinery.PathFinder.find_spec(name) is None)
+    finder = _Finder(absent)
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name.split(".")[0] in absent]:
+            del sys.modules[name]
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        own = name.split(".")[0] in self._names
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if own else None
+
+    def create_module(self, spec: Any) -> types.ModuleType:
+        return _Absent(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__path__ = []
+
+
+class _Absent(types.ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+def unet(kind: str = "EPS", seed: int = 0) -> Any:
+    """Return a U-Net of Stable Diffusion's architecture, in a `ModelPatcher`; `kind` is a name of its `ModelType`."""
+    import comfy.model_base
+    import comfy.supported_models
+
+    config = {
+        "image_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 32,
+        "num_res_blocks": [1, 1],
+        "channel_mult": [1, 2],
+        "transformer_depth": [1, 1],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1, 1, 1],
+        "num_heads": 2,
+        "use_spatial_transformer": True,
+        "context_dim": 16,
+        "use_linear_in_transformer": False,
+        "legacy": False,
+        "dtype": torch.float32,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = comfy.model_base.BaseModel(
+            comfy.supported_models.SD15(config), model_type=comfy.model_base.ModelType[kind]
+        )
+        return _patcher(model)
+
+
+def wan(seed: int = 0) -> Any:
+    """Return a transformer of Wan 2.1's architecture, which predicts a flow."""
+    import comfy.model_base
+    import comfy.supported_models
+
+    config = {
+        "image_model": "wan2.1",
+        "model_type": "t2v",
+        "dim": 48,
+        "ffn_dim": 64,
+        "num_heads": 2,
+        "num_layers": 3,
+        "in_dim": 16,
+        "out_dim": 16,
+        "text_dim": 16,
+        "freq_dim": 32,
+        "patch_size": (1, 2, 2),
+        "text_len": 8,
+        "dtype": torch.float32,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _patcher(comfy.model_base.WAN21(comfy.supported_models.WAN21_T2V(config)))
+
+
+def flux(seed: int = 0) -> Any:
+    """Return a transformer of Flux's architecture, with two lists of blocks."""
+    import comfy.model_base
+    import comfy.supported_models
+
+    config = {
+        "image_model": "flux",
+        "in_channels": 4,
+        "out_channels": 4,
+        "vec_in_dim": 16,
+        "context_in_dim": 16,
+        "hidden_size": 32,
+        "mlp_ratio": 2.0,
+        "num_heads": 2,
+        "depth": 2,
+        "depth_single_blocks": 2,
+        "axes_dim": [4, 6, 6],
+        "theta": 10000,
+        "patch_size": 2,
+        "qkv_bias": True,
+        "guidance_embed": False,
+        "txt_ids_dims": [],
+        "dtype": torch.float32,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _patcher(comfy.model_base.Flux(comfy.supported_models.Flux(config)))
+
+
+def ltx2(seed: int = 0) -> Any:
+    """Return a transformer of LTX-2's architecture, whose latents are of video and of audio."""
+    import comfy.model_base
+    import comfy.supported_models
+
+    config = {
+        "image_model": "ltxav",
+        "in_channels": 16,
+        "cross_attention_dim": 32,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "caption_channels": 16,
+        "num_layers": 3,
+        "audio_in_channels": 128,
+        "audio_cross_attention_dim": 16,
+        "audio_attention_head_dim": 8,
+        "audio_num_attention_heads": 2,
+        "num_audio_channels": 8,
+        "dtype": torch.float32,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _patcher(comfy.model_base.LTXAV(comfy.supported_models.LTXAV(config)))
+
+
+def _patcher(model: Any) -> Any:
+    import comfy.model_patcher
+
+    for parameter in model.parameters():
+        parameter.data = torch.randn_like(parameter) * (0.08 if parameter.ndim > 1 else 0.05)
+    device = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)

@@ -1,0 +1,1 @@
+"""Recipes beside the engines' own code: the same numbers over drawn inputs."""
