@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 LONGEST = 4000
-"Characters of an error's text; what is longer is cut in the middle."
+"Characters of an error's text; longer ones are cut in the middle."
 
 
 class GuidanceError(Exception):

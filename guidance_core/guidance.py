@@ -70,10 +70,10 @@ class Guidance:
     """A stack of guidance methods. It is immutable and may be shared by any number of runs."""
 
     def __init__(self, plugins: Sequence[Any] = ()) -> None:
-        """Stack plugin instances in the order in which their corrections apply; none is no guidance.
+        """Stack plugin instances in the order in which their corrections apply; an empty stack does not guide.
 
         Raises:
-            ConfigurationError: an entry is no frozen attrs instance with hooks, or two exclude each other.
+            ConfigurationError: an entry is not a frozen attrs instance with hooks, or two exclude each other.
         """
         if isinstance(plugins, str) or not isinstance(plugins, Sequence):
             hint = f"; use Guidance.from_spec({brief(plugins)})" if isinstance(plugins, str) else ""
@@ -126,7 +126,13 @@ class Guidance:
     @classmethod
     @untraced
     def from_dict(cls, data: Any) -> Guidance:
-        """Build a stack from plain data: `{"guidance": [{"plugin": "cfg", "scale": 3}]}`."""
+        """Build a stack from plain data: `{"guidance": [{"plugin": "cfg", "scale": 3}]}`.
+
+        Raises:
+            SpecError: the data has another form, or a recipe does not come first.
+            UnknownNameError: there is no plugin, recipe or parameter of a name.
+            ConfigurationError: a value is not allowed, or two methods exclude each other.
+        """
         listed = tables.tables_of(data)
         chosen = None
         if listed and isinstance(listed[0], Mapping) and "recipe" in listed[0]:

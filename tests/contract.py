@@ -37,8 +37,7 @@ def surface() -> dict[str, Any]:
         "names": {
             f"{module}.{name}": _described(getattr(importlib.import_module(module), name))
             for module in MODULES
-            for name in sorted(_public(importlib.import_module(module)))
-            if not name.startswith("__")
+            for name in public_names(importlib.import_module(module))
         },
         "plugins": {found.name: _arguments(found.loaded) for found in find_plugins() if found.distribution == OWN},
         "executors": {
@@ -49,10 +48,11 @@ def surface() -> dict[str, Any]:
     }
 
 
-def _public(module: ModuleType) -> list[str]:
+def public_names(module: ModuleType) -> list[str]:
     """Return the names that a module exports: those it lists, or else those that it defines."""
     own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-    return getattr(module, "__all__", [name for name in own if not name.startswith("_")])
+    exported = getattr(module, "__all__", [name for name in own if not name.startswith("_")])
+    return sorted(name for name in exported if not name.startswith("__"))
 
 
 def _described(value: Any) -> Any:

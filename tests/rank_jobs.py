@@ -216,7 +216,7 @@ class Found:
         if mine.dtype != torch.float32:  # both were rounded once: together by one unit in the last place
             info = torch.finfo(mine.dtype)
             bound = bound + info.eps * size + info.smallest_normal * info.eps
-        # where nothing is allowed nothing may differ, and what is no number is equal to nothing
+        # where nothing is allowed nothing may differ, and what is not a number is equal to nothing
         units = torch.where(mine == other, 0.0, error / bound).nan_to_num(nan=float("inf"))
         self.in_bounds = max(self.in_bounds, float(units.max()))
         if mine.dtype == torch.bfloat16:

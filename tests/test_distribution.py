@@ -29,7 +29,7 @@ def packed(tmp_path_factory):
 def test_the_source_distribution_holds_every_file_of_the_repository(packed):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
-        pytest.skip("this is no git checkout")
+        pytest.skip("this is not a git checkout")
     assert set(listed.stdout.split()) - packed == set()
 
 

@@ -1,4 +1,4 @@
-"""Parameters written out whole, so that processes can compare them; what cannot be written is refused."""
+"""Parameters written out whole, so that processes can compare them; values that cannot be written are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from guidance_core.algebra.digest import Writer, digest_of_text, name_of
 from guidance_core.errors import ConfigurationError
 
 _LONG = 200
-"Characters of a text that is not replaced by a number: what is held in many places is written in each."
+"Characters of a text that is not replaced by a number: an object held in many places is written in each."
 
 
 class IncomparableError(Exception):

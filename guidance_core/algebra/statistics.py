@@ -112,11 +112,19 @@ class Statistic:
         raise NotImplementedError(f"{type(self).__name__} must implement _of(rows).")
 
     def parts(self, *tensors: Tensor) -> Tensor:
-        """Return what a piece contributes, `[R, K]`, in the accumulation dtype or float64."""
+        """Return what a piece contributes, `[R, K]`, in the accumulation dtype or float64.
+
+        Raises:
+            ConfigurationError: this statistic needs the whole tensor.
+        """
         raise ConfigurationError(f"{self} cannot be formed from pieces; it needs the whole tensor.")
 
     def joined(self, parts: Tensor) -> Tensor:
-        """Return it as `[R]`, from the parts `[pieces, R, K]` of all pieces in order."""
+        """Return it as `[R]`, from the parts `[pieces, R, K]` of all pieces in order.
+
+        Raises:
+            ConfigurationError: this statistic needs the whole tensor.
+        """
         raise ConfigurationError(f"{self} cannot be formed from pieces; it needs the whole tensor.")
 
     def of_long_row(self, read: Read, n: int) -> Tensor | None:
@@ -129,7 +137,11 @@ class Statistic:
         return self.over == "tensor" or (not isinstance(self.over, str) and 0 in self.over)
 
     def covered(self, ndim: int) -> tuple[int, ...]:
-        """Return the dimensions that one covers, of tensors with `ndim` dimensions."""
+        """Return the dimensions that one covers, of tensors with `ndim` dimensions.
+
+        Raises:
+            ConfigurationError: such tensors lack a dimension, or it is that of the batch, counted from the end.
+        """
         over = self.over
         if not isinstance(over, str):
             outside = [dim for dim in over if not -ndim <= dim < ndim]
@@ -166,7 +178,11 @@ class Statistic:
         return x.reshape(rows, each).contiguous()
 
     def limited(self, x: Tensor) -> Tensor:
-        """Return the first tokens of `x`, where it is limited to these."""
+        """Return the first tokens of `x`, where it is limited to these.
+
+        Raises:
+            ConfigurationError: `x` is not `[B, ..., S, C]`, or has fewer tokens.
+        """
         if self.first is None:
             return x
         if x.ndim < 3 or x.ndim - 2 not in self.covered(x.ndim):

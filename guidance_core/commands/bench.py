@@ -34,7 +34,7 @@ def bench_combine(
 
 @bench_app.command("methods")
 def bench_methods(
-    methods: Annotated[list[str] | None, typer.Argument(help="Names of methods; none is all that ship.")] = None,
+    methods: Annotated[list[str] | None, typer.Argument(help="Names of methods (none: all that ship).")] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Steps to time of each.")] = 15,
     as_json: AsJson = False,
 ) -> None:

@@ -197,7 +197,7 @@ def _decode_schedule(table: Mapping[str, Any]) -> Any:
     name = table["schedule"]
     cls = SCHEDULES.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise UnknownNameError(f"there is no schedule {brief(name)}.{suggest(brief(name), SCHEDULES)}")
+        raise UnknownNameError(f"there is not a schedule {brief(name)}.{suggest(brief(name), SCHEDULES)}")
     given = {key: decode(value) for key, value in by_name(table).items() if key != "schedule"}
     fields = {field.name: field for field in attrs.fields(cls) if field.init}
     for key in given:

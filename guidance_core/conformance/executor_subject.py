@@ -179,7 +179,7 @@ def executor_subject_of(given: Any, parameters: Mapping[str, Any] | None = None)
 
     Raises:
         UnknownNameError: no executor of that name is installed, or it takes no such parameter.
-        ConfigurationError: it cannot be imported, or is no executor.
+        ConfigurationError: it cannot be imported, or is not an executor.
     """
     cls = given
     parameters = dict(parameters or {})
@@ -188,7 +188,7 @@ def executor_subject_of(given: Any, parameters: Mapping[str, Any] | None = None)
         parameters = own | parameters
         cls = imported(name) if ":" in name else executor_class(name)
     if not isinstance(cls, type) or not issubclass(cls, Executor):
-        raise ConfigurationError(f"{given!r} is no executor: a subclass of guidance_core.Executor.")
+        raise ConfigurationError(f"{given!r} is not an executor: a subclass of guidance_core.Executor.")
     if cls.execute is Executor.execute and cls.for_run is Executor.for_run:
         raise ConfigurationError(f"{cls.__name__} runs no branch: it has no execute(plan, denoise).")
     if not isinstance(getattr(cls, "name", None), str):

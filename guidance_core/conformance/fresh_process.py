@@ -75,7 +75,7 @@ def _fresh_answer(request: str) -> dict[str, Any]:
             discovery.DISABLE,
             discovery.ONLY,
             discovery.ONLY_EXECUTORS,
-        )  # what this process may load is no matter here
+        )  # what this process may load does not matter here
         kept = {name: value for name, value in os.environ.items() if name not in limits}
         environment = {**kept, "PYTHONPATH": path, "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
         try:

@@ -50,7 +50,7 @@ def subject_of(
 
     Raises:
         UnknownNameError: no plugin of that name is installed.
-        ConfigurationError: it cannot be imported or made, or is no plugin.
+        ConfigurationError: it cannot be imported or made, or is not a plugin.
     """
     plugin = given
     if isinstance(given, str):

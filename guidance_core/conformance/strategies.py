@@ -150,7 +150,7 @@ def _can_start(subject: Subject, case: Case) -> bool:
     """Whether the plugin takes these parameters for these outputs and this prediction type."""
     simplest = subject.prediction_types[0], _layouts(subject)[0][0]
     if not case.parameters and (case.prediction_type, case.structure) == simplest:
-        return True  # what is wrong with the simplest is for the check to say
+        return True  # the check reports a mistake in the simplest
     try:
         subject.start(case)
     except ConfigurationError:

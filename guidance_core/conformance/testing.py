@@ -159,7 +159,11 @@ class ConformanceTests:
     options: ClassVar[Options] = Options()
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Give `test_promise` one call for each check."""
+        """Give `test_promise` one call for each check.
+
+        Raises:
+            ConfigurationError: the class names no plugin to check.
+        """
         if "conformance_check" in metafunc.fixturenames:
             if not hasattr(self, "plugin"):
                 raise ConfigurationError(f"{type(self).__name__} says what to check: plugin = MyMethod(scale=4.0).")

@@ -49,7 +49,7 @@ def loaded(entry: Entry) -> type | Failure:
 
 
 def _wrong(found: Any, entry: Entry) -> str | None:
-    """Say why something is no class that can be used by name; raises what a hostile class raises."""
+    """Say why something is not a class that can be used by name; raises what a hostile class raises."""
     if not isinstance(found, type):
         return f"{entry.target} is not a class"
     texts: tuple[Any, ...] = (found.__name__, found.__module__, found.__qualname__, found.__doc__ or "")

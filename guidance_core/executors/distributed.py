@@ -106,7 +106,11 @@ class DistributedExecutor(SpreadExecutor):
                 self._compare(plan, (), PLANNED, then=BEFORE)
 
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any]:
-        """Run this rank's branches; return their predictions by name."""
+        """Run this rank's branches; return their predictions by name.
+
+        Raises:
+            ExecutorError: the executor splits rows, and the denoiser does not take any.
+        """
         own = plan.own_branches
         if self.split_rows and not getattr(denoise, "takes_rows", False):
             raise ExecutorError(
@@ -129,6 +133,8 @@ class DistributedExecutor(SpreadExecutor):
                 ranks as itself, and says which rank it comes from.
             RankLostError: a rank does not answer.
             PlanMismatchError: the ranks plan different things.
+            DenoiserError: the predictions of an output are a DTensor, or change their dtype with `control=False`.
+            ExecutorError: the outputs are on several devices, or another thread is in a step on the group.
         """
         placed = plan.placed
         self._shared.turns.take(placed)

@@ -108,7 +108,7 @@ def shared_error(
 ) -> BaseException:
     """Tell the others of an error; return the one that all of them raise, from the one that caused it.
 
-    BaseExceptions such as KeyboardInterrupt are told to the others and stay as they are here.
+    BaseExceptions such as KeyboardInterrupt are reported to the others and re-raised unchanged.
     """
     told = error
     try:

@@ -14,7 +14,7 @@ _ADVICE = "Make all runs of a group in one thread, or give each thread a process
 
 
 class CrowdedError(ExecutorError):
-    """Another thread is in a step on the group; the others are told by that thread."""
+    """Another thread is in a step on the group; that thread informs the others."""
 
 
 class Turns:
@@ -50,7 +50,7 @@ class Turns:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """Have the turn inside the block, for what is no step."""
+        """Have the turn inside the block, for something other than a step."""
         step = _Step()
         self.take(step)
         try:
@@ -73,4 +73,4 @@ class Turns:
 
 
 class _Step:
-    """Stands for something that is no step."""
+    """Stands for something other than a step."""

@@ -127,7 +127,7 @@ def collect(plugins: Sequence[tuple[str, object]]) -> dict[str, Hook]:
 
     Raises:
         ConfigurationError: a plugin has no hooks, a hook asks for unknown arguments, or a wrapper
-            is no generator function.
+            is not a generator function.
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)

@@ -96,7 +96,7 @@ def chosen_inputs(inputs: Mapping[str, Any], names: Sequence[str], *, floating: 
 
     Args:
         inputs: what the edit is given.
-        names: the inputs to edit; none is every tensor of the kind.
+        names: the inputs to edit (none: every tensor of the kind).
         floating: whether it edits floating-point tensors, such as embeddings, or whole numbers, such as labels.
 
     Returns:

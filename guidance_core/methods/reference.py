@@ -135,7 +135,11 @@ class Reference:
         self._space = space
 
     def measure(self, statistic: Statistic) -> Tensor:
-        """Return a statistic of it, dimensions kept; ask with `Needs(statistics=statistic)`."""
+        """Return a statistic of it, dimensions kept; ask with `Needs(statistics=statistic)`.
+
+        Raises:
+            PluginError: it was not asked for.
+        """
         if statistic not in self._needs.measured:
             raise PluginError(
                 f"reference.measure({statistic}) was not asked for; return Needs(statistics={statistic}) beforehand."
@@ -143,14 +147,22 @@ class Reference:
         return self._base.measure(self._space, statistic)
 
     def std(self, over: Over = "sample") -> Tensor:
-        """Return its standard deviation, `[B, 1, ...]`; ask with `Needs(std=over)`."""
+        """Return its standard deviation, `[B, 1, ...]`; ask with `Needs(std=over)`.
+
+        Raises:
+            PluginError: it was not asked for.
+        """
         statistic = _STD if over == "sample" else Std(over)
         if statistic not in self._needs.measured:
             raise PluginError(f"reference.std({over!r}) was not asked for; return Needs(std={over!r}) beforehand.")
         return self._base.measure(self._space, statistic)
 
     def norm(self, over: Over = "sample") -> Tensor:
-        """Return its Euclidean norm, `[B, 1, ...]`; ask with `Needs(norm=over)`."""
+        """Return its Euclidean norm, `[B, 1, ...]`; ask with `Needs(norm=over)`.
+
+        Raises:
+            PluginError: it was not asked for.
+        """
         statistic = _NORM if over == "sample" else Norm(over)
         if statistic not in self._needs.measured:
             raise PluginError(f"reference.norm({over!r}) was not asked for; return Needs(norm={over!r}) beforehand.")
@@ -158,7 +170,11 @@ class Reference:
 
     @property
     def tensor(self) -> Tensor:
-        """The prediction itself, `[B, ...]`, float32; ask with `Needs(reference=True)`."""
+        """The prediction itself, `[B, ...]`, float32; ask with `Needs(reference=True)`.
+
+        Raises:
+            PluginError: it was not asked for.
+        """
         if not self._needs.reference:
             raise PluginError("reference.tensor was not asked for; return Needs(reference=True) beforehand.")
         return self._base.tensor(self._space)

@@ -23,7 +23,7 @@ def resolved(plugin: object, parameter: Any, outputs: Sequence[str], output: str
     """Return a parameter's value at a step, for one output or (None) for those that stand at the same place.
 
     Raises:
-        ConfigurationError: no value for an output, or a value that is no finite number.
+        ConfigurationError: no value for an output, or a value that is not a finite number.
     """
     original = parameter
     if isinstance(parameter, PerOutput):

@@ -33,7 +33,7 @@ class Stack:
         """Check and name the plugins.
 
         Raises:
-            ConfigurationError: one is no instance of a frozen attrs class, has no hooks, or excludes
+            ConfigurationError: one is not an instance of a frozen attrs class, has no hooks, or excludes
                 another.
         """
         named: dict[str, Any] = {}
@@ -42,7 +42,7 @@ class Stack:
             with _told_of(plugin):
                 _check_plugin(plugin)
                 name = plugin_name(type(plugin))
-                # A class may answer as it likes; what it raises is told here.
+                # A class may answer as it likes; its errors are reported here.
                 _ = [getattr(type(plugin), declared, None) for declared in ("excludes", "form_of", "any_order")]
                 _ = [getattr(plugin, declared, None) for declared in ("preset", "presets")]
             seen[name] += 1

@@ -403,7 +403,7 @@ class Step:
         which one calculates as with a number; its declared type leaves that out.
 
         Raises:
-            ConfigurationError: no value for an output, a value that is no finite number, or a tensor
+            ConfigurationError: no value for an output, a value that is not a finite number, or a tensor
                 that does not broadcast to the sample.
         """
         if type(parameter) is float:

@@ -45,7 +45,7 @@ class Demo(Generic[Row]):
     steps: int
     seed: int
     per_class: int | None
-    "Samples of each character, digit or prompt; none is the model's own number."
+    "Samples of each character, digit or prompt (none: the model's own number)."
     executor: str
     "Empty for `serial` in one process and `all_gather` on several ranks."
     ranks: int

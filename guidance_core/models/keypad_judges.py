@@ -1,7 +1,7 @@
 """What the Keypad model's clips are judged by: what is seen, what is heard, and whether the two agree.
 
 Tones are measured exactly, by Goertzel's filter. Digits are read by a classifier that has seen real digits only, and
-other ones than the model. Empty frames are told by their ink, silent ones by their loudness.
+other ones than the model. Ink tells whether a frame is empty, loudness whether it is silent.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def save_clips(rows: Sequence[Clips], labels: Sequence[str], path: Path) -> list
     """Write a sheet (PNG), an animation (GIF, the same frames in time) and a WAV for each row; return their paths.
 
     A sheet shows the first clip of each prompt, of three at most. Above a frame stands the digit that is seen in it,
-    below the digit that is heard: `·` is none, `?` is a sound that is no digit's, red is where they differ.
+    below the digit that is heard: `·` is none, `?` is a sound of no digit, red is where they differ.
 
     Args:
         rows: what each stack made.

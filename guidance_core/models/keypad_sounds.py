@@ -1,4 +1,4 @@
-"""The sounds of a telephone keypad: each digit is two sines, and a frame of sound is told by fourteen amplitudes.
+"""The sounds of a telephone keypad: each digit is two sines, and fourteen amplitudes describe a frame of sound.
 
 The amplitudes are the latents that the Keypad model denoises, as LTX-2 denoises the latents of an audio autoencoder.
 Here the autoencoder is linear: least squares on the sines and cosines of the keypad's seven frequencies.

@@ -28,7 +28,7 @@ SMALL = "small"
 SHOWN = "ABGQRag5"
 "The characters of the usual picture."
 STRIDE = 8
-"How far apart the typefaces of one picture and the next are: every typeface comes, as 21 is no multiple of it."
+"How far apart the typefaces of one picture and the next are: every typeface comes, as 21 is not a multiple of it."
 
 
 def draw_letters(

@@ -69,7 +69,7 @@ class Beta(Schedule):
     `scale` is the largest value. At an end where the density is 0 a guidance scale is 0: the prediction of u alone.
 
     Source: β-CFG, arXiv:2502.10574, with γ = 0 (the solver `ddim_beta` of its code). The paper also divides c − u by
-    `‖c − u‖ᵞ`, which is no schedule.
+    `‖c − u‖ᵞ`, which is not a schedule.
     """
 
     scale: float = attrs.field(validator=finite)

@@ -25,13 +25,13 @@ def documented(cls: type[T]) -> type[T]:
         @documented
         @attrs.frozen
         class CFG:
-            scale: Scale = number(7.5, help="guidance scale s; 1 is no guidance and runs no extra pass")
+            scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
 
     Args:
         cls: the attrs class. Its docstring and the annotations of its `__init__` change in place.
 
     Raises:
-        ConfigurationError: it is no attrs class yet.
+        ConfigurationError: it is not an attrs class yet.
     """
     plugin: Any = cls
     if not attrs.has(plugin):

@@ -153,7 +153,7 @@ def number(
         help: one line for `guidance-core plugins` and `describe()`.
 
     Raises (when the plugin is made):
-        ConfigurationError: naming plugin and parameter, for a value that is no number, not finite
+        ConfigurationError: naming plugin and parameter, for a value that is not a number, not finite
             or out of bounds.
     """
     bounds = Bounds(ge, le, gt, lt)

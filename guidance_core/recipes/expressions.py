@@ -43,7 +43,7 @@ _COMPARISONS: Mapping[type, Callable[[Any, Any], Any]] = {
 
 def _length(given: Any) -> int:
     if not isinstance(given, list | tuple):
-        raise TypeError(f"{brief(given)} is no list")
+        raise TypeError(f"{brief(given)} is not a list")
     return len(given)
 
 
@@ -74,7 +74,7 @@ class Expression:
         try:
             tree = ast.parse(self.text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise SpecError(f"{brief(self.text)} is no expression, such as 'guidance_scale + 1'.") from None
+            raise SpecError(f"{brief(self.text)} is not an expression, such as 'guidance_scale + 1'.") from None
         for node in ast.walk(tree):
             if not isinstance(node, _ALLOWED) or (isinstance(node, ast.Constant) and not _is_plain(node.value)):
                 raise SpecError(
@@ -163,7 +163,7 @@ def _part(given: Any, index: Any) -> Any:
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{brief(value)} is no number")
+        raise TypeError(f"{brief(value)} is not a number")
     return value
 
 
@@ -174,7 +174,7 @@ def _computed(operation: Callable[[Any, Any], Any], one: Any, other: Any) -> Any
     if isinstance(other, int | float) and not isinstance(other, bool):
         return mapped(one, lambda each: operation(each, other))
     if operation is operator.truediv:
-        raise TypeError(f"{brief(other)} is no number to divide by")
+        raise TypeError(f"{brief(other)} is not a number to divide by")
     _number(one)
     return mapped(other, lambda each: operation(one, each))
 
@@ -205,8 +205,8 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def check_names(expression: Expression, known: Mapping[str, Any]) -> None:
-    """Raise `SpecError` if an expression reads what is no parameter."""
+    """Raise `SpecError` if an expression reads a name that is not a parameter."""
     for name in sorted(expression.names - set(known)):
         raise SpecError(
-            f"the expression {expression.text!r} reads {name!r}, which is no parameter.{suggest(name, known)}"
+            f"the expression {expression.text!r} reads {name!r}, which is not a parameter.{suggest(name, known)}"
         )

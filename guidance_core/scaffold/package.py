@@ -115,7 +115,7 @@ def new_package(
         library: where the package gets guidance-core from; where the running one came from, if not given.
 
     Raises:
-        ConfigurationError: the name cannot be used (see `check_name`), or the author is no line of text.
+        ConfigurationError: the name cannot be used (see `check_name`), or the author is not a line of text.
         UnknownNameError: no such kind or licence.
     """
     names = check_name(name)

@@ -37,7 +37,7 @@ def build_layout(
         plugins: the stack's plugins by name.
         moment: where the step stands.
         conditions: the host's model inputs by condition; `None` to take any condition as given.
-        states: the run's state; what hooks leave in it is kept.
+        states: the run's state; it keeps what hooks leave in it.
         holdable: the outputs that have a last x0 to keep.
         foreseen: the outputs whose x0 is kept, since a plugin asked for it when the run started; `None` for all.
 

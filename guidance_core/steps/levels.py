@@ -81,7 +81,7 @@ def mapped(
     """Return noise levels with those of single elements, given in the structure of the sample.
 
     Raises:
-        ConfigurationError: they have another structure, do not broadcast to the sample, or are no noise levels (which
+        ConfigurationError: they have another structure, do not broadcast to the sample, or are not noise levels (which
             is looked at on CPUs only).
     """
     entries = structure.entries(given)

@@ -83,7 +83,7 @@ class RunIdentity:
         """
         settings = self.settings
         named = sorted(name for name, inputs in (settings.conditions or {}).items() if inputs is not None)
-        advice = "a field that is no parameter has init=False and eq=False"
+        advice = "a field that is not a parameter has init=False and eq=False"
         methods = [
             fingerprint_of(f"plugin {name!r}", _parameters(plugin), advice) for name, plugin in self.plugins.items()
         ]

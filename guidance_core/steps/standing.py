@@ -154,7 +154,7 @@ class Standing(Generic[ExecutorT]):
         Tensors must lie on the device of the samples to come. On several ranks all of them call it, each with its own.
 
         Raises:
-            ConfigurationError: it is no such data, or of a run with other methods, parameters or sigmas.
+            ConfigurationError: it is not such data, or of a run with other methods, parameters or sigmas.
         """
         saved = from_dict(self._whole, data)
         at = (saved.version, saved.passes, *((saved.last.index, saved.last.evaluation) if saved.last else ()))

@@ -55,7 +55,7 @@ class Adaptive:
     )
     condition: str = text("negative", help="the condition of the passes that c is compared with")
     space: Space | None = choice(
-        None, ("epsilon", "v", "x0", "flow"), optional=True, help="space to compare in; none is the model's own"
+        None, ("epsilon", "v", "x0", "flow"), optional=True, help="space to compare in (none: the model's own)"
     )
 
     def __attrs_post_init__(self) -> None:

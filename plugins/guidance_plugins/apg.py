@@ -75,7 +75,7 @@ class APG:
         "paper", ("paper", "diffusers"), help="whether s counts from c or from u"
     )
     space: Space | None = choice(
-        "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
+        "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"
     )
 
     @hookimpl

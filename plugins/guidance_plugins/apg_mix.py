@@ -53,7 +53,7 @@ class APGMix:
         "diffusers", ("paper", "diffusers"), help="whether s′ counts from c or from u"
     )
     space: Space | None = choice(
-        None, ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
+        None, ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"
     )
 
     @hookimpl

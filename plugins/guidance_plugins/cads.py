@@ -45,7 +45,7 @@ class CADS:
     high: float = number(0.9, ge=0, le=1, varies=False, help="share of the steps left from which on it is noise alone")
     mixing: float = number(1.0, ge=0, le=1, varies=False, help="ψ, how far mean and std of the condition are restored")
     condition: str = text("positive", help="name of the condition")
-    inputs: Sequence[str] = names(help="names of the inputs to noise; none is every floating-point one")
+    inputs: Sequence[str] = names(help="names of the inputs to noise (none: every floating-point one)")
 
     def __attrs_post_init__(self) -> None:
         if self.low >= self.high:

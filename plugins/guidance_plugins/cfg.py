@@ -19,7 +19,7 @@ class CFG:
     Source: Ho & Salimans, arXiv:2207.12598, eq. 6 (with s = 1 + w).
     """
 
-    scale: Scale = number(7.5, help="guidance scale s; 1 is no guidance and runs no extra pass")
+    scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Branch]:

@@ -64,7 +64,7 @@ class DynamicThresholding:
     phi: Scale = number(1.0, ge=0, le=1, help="φ, how much of the result to use; the rest is plain CFG")
     over: Over = extent("channel", batch=False, help="what one mean covers: channel, channel_last, or dimensions")
     space: Space | None = choice(
-        "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
+        "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"
     )
 
     spreads: tuple[Statistic, Statistic] = attrs.field(init=False, repr=False, eq=False)

@@ -72,7 +72,7 @@ class FDG:
         "paper", ("paper", "diffusers"), help="whether scales count from c or from u"
     )
     space: Space | None = choice(
-        "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
+        "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"
     )
 
     def __attrs_post_init__(self) -> None:

@@ -48,7 +48,7 @@ class ICG(WeakenedPass):
         "noise", ("noise", "class", "given"), help="what the random condition is"
     )
     classes: int = whole(1000, ge=1, help="number of labels to draw from, with draw=class")
-    inputs: Sequence[str] = names(help="names of the inputs to draw; none is every one of the kind")
+    inputs: Sequence[str] = names(help="names of the inputs to draw (none: every one of the kind)")
     branch: str = text("random", help="name of the branch")
 
     def __attrs_post_init__(self) -> None:

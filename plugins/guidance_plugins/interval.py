@@ -45,7 +45,7 @@ class Interval:
         ("sigma", "fraction", "done"),
         help="whether lo and hi are sigmas, or fractions of the steps before or after a step",
     )
-    methods: Sequence[str] = names(help="names of the methods to limit; none is all of them")
+    methods: Sequence[str] = names(help="names of the methods to limit (none: all)")
     ends: Ends = choice(
         "exact", ("exact", "floored", "inside"), help="whether fractions are rounded down to whole steps"
     )

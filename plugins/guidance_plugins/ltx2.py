@@ -100,7 +100,7 @@ class LTX2:
     modality_scale: Scale | Unset = number(UNSET, help="mod; 1 runs no modality pass")
     rescale_scale: Scale | Unset = number(UNSET, ge=0, le=1, help="rescale; 0 is off")
     stg_blocks: Blocks | Mapping[str, Blocks | None] | Table | Unset | None = blocks(
-        UNSET, help="indices of the blocks that the STG pass weakens; none is all of them"
+        UNSET, help="indices of the blocks that the STG pass weakens (none: all)"
     )
     skip_step: Whole | Unset = whole(
         UNSET, help="evaluate an output only where step % (skip_step + 1) is 0; 0 never skips"

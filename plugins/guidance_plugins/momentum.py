@@ -27,7 +27,7 @@ class Momentum:
     alpha: Scale = number(0.5, ge=0, help="how far to move, α; 0 is off")
     beta: Scale = number(0.6, ge=0, lt=1, help="share of the mean that stays at each step, β")
     space: Space | None = choice(
-        "flow", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
+        "flow", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"
     )
 
     @hookimpl

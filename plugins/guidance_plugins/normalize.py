@@ -46,7 +46,7 @@ class Normalize:
         optional=True,
         batch=False,
         help="what one norm covers: sample, token, channel, channel_last, or dimensions such as [-1, -2]; "
-        "none is a sample for clamp, a token for match",
+        "none: a sample for clamp, a token for match",
     )
 
     norm: Norm = attrs.field(

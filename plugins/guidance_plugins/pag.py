@@ -21,7 +21,7 @@ class PAG(WeakenedPass):
 
     scale: Scale = number(3.0, help="strength s; 0 is off and runs no extra pass")
     blocks: Blocks | None = blocks(
-        None, varies=False, help="indices of the transformer blocks to perturb, from 0; none is all"
+        None, varies=False, help="indices of the transformer blocks to perturb, from 0 (none: all)"
     )
     branch: str = text("identity", help="name of the branch; two stacked PAGs need two")
 

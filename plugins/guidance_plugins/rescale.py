@@ -59,7 +59,7 @@ class Rescale:
         None,
         ("epsilon", "v", "x0", "flow"),
         optional=True,
-        help="space to rescale in; none is the model's own",
+        help="space to rescale in (none: the model's own)",
     )
     first: int | None = whole(
         None, ge=1, optional=True, help="count only the first tokens of [B, ..., S, C], that many; none counts all"

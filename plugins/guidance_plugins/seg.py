@@ -23,7 +23,7 @@ class SEG(WeakenedPass):
 
     scale: Scale = number(3.0, help="strength s; 0 is off and runs no extra pass")
     blocks: Blocks | None = blocks(
-        None, varies=False, help="indices of the transformer blocks to blur, from 0; none is all of them"
+        None, varies=False, help="indices of the transformer blocks to blur, from 0 (none: all)"
     )
     sigma: float = number(
         1e6, gt=0, varies=False, help="standard deviation σ of the blur in tokens; more than 9999 is their mean"

@@ -31,7 +31,7 @@ class Skimmed:
     scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
     skim: Scale = number(5.0, ge=0, help="k, the scale of elements that would overshoot; s is plain cfg")
     space: Space | None = choice(
-        "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
+        "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"
     )
 
     @hookimpl

@@ -23,7 +23,7 @@ class SLG(WeakenedPass):
 
     scale: Scale = number(2.8, help="strength s; 0 is off and runs no extra pass")
     blocks: Blocks | None = blocks(
-        (7, 8, 9), varies=False, help="indices of the transformer blocks to skip, from 0; none is all"
+        (7, 8, 9), varies=False, help="indices of the transformer blocks to skip, from 0 (none: all)"
     )
     branch: str = text("skipped", help="name of the branch; two stacked SLGs need two")
     start: float = number(0.01, ge=0, le=1, varies=False, help="fraction of the steps after which it starts")

@@ -37,7 +37,7 @@ class SMCCFG:
     gain: Scale = number(0.2, ge=0, help="k, size of the correction; 0 is plain cfg")
     form: Literal["sign", "norm"] = choice("sign", ("sign", "norm"), help="whether r gives its signs or its direction")
     space: Space | None = choice(
-        None, ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in; none is the model's own"
+        None, ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"
     )
 
     @hookimpl

@@ -39,7 +39,7 @@ class SoftPAG(WeakenedPass):
 
     scale: Scale = number(3.0, help="strength s; 0 is off and runs no extra pass")
     blocks: Blocks | None = blocks(
-        None, varies=False, help="transformer blocks whose heads all change, from 0; none is all of them"
+        None, varies=False, help="transformer blocks whose heads all change, from 0 (none: all)"
     )
     heads: Sequence[str] = names(help="the heads to change instead, by block and number from 0, such as L3H0")
     weight: float = number(1.0, ge=0, le=1, varies=False, help="weight u of the identity")

@@ -37,9 +37,7 @@ class STG(WeakenedPass):
     """
 
     scale: Scale = number(1.0, help="strength s; 0 is off and runs no extra pass")
-    blocks: Blocks | None = blocks(
-        None, help="indices of the transformer blocks to weaken, from 0; none is all of them"
-    )
+    blocks: Blocks | None = blocks(None, help="indices of the transformer blocks to weaken, from 0 (none: all)")
     skip: Literal["attention", "blocks"] = choice(
         "attention", ("attention", "blocks"), help="what to skip in those blocks"
     )

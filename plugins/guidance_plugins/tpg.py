@@ -22,7 +22,7 @@ class TPG(WeakenedPass):
 
     scale: Scale = number(3.0, help="strength s; 0 is off and runs no extra pass")
     blocks: Blocks | None = blocks(
-        None, varies=False, help="indices of the transformer blocks to shuffle, from 0; none is all"
+        None, varies=False, help="indices of the transformer blocks to shuffle, from 0 (none: all)"
     )
     branch: str = text("shuffled", help="name of the branch; two stacked TPGs need two")
 

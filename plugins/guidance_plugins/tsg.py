@@ -33,7 +33,7 @@ class TSG(WeakenedPass):
         1.0, ge=0, varies=False, help="α, how fast the noise falls with t; 0 is the same noise at every step"
     )
     blocks: Blocks | None = blocks(
-        None, varies=False, help="transformer blocks that get the noised embedding, from 0; none is all"
+        None, varies=False, help="transformer blocks that get the noised embedding, from 0 (none: all)"
     )
     branch: str = text("timestep", help="name of the branch; two stacked TSGs need two")
 

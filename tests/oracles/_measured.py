@@ -75,7 +75,7 @@ def _size(right: Tensor, parameters: Mapping[str, Any]) -> float:
 
 
 def _largest(errors: Tensor, aside: float) -> float:
-    """Return the largest of errors, without a share of them; infinite where one is no number."""
+    """Return the largest of errors, without a share of them; infinite where one is not a number."""
     kept = max(1, errors.numel() - int(aside * errors.numel()))
     value = float(errors.flatten().kthvalue(kept).values)
     return float("inf") if value != value else value

@@ -190,7 +190,7 @@ def _unused(name: str, value: object, error: PluginError) -> Violation:
 
 
 def _outcome(subject: Subject, case: Case, parameters: dict[str, Any]) -> Any:
-    """Return what a run did, comparable; None where the parameters cannot be had together."""
+    """Return what a run did, comparable; None where the parameters cannot be combined."""
     try:
         guidance = Guidance(subject.stacked(subject.changed(parameters)))
         run = subject.start(case, guidance)

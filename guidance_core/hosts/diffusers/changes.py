@@ -239,7 +239,7 @@ def by_block(changes: Placed, anatomy: Anatomy) -> dict[Block, list[Perturbation
 
 
 def _unite(change: Perturbation, own: list[Perturbation], block: Block) -> None:
-    """Add a change to those of a block; what it does already is not done twice."""
+    """Add a change to those of a block; a change that is there already is not added twice."""
     for number, other in enumerate(own):
         if change.collides(other) or other.collides(change):
             raise ConfigurationError(
