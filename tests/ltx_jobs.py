@@ -3,39 +3,59 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import hashlib
+import importlib
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from ltx_engine import loaded
 
-from guidance_core.hosts.ltx import StackDenoiser
+from guidance_core import AllGatherExecutor
+from guidance_core.hosts.ltx import StackDenoiser, guide
 
 LAYERS, CAPTION, HEADS = 3, 24, 2
 VIDEO, AUDIO_FRAMES, CHANNELS = (1, 16, 3, 2, 2), 5, 16
 
 
-class Counted(torch.nn.Module):
-    """A transformer whose forward passes are counted, and how many of each output they computed."""
+@dataclasses.dataclass
+class Log:
+    """What a transformer was asked for."""
 
-    def __init__(self, model: Any) -> None:
+    calls: int = 0
+    passes: int = 0
+    computed: dict[str, int] = dataclasses.field(default_factory=lambda: {"video": 0, "audio": 0})
+    "Passes that computed an output."
+
+
+class Counted(torch.nn.Module):
+    """A transformer whose forward passes are counted."""
+
+    def __init__(self, model: Any, log: Log) -> None:
         super().__init__()
-        self.velocity_model = model
-        self.passes, self.computed = 0, {"video": 0, "audio": 0}
+        self.model, self.log = model, log
 
     def forward(self, video: Any, audio: Any, perturbations: Any) -> Any:
         given = {"video": video, "audio": audio}
         rows = next(each.latent.shape[0] for each in given.values() if each is not None)
-        self.passes += rows
+        self.log.calls += 1
+        self.log.passes += rows
         for output, each in given.items():
-            self.computed[output] += rows if each is not None and each.enabled else 0
-        return self.velocity_model(video, audio, perturbations)
+            self.log.computed[output] += rows if each is not None and each.enabled else 0
+        return self.model(video, audio, perturbations)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("num_blocks", "transformer_blocks"):
+            return getattr(self.model, name)
+        return super().__getattr__(name)
 
 
-def transformer(theirs: Any, kind: str = "2.0") -> Any:
-    """Return a small `X0Model`; 2.3-type models modulate their text, and gate their attention."""
+def velocity(theirs: Any, kind: str = "2.0", channels: int = CHANNELS) -> Any:
+    """Return a small `LTXModel`; 2.3-type models modulate their text, and gate their attention."""
     is_newer = kind != "2.0"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
@@ -48,14 +68,14 @@ def transformer(theirs: Any, kind: str = "2.0") -> Any:
         model = theirs.transformer.LTXModel(
             num_attention_heads=HEADS,
             attention_head_dim=16,
-            in_channels=CHANNELS,
-            out_channels=CHANNELS,
+            in_channels=channels,
+            out_channels=channels,
             num_layers=LAYERS,
             cross_attention_dim=sizes["video"],
             audio_num_attention_heads=HEADS,
             audio_attention_head_dim=8,
-            audio_in_channels=CHANNELS,
-            audio_out_channels=CHANNELS,
+            audio_in_channels=channels,
+            audio_out_channels=channels,
             audio_cross_attention_dim=sizes["audio"],
             cross_attention_adaln=is_newer,
             apply_gated_attention=is_newer,
@@ -63,15 +83,13 @@ def transformer(theirs: Any, kind: str = "2.0") -> Any:
         )
         for parameter in model.parameters():
             parameter.data = torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1)
-    counted = Counted(model.eval().requires_grad_(False))
-    return _x0(theirs, counted)
+    return model.eval().requires_grad_(False)
 
 
-def _x0(theirs: Any, counted: Counted) -> Any:
-    model = theirs.transformer.X0Model(counted)
-    if theirs.version != "1.0.0":
-        type(counted).num_blocks = property(lambda self: self.velocity_model.num_blocks)  # type: ignore[attr-defined]
-    return model
+def transformer(theirs: Any, kind: str = "2.0") -> tuple[Any, Log]:
+    """Return a small `X0Model`, and what it is asked for."""
+    log = Log()
+    return theirs.transformer.X0Model(Counted(velocity(theirs, kind), log)), log
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -162,15 +180,113 @@ def ours(theirs: Any, model: Any, kind: str, stack: Any, **options: Any) -> Any:
     return (denoiser.with_transformer(model) if theirs.version == "1.0.0" else denoiser), denoiser
 
 
+class Builder:
+    """What a `DiffusionStage` builds its transformer with: anew for each call, since it throws it away."""
+
+    checkpoint, model_sd_ops, module_ops, loras = "small", None, (), ()
+
+    def __init__(self, model: Any, log: Log) -> None:
+        self._model, self._log = model, log
+
+    def build(self, **_: Any) -> Any:
+        return Counted(copy.deepcopy(self._model), self._log)
+
+    def model_config(self) -> dict[str, Any]:
+        return {}
+
+    def with_module_ops(self, _: Any) -> Builder:
+        return self
+
+    with_sd_ops = with_loras = with_module_ops
+
+
+def pipeline(theirs: Any, name: str) -> tuple[Any, Log]:
+    """Return a pipeline of ltx-pipelines with its own call and stages, and a small model in them."""
+    module = importlib.import_module(f"ltx_pipelines.{name}")
+    module.tiling_scale_factors_for_vae = lambda path: None
+    module.ensure_tiling_config = lambda config, **_: None
+    if name.endswith("hq"):
+        loop = theirs.samplers.res2s_audio_video_denoising_loop
+        module.res2s_audio_video_denoising_loop = functools.partial(loop, model_dtype=torch.float32)
+    kind = next(value for key, value in vars(module).items() if key.startswith("TI2Vid") and isinstance(value, type))
+    made, log = kind.__new__(kind), Log()
+    builder = Builder(velocity(theirs, "2.3", 128), log)
+    for stage in ("stage_1", "stage_2") if "two" in name else ("stage",):
+        setattr(made, stage, theirs.blocks.DiffusionStage(builder, torch.float32, torch.device("cpu")))
+    encoded = [SimpleNamespace(video_encoding=v, audio_encoding=a) for v, a in (texts("2.3"), texts("2.3", 7))]
+    image = drawn(11, 1, 128, 1, 2, 2)
+
+    def conditioned(encode: Any) -> list[Any]:
+        large = made.enlarged
+        latent = image.repeat_interleave(2, 3).repeat_interleave(2, 4) if large else image
+        return [theirs.conditioning.VideoConditionByLatentIndex(latent, 1.0, 0)]
+
+    class Images:
+        resolve_crf = staticmethod(lambda images: images)
+        __call__ = staticmethod(conditioned)
+
+    def upsampler(latent: Any) -> Any:
+        made.enlarged = True
+        return latent.repeat_interleave(2, 3).repeat_interleave(2, 4)
+
+    made.enlarged = False
+    made.device, made._scheduler, made.duration_predictor = torch.device("cpu"), theirs.schedulers.LTX2Scheduler(), None
+    made.prompt_encoder, made.image_conditioner, made.upsampler = lambda *_, **__: encoded, Images(), upsampler
+    made.video_decoder = Decoder()
+    made.audio_decoder = lambda latent: latent
+    return made, log
+
+
+class Decoder:
+    checkpoint_path, diffvae_optimization = "", None
+
+    def __call__(self, latent: Any, *_: Any, **__: Any) -> Any:
+        return latent
+
+
+def generated(made: Any, params: Any, steps: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the latents that a pipeline decodes."""
+    size = 64 if hasattr(made, "stage") else 128
+    made.enlarged = False
+    with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+        video, audio, *_ = made(
+            prompt="",
+            negative_prompt="",
+            seed=3,
+            height=size,
+            width=size,
+            num_frames=9,
+            frame_rate=24.0,
+            num_inference_steps=steps,
+            video_guider_params=dataclasses.replace(params.video_guider_params, stg_blocks=[1]),
+            audio_guider_params=dataclasses.replace(params.audio_guider_params, stg_blocks=[1]),
+            images=[],
+        )
+    return video, audio
+
+
+def staged(theirs: Any, model: Any, *, denoiser: Any, sigmas: torch.Tensor) -> tuple[Any, Any]:
+    """Do as a stage does, with the Euler sampler."""
+    return sampled(theirs, "euler", model, denoiser, states(theirs), sigmas)
+
+
+def pipeline_on_ranks(group: Any, name: str) -> tuple[str, int]:
+    """Return the bits of what a guided pipeline generates, and the passes of this process."""
+    theirs = loaded("1.2.0")
+    made, log = pipeline(theirs, name)
+    guide(made, executor="serial" if group is None else AllGatherExecutor(group))
+    return bits(*generated(made, theirs.constants.LTX_2_3_PARAMS)), log.passes
+
+
 def bits(*tensors: torch.Tensor | None) -> str:
     whole = b"".join(each.contiguous().numpy().tobytes() for each in tensors if each is not None)
     return hashlib.sha256(whole).hexdigest()
 
 
-def on_ranks(version: str, kind: str, stack: str, sampler: str, executor: str) -> tuple[str, int, Any]:
+def on_ranks(group: Any, version: str, kind: str, stack: Any, sampler: str) -> tuple[str, int, Any]:
     """Return the bits of a generation, and the passes of this process."""
     theirs = loaded(version)
-    model = transformer(theirs, kind)
-    given, _ = ours(theirs, model, kind, stack, executor=executor)
+    model, log = transformer(theirs, kind)
+    given, _ = ours(theirs, model, kind, stack, executor="serial" if group is None else AllGatherExecutor(group))
     made = sampled(theirs, sampler, model, given, states(theirs, clean=1.0), schedule(theirs))
-    return bits(*made), model.velocity_model.passes, made
+    return bits(*made), log.passes, made

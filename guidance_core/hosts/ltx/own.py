@@ -11,6 +11,7 @@ from guidance_core.discovery import plugin_class
 from guidance_core.errors import ConfigurationError, brief
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.ltx.passes import OUTPUTS
+from guidance_core.parameters.values import PerOutput
 
 FIELDS = ("cfg_scale", "stg_scale", "stg_blocks", "rescale_scale", "modality_scale", "skip_step")
 OFF: dict[str, Any] = {
@@ -49,7 +50,7 @@ def stack_of(video: Any = None, audio: Any = None, sigmas: Sequence[float] = (1.
 def _row(guiders: Mapping[str, Any], sigma: float) -> dict[str, Any]:
     """Return the parameters of `LTX2` at a noise level, each by output."""
     found = {output: _parameters(guiders[output], sigma) for output in OUTPUTS}
-    return {name: {output: found[output][name] for output in OUTPUTS} for name in FIELDS}
+    return {name: PerOutput({output: found[output][name] for output in OUTPUTS}) for name in FIELDS}
 
 
 def _parameters(guider: Any, sigma: float) -> Mapping[str, Any]:
