@@ -188,10 +188,10 @@ def _affine_by_element(source: str, target: str, noise: Noise) -> Affine:
         alpha: float | Tensor = 1.0 - sigma
     elif noise.alpha == 1.0:
         alpha = 1.0
-    elif source != "v" and noise.alpha is not None and math.isclose(noise.alpha, 1.0 - noise.sigma, abs_tol=1e-4):
-        alpha = (1.0 - sigma).clamp(min=0.0)  # x0 or epsilon of a rectified flow
     elif "v" in (source, target) and (noise.alpha is None or _is_implied(noise)):
         alpha = (1.0 - sigma * sigma).clamp(min=0.0).sqrt()
+    elif noise.alpha is not None and math.isclose(noise.alpha, 1.0 - noise.sigma, abs_tol=1e-4):
+        alpha = (1.0 - sigma).clamp(min=0.0)  # a rectified flow whose predictions are x0 or epsilon
     else:
         raise ConfigurationError(
             f"sigma_map needs the signal level of each element to convert {source} to {target}: only flow and v "
