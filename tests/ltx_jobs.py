@@ -283,10 +283,18 @@ def bits(*tensors: torch.Tensor | None) -> str:
     return hashlib.sha256(whole).hexdigest()
 
 
-def on_ranks(group: Any, version: str, kind: str, stack: Any, sampler: str) -> tuple[str, int, Any]:
+def on_ranks(
+    group: Any, version: str, kind: str, stack: Any, sampler: str, repeats: bool = False
+) -> tuple[str, int, Any]:
     """Return the bits of a generation, and the passes of this process."""
     theirs = loaded(version)
     model, log = transformer(theirs, kind)
-    given, _ = ours(theirs, model, kind, stack, executor="serial" if group is None else AllGatherExecutor(group))
+    given, _ = ours(
+        theirs,
+        model,
+        kind,
+        stack,
+        executor="serial" if group is None else AllGatherExecutor(group, repeat_single=repeats),
+    )
     made = sampled(theirs, sampler, model, given, states(theirs, clean=1.0), schedule(theirs))
     return bits(*made), log.passes, made

@@ -302,6 +302,21 @@ def test_all_gather_equals_serial_bitwise(version, kind, sampler, four):
         assert max(own for _, own, _ in made) == passes // count
 
 
+def test_one_pass_on_ranks_needs_no_broadcast(newer, four):
+    serial, passes, _ = jobs.on_ranks(None, "1.2.0", "2.3", "ltx2:preset=distilled", "euler")
+    made = four.run(jobs.on_ranks, "1.2.0", "2.3", "ltx2:preset=distilled", "euler", True, ranks=2)
+    assert [(digest, own) for digest, own, _ in made] == [(serial, passes)] * 2
+
+
+def test_a_recipe_is_a_stack(newer):
+    model, log = jobs.transformer(newer, "2.3")
+    given, _ = jobs.ours(newer, model, "2.3", "@ltx-2.3:spatio_temporal_guidance_blocks=[1]")
+    mine = jobs.sampled(newer, "euler", model, given, jobs.states(newer), jobs.schedule(newer))
+    given, _ = jobs.ours(newer, model, "2.3", "ltx2:preset=2.3,stg_blocks=1")
+    assert_close(mine, jobs.sampled(newer, "euler", model, given, jobs.states(newer), jobs.schedule(newer)))
+    assert log.passes == 2 * 24
+
+
 def test_a_pipeline_of_two_stages_on_ranks(newer, four):
     serial, passes = jobs.pipeline_on_ranks(None, "ti2vid_two_stages")
     made = four.run(jobs.pipeline_on_ranks, "ti2vid_two_stages", ranks=2)
