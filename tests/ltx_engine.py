@@ -12,6 +12,7 @@ import importlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from comfyui_engine import stand_ins
@@ -37,24 +38,30 @@ MODULES = {
     "types": "ltx_pipelines.utils.types",
 }
 NEWER = {"blocks": "ltx_pipelines.utils.blocks", "denoisers": "ltx_pipelines.utils.denoisers"}
-_found: dict[str, SimpleNamespace] = {}
+_imported: dict[str, tuple[SimpleNamespace, dict[str, Any]]] = {}
+"By version: its modules by short names, and all that stand in `sys.modules` while it is the one that is found."
 
 
 def loaded(version: str) -> SimpleNamespace:
-    """Have one version imported in the place of the other, or skip the test where it has not been fetched."""
+    """Have one version found in the place of the other, or skip the test where it has not been fetched."""
     folders = SOURCES[version]
     if not all(folder.is_dir() for folder in folders):
         pytest.skip(f"ltx-pipelines {version} is not here; `make test-hosts` fetches it")
-    kept = [name for name in sys.modules if name.split(".")[0] in ("ltx_core", "ltx_pipelines")]
-    if _found.get("now") is not None and _found["now"].version == version:
-        return _found["now"]
-    for name in kept:
+    for name in _theirs():
         del sys.modules[name]
     every = {str(folder) for source in SOURCES.values() for folder in source}
     sys.path[:] = [*map(str, folders), *(each for each in sys.path if each not in every)]
+    if version in _imported:
+        found, modules = _imported[version]
+        sys.modules.update(modules)
+        return found
     importlib.invalidate_caches()
     with stand_ins(ABSENT):
         names = MODULES | (NEWER if version != "1.0.0" else {})
-        modules = {short: importlib.import_module(name) for short, name in names.items()}
-    _found["now"] = SimpleNamespace(version=version, **modules)
-    return _found["now"]
+        found = SimpleNamespace(version=version, **{short: importlib.import_module(names[short]) for short in names})
+    _imported[version] = found, _theirs()
+    return found
+
+
+def _theirs() -> dict[str, Any]:
+    return {name: module for name, module in sys.modules.items() if name.split(".")[0] in ("ltx_core", "ltx_pipelines")}

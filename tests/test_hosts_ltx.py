@@ -46,7 +46,6 @@ def newer():
 
 @pytest.fixture(scope="module")
 def four():
-    loaded("1.2.0")
     with Ranks(4, outlives_failures=True, patience=120) as ranks:
         yield ranks
 
