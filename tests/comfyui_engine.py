@@ -104,7 +104,16 @@ class _Absent(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {})
+        return _Kind(name, (), {})
+
+
+class _Kind(type):
+    """A class whose every name is a class."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Kind(name, (), {})
 
 
 def unet(kind: str = "EPS", seed: int = 0) -> Any:

@@ -24,6 +24,7 @@ MODULES = (
     "guidance_core",
     "guidance_core.conformance",
     "guidance_core.hosts.diffusers",
+    "guidance_core.hosts.ltx",
     "guidance_core.hosts.ltx2",
     "guidance_core.models",
 )

@@ -464,6 +464,25 @@ def test_a_map_needs_the_signal_level_of_each_element():
         run.step(0, X, lambda branch: X + 0, sigma_map=torch.tensor([[0.1, 0.2, 0.3]]))
 
 
+@pytest.mark.parametrize("space", ["x0", "epsilon", "flow", "v"])
+@pytest.mark.parametrize("given", ["x0", "epsilon"])
+def test_a_map_of_a_rectified_flow_gives_each_element_its_own_signal_level(given, space):
+    sigma, x = torch.tensor([[0.8, 0.3, 0.1]]), torch.randn(1, 3)
+    flows = {"cond": torch.randn(1, 3), "uncond": torch.randn(1, 3)}
+    to = {
+        "x0": lambda flow: x - sigma * flow,
+        "epsilon": lambda flow: x + (1 - sigma) * flow,
+    }[given]
+    stack = [CFG(3.0), Rescale(space=space)]
+    wanted = start(stack, prediction_type="flow", sigmas=[0.8, 0.0], alphas=None).step(
+        0, x, lambda branch: flows[branch.name] * 1, sigma_map=sigma
+    )
+    guided = start(stack, prediction_type=given, sigmas=[0.8, 0.0], alphas=[1 - 0.8]).step(
+        0, x, lambda branch: to(flows[branch.name]), sigma_map=sigma
+    )
+    torch.testing.assert_close(guided, to(wanted), rtol=1e-4, atol=1e-4)
+
+
 # Predictions that cannot be converted.
 
 

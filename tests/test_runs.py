@@ -21,6 +21,7 @@ from guidance_core import (
     Hold,
     Linear,
     Needs,
+    PerOutput,
     PluginError,
     SkipBlocks,
     SkipSelfAttention,
@@ -165,6 +166,39 @@ def test_ltx2_parameters_by_sigma_follow_the_bins_of_ltx_core():
     run = guidance.start(conditions=BOTH, sigmas=[1.0, 0.9, 0.6, 0.5, 0.2, 0.0], prediction_type="flow")
     has_neg = ["neg" in {b.name for b in run.plan(i, torch.zeros(1, 2)).branches} for i in range(5)]
     assert has_neg == [True, True, True, False, False]
+
+
+def test_blocks_by_sigma_may_differ_by_output():
+    rows = {
+        0.5: {"stg_blocks": PerOutput(video=(1,), audio=None)},
+        1.0: {"stg_blocks": PerOutput(video=(1, 2), audio=())},
+    }
+    run = flow_run([LTX2.by_sigma(rows)], [1.0, 0.5, 0.0], outputs=("video", "audio"))
+    passes = [
+        next(branch.perturbations for branch in layout.branches if branch.name == "perturbed") for layout in run.layouts
+    ]
+    assert passes == [
+        (SkipSelfAttention((1, 2), "video"),),
+        (SkipSelfAttention((1,), "video"), SkipSelfAttention(None, "audio")),
+    ]
+
+
+@pytest.mark.parametrize(("midpoints", "evaluated"), [("held", 4), ("evaluated", 6)])
+def test_midpoints_of_a_skipped_step_are_held_or_evaluated(midpoints, evaluated):
+    run = flow_run([LTX2(**LTX2.neutral, skip_step=1, midpoints=midpoints)], [1.0, 0.8, 0.6, 0.4, 0.0])
+    x, made = torch.zeros(1, 2), []
+
+    def denoise(branch):
+        made.append(branch.sigma)
+        return torch.full((1, 2), -float(len(made)))
+
+    results = []
+    for index, sigma in enumerate([1.0, 0.8, 0.6, 0.4]):
+        results.append(run.step(index, x, denoise) * -sigma)
+        run.step(index, x, denoise, sigma=sigma - 0.1)
+    assert len(made) == evaluated
+    x0_of_the_midpoint = 2 * 0.9
+    torch.testing.assert_close(results[1], torch.full((1, 2), x0_of_the_midpoint))  # the last x0 is repeated
 
 
 STATEFUL = [APG(4.0, momentum=-0.5), Gate(0.7), Rescale(0.5)]

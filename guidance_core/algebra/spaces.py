@@ -190,10 +190,12 @@ def _affine_by_element(source: str, target: str, noise: Noise) -> Affine:
         alpha = 1.0
     elif "v" in (source, target) and (noise.alpha is None or _is_implied(noise)):
         alpha = (1.0 - sigma * sigma).clamp(min=0.0).sqrt()
+    elif noise.alpha is not None and math.isclose(noise.alpha, 1.0 - noise.sigma, abs_tol=1e-4):
+        alpha = (1.0 - sigma).clamp(min=0.0)  # a rectified flow whose predictions are x0 or epsilon
     else:
         raise ConfigurationError(
             f"sigma_map needs the signal level of each element to convert {source} to {target}: only flow and v "
-            "predictions imply it, and alphas of 1.0."
+            "predictions imply it, and alphas of 1.0 or of 1 - sigma."
         )
     a1, b1 = _to_x0_by_element(source, alpha, sigma)
     a2, b2 = _from_x0_by_element(target, alpha, sigma)

@@ -53,7 +53,7 @@ class AllGatherExecutor(DistributedExecutor):
     name = "all_gather"
 
     def _prepared(self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]) -> _Gathered | None:
-        if not placement.busy or self.size == 1:
+        if not placement.busy or self.size == 1 or placement.is_repeated:
             return None
         slots, length = self._slots(plan, placement, dtypes, 0 if self.control else HEADER)
         device = next(iter(plan.samples.values())).device

@@ -88,8 +88,12 @@ class AllReduceExecutor(DistributedExecutor):
         return None if form is None else (form, *parts)
 
     def _prepared(self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]) -> _Reduced | None:
-        if not placement.busy:
+        if not placement.busy or placement.is_repeated:
             return None
+        return self._memory(plan, placement, dtypes)
+
+    def _memory(self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]) -> _Reduced:
+        """Return zeros for the sums and statistics of all outputs."""
         active = _active(plan)
         kinds = dict(zip(plan.samples, dtypes, strict=True))
         working = reduce(torch.promote_types, (_accumulation(kinds[output]) for output in active))
@@ -110,16 +114,18 @@ class AllReduceExecutor(DistributedExecutor):
         return _Reduced(placement, sent, dict(zip(keys, slots, strict=True)), working, start)
 
     def _collected(self, plan: Plan, share: list[Part], dtypes: Sequence[torch.dtype]) -> Sums:
-        payload = plan.placed.payload
-        if payload is None:
+        payload, placement = plan.placed.payload, plan.placed.placement
+        if payload is None and not placement.busy:
             return Sums({}, {}, {}, {})
+        moves = payload is not None  # where every rank runs the same, each has the sums
+        payload = self._memory(plan, placement, dtypes) if payload is None else payload
         samples, active = plan.samples, _active(plan)
         kinds = dict(zip(samples, dtypes, strict=True))
         views = {key: slot.view(payload.sent) for key, slot in payload.slots.items()}
         self._fill(views, share)
-        if plan.placed.agrees or self.size == 1:
+        if moves and (plan.placed.agrees or self.size == 1):
             self._moved(plan, payload)
-        else:
+        elif moves:
             header = self._header(plan)
             self._write_header(payload, header)
             self._moved(plan, payload)

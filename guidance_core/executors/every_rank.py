@@ -8,7 +8,7 @@ import torch
 
 from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.payload import Unheld
-from guidance_core.executors.placement import Placement, Unit
+from guidance_core.executors.placement import Placement
 from guidance_core.methods.requests import Branch
 from guidance_core.steps.plan import Plan, Predictions
 
@@ -22,9 +22,7 @@ class EveryRankExecutor(DistributedExecutor):
     name = "every_rank"
 
     def _placement(self, plan: Plan) -> Placement:
-        branches = plan.layout.branches
-        all_of_them = tuple(Unit(index) for index in range(len(branches)))
-        return Placement((all_of_them,) * self.size, tuple(branch.cost for branch in branches))
+        return self._repeated(plan.layout.branches)
 
     def _prepared(self, plan: Plan, placement: Placement, dtypes: Sequence[torch.dtype]) -> None:
         return None

@@ -49,6 +49,11 @@ class Placement:
         return tuple(rank for rank, units in enumerate(self.units) if units)
 
     @property
+    def is_repeated(self) -> bool:
+        """Whether every one of several ranks runs the same, so that nothing needs to be sent."""
+        return len(self.units) > 1 and bool(self.units[0]) and set(self.units) == {self.units[0]}
+
+    @property
     def most(self) -> int:
         """Units of the rank that has most."""
         return max(map(len, self.units), default=0)

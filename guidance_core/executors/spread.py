@@ -17,7 +17,7 @@ from guidance_core.executors.base import Executor
 from guidance_core.executors.groups import positions_in, resolve_group
 from guidance_core.executors.header import Unread
 from guidance_core.executors.payload import Payload
-from guidance_core.executors.placement import Placement, checked_speeds, place_branches, place_rows
+from guidance_core.executors.placement import Placement, Unit, checked_speeds, place_branches, place_rows
 from guidance_core.methods.requests import Branch
 from guidance_core.steps.plan import Plan
 from guidance_core.steps.settings import RunIdentity
@@ -58,6 +58,7 @@ class SpreadExecutor(Executor):
         split_rows: bool = False,
         batched: bool = False,
         speeds: Sequence[float] = (),
+        repeat_single: bool = False,
     ) -> None:
         """Spread branches over a group. Every rank of it must do the same with equal arguments.
 
@@ -77,6 +78,8 @@ class SpreadExecutor(Executor):
                 model sees.
             speeds: how fast each rank's forwards are, such as (1.0, 0.5), by rank in the group; a slower rank is
                 given less. Equally fast if not given.
+            repeat_single: run the only branch of a step on every rank, so that nothing is sent in it. The ranks'
+                forwards must give the same bits, as those of equal devices do.
 
         Raises:
             ConfigurationError: this process is in no such group, the mesh's dimension is not clear, the speeds are
@@ -95,6 +98,7 @@ class SpreadExecutor(Executor):
         self.lockstep = bool(lockstep)
         self.split_rows = bool(split_rows)
         self.batched = bool(batched)
+        self.repeat_single = bool(repeat_single)
         self.speeds = checked_speeds(speeds, self.size)
         self._placed_speeds = tuple(speed for _, speed in sorted(zip(self._positions, self.speeds, strict=False)))
         self._agreement = agreement_of(self.group)
@@ -134,6 +138,8 @@ class SpreadExecutor(Executor):
 
     def _placement(self, plan: Plan) -> Placement:
         branches = plan.layout.branches
+        if self.repeat_single and len(branches) == 1:
+            return self._repeated(branches)
         if self.split_rows and plan.can_split_rows(needs_tensor_statistics=not self.gathers_predictions):
             self._last_rows = plan.rows
             return place_rows(branches, plan.rows, self.size, self._placed_speeds).at(self._positions)
@@ -148,11 +154,18 @@ class SpreadExecutor(Executor):
 
     def placed(self, branches: Sequence[Branch]) -> Placement | None:
         """Return which rank runs which of these branches; with `split_rows`, as of the last step's batch."""
+        if self.repeat_single and len(branches) == 1:
+            return self._repeated(branches)
         if not self.split_rows:
             return place_branches(branches, self.size, self._placed_speeds).at(self._positions)
         if self._last_rows is None:
             return None
         return place_rows(branches, self._last_rows, self.size, self._placed_speeds).at(self._positions)
+
+    def _repeated(self, branches: Sequence[Branch]) -> Placement:
+        """Return the placement that gives every rank all of these branches."""
+        units = tuple(Unit(index) for index in range(len(branches)))
+        return Placement((units,) * self.size, tuple(branch.cost for branch in branches))
 
     def _options(self) -> str:
         """Describe what differs from the default, and what it costs."""
@@ -166,6 +179,8 @@ class SpreadExecutor(Executor):
             )
         if self.batched:
             parts.append("each rank's branches in one forward, so equal to serial to the model's precision only")
+        if self.repeat_single:
+            parts.append("the only pass of a step runs on every rank, and nothing is sent")
         if self.speeds:
             parts.append(f"placed for ranks of the speeds {', '.join(f'{speed:g}' for speed in self.speeds)}")
         if self.lockstep:

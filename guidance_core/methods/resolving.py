@@ -19,13 +19,17 @@ At: TypeAlias = Callable[[str], Position]
 "Returns where the step stands for an output."
 
 
-def resolved(plugin: object, parameter: Any, outputs: Sequence[str], output: str | None, at: At) -> Any:
+def resolved(
+    plugin: object, parameter: Any, outputs: Sequence[str], output: str | None, at: At, whole: Any = UNSET
+) -> Any:
     """Return a parameter's value at a step, for one output or (None) for those that stand at the same place.
+
+    `whole` is the parameter that it is part of, where it is one.
 
     Raises:
         ConfigurationError: no value for an output, or a value that is not a finite number.
     """
-    original = parameter
+    original = parameter if whole is UNSET else whole
     if isinstance(parameter, PerOutput):
         if output is None or output not in parameter:
             raise lacks(plugin, parameter, [output or "?"], outputs)
@@ -37,8 +41,10 @@ def resolved(plugin: object, parameter: Any, outputs: Sequence[str], output: str
             field = _field_of(plugin, original)
             bounds = ANY if field is None else field.metadata.get("bounds", ANY)
             check_number(f"{named(plugin, original)}, from {type(schedule).__name__}", as_value(parameter), bounds)
-        if isinstance(parameter, PerOutput) and output is not None:  # a table of values per output
-            return resolved(plugin, parameter, outputs, output, at)
+        if isinstance(parameter, PerOutput):  # a table of values per output
+            names = parameter if output is None else (output,)
+            each = {name: resolved(plugin, parameter, outputs, name, at, original) for name in names}
+            return PerOutput(each) if output is None else each[output]
     if isinstance(parameter, TensorValue):
         return parameter.tensor
     if isinstance(parameter, Tensor):

@@ -78,7 +78,9 @@ class LTX2:
     needs it. With `skip_step` k an output is evaluated at steps divisible by k + 1 and keeps its
     last x0 in between. With `stg_blocks` of None the STG pass weakens all blocks, and with `[]` it is not run. With
     `negative=guided` an output whose cfg is 1 keeps its positive text in the neg pass, as in vLLM-Omni; ltx-core gives
-    both the negative one. The std is per sample, as in diffusers; ltx-core takes it over the batch.
+    both the negative one. Further evaluations of a step that is held (a res2s or Heun midpoint) are held too; with
+    `midpoints=evaluated` they are run, as in ltx-pipelines. The std is per sample, as in diffusers;
+    ltx-core takes it over the batch.
 
     Source: ltx-core, `MultiModalGuider`; rescale: arXiv:2305.08891 §3.4; STG: arXiv:2411.18664.
     """
@@ -109,6 +111,11 @@ class LTX2:
         "both",
         ("both", "guided"),
         help="whose text is negative in the neg pass: both outputs' (ltx-core), or that of outputs whose cfg is not 1",
+    )
+    midpoints: Literal["held", "evaluated"] = choice(
+        "held",
+        ("held", "evaluated"),
+        help="whether further evaluations of a skipped step are held too, or run (ltx-pipelines)",
     )
     values: Mapping[str, Any] = attrs.field(
         init=False,
@@ -158,9 +165,11 @@ class LTX2:
             for output in step.outputs
             if not _is_zero(_of(stg, output)) and _of(weak, output) != ()
         )
-        held = tuple(
-            output for output in step.outputs if (left_out := _of(skip, output)) and step.index % (left_out + 1)
-        )
+        held: tuple[str, ...] = ()
+        if self.midpoints == "held" or step.evaluation == 0:
+            held = tuple(
+                output for output in step.outputs if (left_out := _of(skip, output)) and step.index % (left_out + 1)
+            )
         rescaled = tuple(output for output in step.outputs if not _is_zero(_of(rescale, output)))
         return [
             self._negative(step, cfg),
