@@ -36,7 +36,7 @@ import diffusers_judged as judge
 import perturbed_models
 from every_pipeline import CASES
 from peft import LoraConfig, get_peft_model
-from small_pipelines import BETAS, STEPS, flux, stable_diffusion
+from small_pipelines import BETAS, ONE, STEPS, flux, stable_diffusion
 
 from guidance_core.hosts.diffusers import (
     GuidanceArgumentWarning,
@@ -645,7 +645,6 @@ def test_a_call_that_no_method_guides_says_so(spec):
         (None, "cfg:scale=5,rescale=0.7", {}, "'rescale' is a plugin itself"),
         (None, "cfg:scale=5", {"executor": "all_gathr"}, "no executor 'all_gathr'.*'all_gather'"),
         (None, "cfg:scale=5", {"executor": 2}, "executor is a name, such as 'all_gather', or an executor; got 2"),
-        (None, "cfg:scale=5", {"executor": "batched"}, "'batched' cannot run in a pipeline"),
         (None, "cfg:scale=5", {"pattern": {}}, "pattern is a Pattern, the name of a pipeline, or None; got dict"),
     ],
 )
@@ -654,6 +653,54 @@ def test_a_mistake_that_needs_no_call_is_found_without_one(pipe, guidance, optio
     pipe = own if pipe is None else guide(own, "cfg:scale=5") if pipe == "guided" else pipe
     with pytest.raises(GuidanceError, match=says):
         guide(pipe, guidance, **options)
+
+
+STACKED = [case.name for case in CASES if case.mechanism == ONE]
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_batched_runs_the_pipelines_own_forwards(name):
+    """As many forwards as the pipeline makes, on as many samples; a pass that differs has one of its own."""
+    case = case_named(name)
+    with judge.forwards_counted(case) as (counted, rows):
+        expected = judge.own_result(counted)
+        own = list(rows)
+        rows.clear()
+        found = judge.made_by(counted, case.spec, executor="batched")
+    assert judge.apart(found, expected) <= ROUNDING
+    assert rows == own
+
+
+def test_batched_runs_what_is_left_apart():
+    """One condition in some steps, and a perturbed pass beside both."""
+    case = case_named(SD)
+    for spec, expected in (
+        ("cfg:scale=5,gate:lo=0.5", [2, 2, 2, 1, 1]),
+        ("cfg:scale=5,pag:scale=1,blocks=0", [2, 1] * 5),
+    ):
+        with judge.forwards_counted(case) as (counted, rows):
+            found = judge.made_by(counted, spec, executor="batched")
+        assert rows == expected
+        assert judge.apart(found, judge.made_by(case, spec)) <= ROUNDING
+
+
+def test_batched_copies_what_the_models_next_forward_overwrites():
+    case, spec = case_named(SD), "cfg:scale=5,pag:scale=1,blocks=0"
+    pipe, expected = case.pipeline(), judge.made_by(case, spec, executor="batched")
+    buffer = torch.empty(2 * 4 * 8 * 8)
+    own = pipe.unet.forward
+
+    def overwriting(*given, **named):
+        (made,) = own(*given, **named)
+        return (buffer[: made.numel()].view(made.shape).copy_(made),)
+
+    pipe.unet.forward, pipe.unet.reuses_memory = overwriting, True
+    assert torch.equal(judge.made_by(attrs.evolve(case, make=lambda: pipe), spec, executor="batched")[0], expected[0])
+
+
+def test_batched_is_refused_where_a_pipeline_makes_two_calls():
+    with pytest.raises(GuidanceError, match="FluxPipeline calls its model for one condition after the other"):
+        guide(case_named(FLUX).pipeline(), "cfg:scale=5", executor="batched")
 
 
 def test_one_plugin_alone_is_a_stack():

@@ -10,6 +10,7 @@ import torch
 
 from guidance_core.bench.hosts.subject import Counted, NotInstalledError, Subject, Way, drawn, saving, with_weights
 from guidance_core.hosts.diffusers import guide
+from guidance_core.hosts.diffusers.pipelines import pattern_of
 
 STEPS = 5
 SCALE = 5.0
@@ -34,7 +35,7 @@ def diffusers_package() -> Any:
 def stable_diffusion(tiny: bool) -> Subject:
     """Return Stable Diffusion with Euler, whose model gets both conditions in one batch."""
     diffusers = diffusers_package()
-    wide, size = (16, 64) if tiny else (96, 256)
+    wide, size = (16, 64) if tiny else (128, 256)
     model = with_weights(
         lambda: diffusers.UNet2DConditionModel(
             block_out_channels=(wide, 2 * wide),
@@ -68,7 +69,7 @@ def stable_diffusion(tiny: bool) -> Subject:
 def wan_pipeline(tiny: bool) -> Any:
     """Return a pipeline of Wan 2.1 without text encoder and VAE."""
     diffusers = diffusers_package()
-    heads, layers = (2, 2) if tiny else (8, 4)
+    heads, layers = (2, 2) if tiny else (8, 7)
     model = with_weights(
         lambda: diffusers.WanTransformer3DModel(
             num_attention_heads=heads,
@@ -122,7 +123,7 @@ LTX2_SPEC = "ltx2:cfg_scale={video: 3, audio: 7},stg_scale=1,rescale_scale=0.7,s
 def ltx2(tiny: bool) -> Subject:
     """Return LTX-2 with its four branches."""
     diffusers = diffusers_package()
-    heads, layers, size = (2, 2, 64) if tiny else (8, 3, 512)
+    heads, layers, size = (2, 2, 64) if tiny else (8, 8, 768)
     model = with_weights(
         lambda: diffusers.LTX2VideoTransformer3DModel(
             in_channels=4,
@@ -249,4 +250,5 @@ def _subject(
         ours,
         specs or saving(f"cfg:scale={SCALE:g}"),
         counted,
+        batches=pattern_of(pipe).is_stacked,
     )

@@ -24,7 +24,7 @@ def comfyui(tiny: bool) -> Subject:
 
     from guidance_core.hosts.comfyui.guider import Guider
 
-    dim, layers, size = (48, 2, 8) if tiny else (384, 4, 24)
+    dim, layers, size = (48, 2, 8) if tiny else (384, 6, 24)
     config = {
         "image_model": "wan2.1",
         "model_type": "t2v",

@@ -33,7 +33,7 @@ class Model(torch.nn.Module):
 
 def _model(tiny: bool) -> tuple[Any, tuple[int, int, int], Counted]:
     """Return a model, the shape of its sample, and what counts its rows."""
-    tokens, width, layers = (8, 8, 2) if tiny else (512, 384, 4)
+    tokens, width, layers = (8, 8, 2) if tiny else (512, 384, 8)
     model, counted = with_weights(lambda: Model(width, layers)), Counted()
     counted.watch(model)
     return model, (1, tokens, width), counted

@@ -17,7 +17,7 @@ STEPS, PHI = 5, 0.7
 STRENGTHS = {"video": (2.0, 1.0, 2.0), "audio": (6.0, 1.0, 2.0)}
 SPEC = "ltx2:cfg_scale={video: 3, audio: 7},stg_scale=1,rescale_scale=0.7,stg_blocks=1,modality_scale=3"
 TINY = Sizes(2, heads=2, head_dim=16, audio_head_dim=8, channels=8, caption_channels=16, grid=Grid(2, 2, 2, 4))
-USUAL = Sizes(2, heads=6, head_dim=64, grid=Grid(2, 8, 12, 16))
+USUAL = Sizes(4, heads=6, head_dim=64, grid=Grid(2, 8, 12, 16))
 
 
 def ltx2_loop(tiny: bool) -> Subject:

@@ -58,6 +58,7 @@ class SeenHost:
 def observe(group: dist.ProcessGroup, host: str, tiny: bool, rounds: int, warmup: int) -> SeenHost:
     """Make the runs of every contender in turn, another one first in each round."""
     warnings.simplefilter("ignore")
+    os.environ |= {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}  # before hosts are imported
     try:
         subject = SUBJECTS[host](tiny)
     except NotInstalledError as error:

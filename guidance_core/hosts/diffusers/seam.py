@@ -18,7 +18,7 @@ from torch import Tensor
 from guidance_core.errors import ConfigurationError, DenoiserError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.hosts.diffusers.forwards import Arguments, Forwards, by_name, frozen
+from guidance_core.hosts.diffusers.forwards import Arguments, Forwards, StackedForwards, by_name, frozen
 from guidance_core.hosts.diffusers.levels import Levels, levels_of
 from guidance_core.hosts.diffusers.patterns import Pattern
 from guidance_core.hosts.diffusers.placeholder import Placeholder
@@ -211,7 +211,8 @@ class Seam:
             raise ConfigurationError(f"{self._named}: {self._off}")
         first, second = self._translation.halves(given, rows)
         positive, negative = (first, second) if self.pattern.positive_first else (second, first)
-        made = self._evaluated(name, model, {NEGATIVE: negative, POSITIVE: positive}, {})
+        conditions = {NEGATIVE: negative, POSITIVE: positive}
+        made = self._evaluated(name, model, conditions, StackedForwards(model, conditions, self._translation, given))
         return tuple(self._translation.result(each, rows=2) for each in made)
 
     def _one_of_two(
@@ -228,7 +229,9 @@ class Seam:
         if other != name or context[0] in ("cond", "pred_cond"):
             raise ConfigurationError(f"{self._named}: {self._off}")
         self._first = None
-        made = self._evaluated(name, model, {POSITIVE: positive, NEGATIVE: given}, context[1])
+        conditions = {POSITIVE: positive, NEGATIVE: given}
+        denoise = Forwards(model, conditions, self._translation, context[1])
+        made = self._evaluated(name, model, conditions, denoise)
         results = tuple(self._translation.result(each) for each in made)
         placeholder.fill(results[0])
         return results
@@ -236,7 +239,7 @@ class Seam:
     # An evaluation.
 
     def _evaluated(
-        self, name: str, model: Any, conditions: Mapping[str, Arguments], facts: Mapping[str, Any]
+        self, name: str, model: Any, conditions: Mapping[str, Arguments], denoise: Forwards
     ) -> tuple[Tensor, ...]:
         """Return the guided prediction of each output."""
         positive = conditions[POSITIVE]
@@ -251,7 +254,6 @@ class Seam:
         step, sigma, alpha = self._levels.evaluations[self._made]
         is_own = self._made == 0 or self._levels.evaluations[self._made - 1][0] != step
         levels: dict[str, Any] = {} if is_own else {"sigma": sigma, "alpha": alpha}
-        denoise = Forwards(model, conditions, self._translation, facts)
         given = sample if self.pattern.outputs else sample[0]
         try:
             result: Any = run.step(step, given, denoise, model=name if len(self._models) > 1 else None, **levels)
