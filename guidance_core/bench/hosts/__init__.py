@@ -5,6 +5,6 @@ one process, and rank 1 waits while rank 0 runs what needs one process; with two
 slower one.
 """
 
-from guidance_core.bench.hosts.measure import measure
+from guidance_core.bench.hosts.measuring import measure
 
 __all__ = ["measure"]

@@ -18,6 +18,7 @@ def modular_wan(tiny: bool) -> Subject:
     blocks = modular.WanBlocks()
     for name in ("text_encoder", "decode"):
         blocks.sub_blocks.pop(name)
+    _quiet(blocks)
     pipe, classic = blocks.init_pipeline(), wan_pipeline(tiny)
     pipe.update_components(transformer=classic.transformer, scheduler=classic.scheduler)
     pipe.set_progress_bar_config(disable=True)
@@ -41,3 +42,11 @@ def modular_wan(tiny: bool) -> Subject:
 
     name = "diffusers Modular, Wan 2.1"
     return Subject(name, diffusers.__version__, STEPS, own, ours, saving(f"cfg:scale={SCALE:g}"), counted)
+
+
+def _quiet(blocks: Any) -> None:
+    """Turn off the progress bars of blocks, which have each their own."""
+    if hasattr(blocks, "set_progress_bar_config"):
+        blocks.set_progress_bar_config(disable=True)
+    for each in getattr(blocks, "sub_blocks", {}).values():
+        _quiet(each)
