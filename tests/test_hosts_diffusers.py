@@ -571,7 +571,7 @@ def test_a_dict_that_a_pipeline_changes_between_its_two_calls_is_taken_as_it_was
     assert scales == {"cond": [[1.0]] * STEPS, "uncond": [[-1.0]] * STEPS}
 
 
-@pytest.mark.parametrize("name", ["DDIM", "Euler"])
+@pytest.mark.parametrize("name", ["DDIM", "Euler", "PNDM"])
 def test_a_pipeline_that_begins_in_the_middle_gets_the_levels_of_the_middle_or_an_error(name):
     from diffusers import StableDiffusionImg2ImgPipeline
 
@@ -586,13 +586,16 @@ def test_a_pipeline_that_begins_in_the_middle_gets_the_levels_of_the_middle_or_a
     for unused in ("height", "width"):
         del inputs[unused]
     with judge.scheduler_watched(pipe.scheduler) as taken:
-        if name == "DDIM":
-            with pytest.raises(ConfigurationError, match="runs 4 of the 8 steps"):
+        if name == "PNDM":  # whose first step is evaluated twice, also where a pipeline leaves it out
+            with pytest.raises(ConfigurationError, match="runs 5 of the 9 steps"):
                 guide(pipe, stack, pattern=pattern)(**inputs)
             return
         guide(pipe, stack, pattern=pattern)(**inputs)
-    sigmas = [float(level) for level in pipe.scheduler.sigmas[4:8]]
-    assert [seen[3] for seen in watch.seen] == pytest.approx([level / math.hypot(1, level) for level in sigmas])
+    if name == "DDIM":
+        expected = [(1 - float(pipe.scheduler.alphas_cumprod[int(t)])) ** 0.5 for t in pipe.scheduler.timesteps[4:]]
+    else:
+        expected = [float(level) / math.hypot(1, float(level)) for level in pipe.scheduler.sigmas[4:8]]
+    assert [seen[3] for seen in watch.seen] == pytest.approx(expected)
     assert len(taken) == 4
 
 
@@ -822,9 +825,11 @@ def test_a_scheduler_that_is_not_understood_is_refused_by_name():
         guide(pipe, "cfg:scale=5")(**called(case_named(SD)))
 
 
-def test_a_call_that_ends_early_begins_at_the_first_level():
+@pytest.mark.parametrize("scheduler", [diffusers.EulerDiscreteScheduler, diffusers.DDIMScheduler])
+def test_a_call_that_ends_early_begins_at_the_first_level(scheduler):
     case = case_named("Stable Diffusion XL, rescale")
     watch, pipe = judge.Watch("x0"), case.pipeline()
+    pipe.scheduler = scheduler(**BETAS)
     stack = [*Guidance.from_spec(case.spec).plugins, watch]
     with judge.scheduler_watched(pipe.scheduler) as taken:
         guide(pipe, stack)(**called(case, denoising_end=0.5))
@@ -833,11 +838,20 @@ def test_a_call_that_ends_early_begins_at_the_first_level():
 
 
 def test_a_step_evaluated_twice_is_one_step_to_the_methods():
-    case = case_named("Stable Diffusion, Heun")
-    watch = judge.Watch(None)
-    judge.made_by(case, [*Guidance.from_spec(case.spec).plugins, watch])
-    found = [(index, evaluation) for _, index, evaluation, *_ in watch.seen]
-    assert found == [(step, again) for step in range(STEPS) for again in range(2)][:-1]
+    heun = [(step, again) for step in range(STEPS) for again in range(2)][:-1]
+    pndm = [(0, 0), (0, 1), *((step, 0) for step in range(1, STEPS))]
+    for name, expected in (("Heun", heun), ("PNDM", pndm)):
+        case = case_named(f"Stable Diffusion, {name}")
+        watch = judge.Watch(None)
+        judge.made_by(case, [*Guidance.from_spec(case.spec).plugins, watch])
+        assert [(index, evaluation) for _, index, evaluation, *_ in watch.seen] == expected
+
+
+def test_runge_kutta_steps_of_pndm_are_refused():
+    pipe = stable_diffusion(diffusers.PNDMScheduler(**BETAS))
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(ConfigurationError, match="PNDMScheduler needs skip_prk_steps=True"):
+        guide(pipe, "cfg:scale=5")(**called(case_named(SD)))
 
 
 @attrs.frozen

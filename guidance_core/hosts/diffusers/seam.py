@@ -273,7 +273,9 @@ class Seam:
                 )
             return self.run
         self._scheduler, self._timesteps = scheduler, scheduler.timesteps
-        levels = self._levels = _from((self.pattern.levels or levels_of)(scheduler), self._begin(scheduler))
+        levels = self._levels = self._from_begin(
+            (self.pattern.levels or levels_of)(scheduler), conditions[POSITIVE].get("timestep")
+        )
         try:
             self.run = self.guidance.start(
                 conditions={POSITIVE: {}, NEGATIVE: {}},
@@ -296,21 +298,32 @@ class Seam:
             raise
         return self.run
 
-    def _begin(self, scheduler: Any) -> int:
-        """Return the scheduler's place of the first evaluation.
+    def _from_begin(self, levels: Levels, timestep: Any) -> Levels:
+        """Return the levels from the first evaluation on, where a pipeline leaves out the first steps.
+
+        Args:
+            levels: of all of the scheduler's steps.
+            timestep: which the pipeline gives to its model in the first evaluation, if it does.
 
         Raises:
-            ConfigurationError: the scheduler does not say, and the pipeline may begin in the middle.
+            ConfigurationError: where the pipeline begins cannot be told, or is in the middle of a step.
         """
-        begin = getattr(scheduler, "begin_index", None) or 0
-        count = getattr(self.pipe, "_num_timesteps", None)
-        says_so = hasattr(scheduler, "begin_index")
-        if not says_so and count is not None and count < len(scheduler.timesteps):
-            raise ConfigurationError(
-                f"{self._named} runs {count} of the {len(scheduler.timesteps)} steps of its scheduler "
-                f"{type(scheduler).__name__}, which does not say where it begins; use another scheduler."
-            )
-        return int(begin)
+        scheduler = self._scheduler
+        if hasattr(scheduler, "begin_index"):
+            return _from(levels, int(scheduler.begin_index or 0))
+        every = scheduler.timesteps
+        count = getattr(self.pipe, "_num_timesteps", None) or len(every)
+        if count >= len(every):
+            return levels
+        first = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) and timestep.numel() else None
+        places = [place for place, each in enumerate(every.tolist()) if each == first]
+        evaluates_once = len(levels.evaluations) == len(levels.sigmas) - 1
+        if places == [0] or (len(places) == 1 and evaluates_once):
+            return _from(levels, places[0])
+        raise ConfigurationError(
+            f"{self._named} runs {count} of the {len(every)} steps of its scheduler {type(scheduler).__name__}, which "
+            "does not say where it begins; use another scheduler."
+        )
 
 
 def _standing_in(seam: Seam, name: str, model: Any) -> StandIn:
