@@ -20,7 +20,7 @@ NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
 CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
 	rooms.py runs.py stacked_denoiser.py)
 
-.PHONY: demo engines test test-hosts table-diffusers test-lowest test-newest soak conformance mutants check bench docs clean
+.PHONY: demo engines test test-hosts table-diffusers table-hosts test-lowest test-newest soak conformance mutants check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make engines  fetch the wheels of engines, with whose code make test compares the recipes"
 	@echo "make test-hosts  run the tests of the pipelines and models of others"
+	@echo "make table-diffusers, make table-hosts  judge every guided pipeline, and every host, for the tables of the docs"
 	@echo "make test-lowest  run the core's tests with the lowest versions that pyproject.toml allows, except torch"
 	@echo "make test-newest  run them on the newest Python found, or NEWEST=..."
 	@echo "make soak    search: random stacks on all executors, steps with faults on ranks, and new examples of all"
@@ -113,6 +114,10 @@ test-hosts: $(VENV)/.dev $(VENV)/.engines $(VENV)/.comfyui $(VENV)/.ltx
 
 table-diffusers: $(VENV)/.dev
 	$(BIN)/python tests/diffusers_judged.py
+
+# The table of docs/hosts.md.
+table-hosts: $(VENV)/.dev $(VENV)/.engines $(VENV)/.comfyui
+	$(BIN)/python tests/hosts_judged.py --write
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -8,7 +8,20 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import ControlNetModel
-from picture_pipelines import CFG, assembled, called, drawn, euler, flow, flux2_klein, masks, model, randomized, texts
+from picture_pipelines import (
+    CFG,
+    assembled,
+    called,
+    ddim,
+    drawn,
+    euler,
+    flow,
+    flux2_klein,
+    masks,
+    model,
+    randomized,
+    texts,
+)
 from PIL import Image
 from small_pipelines import (
     ONE,
@@ -188,6 +201,15 @@ CASES = [
         "cfg:scale=5",
         ONE,
         steps=4,
+    ),
+    Case(
+        "Stable Diffusion, image to image with DDIM",
+        lambda: _sd(diffusers.StableDiffusionImg2ImgPipeline, scheduler=ddim()),
+        lambda b: called(texts(b), None, image=picture(), strength=0.7),
+        CFG,
+        "cfg:scale=5",
+        ONE,
+        steps=3,
     ),
     Case(
         "Stable Diffusion, inpainting",

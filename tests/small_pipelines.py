@@ -18,6 +18,7 @@ from diffusers import (
     HeunDiscreteScheduler,
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
+    PNDMScheduler,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -397,6 +398,14 @@ CASES = [
     Case(
         "Stable Diffusion, DDIM",
         lambda: stable_diffusion(DDIMScheduler(clip_sample=False, **BETAS)),
+        _prompts,
+        {"guidance_scale": 5.0},
+        "cfg:scale=5",
+        ONE,
+    ),
+    Case(
+        "Stable Diffusion, PNDM",
+        lambda: stable_diffusion(PNDMScheduler(skip_prk_steps=True, steps_offset=1, **BETAS)),
         _prompts,
         {"guidance_scale": 5.0},
         "cfg:scale=5",

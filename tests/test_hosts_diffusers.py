@@ -36,7 +36,7 @@ import diffusers_judged as judge
 import perturbed_models
 from every_pipeline import CASES
 from peft import LoraConfig, get_peft_model
-from small_pipelines import BETAS, STEPS, flux, stable_diffusion
+from small_pipelines import BETAS, ONE, STEPS, flux, stable_diffusion
 
 from guidance_core.hosts.diffusers import (
     GuidanceArgumentWarning,
@@ -571,7 +571,7 @@ def test_a_dict_that_a_pipeline_changes_between_its_two_calls_is_taken_as_it_was
     assert scales == {"cond": [[1.0]] * STEPS, "uncond": [[-1.0]] * STEPS}
 
 
-@pytest.mark.parametrize("name", ["DDIM", "Euler"])
+@pytest.mark.parametrize("name", ["DDIM", "Euler", "PNDM"])
 def test_a_pipeline_that_begins_in_the_middle_gets_the_levels_of_the_middle_or_an_error(name):
     from diffusers import StableDiffusionImg2ImgPipeline
 
@@ -586,13 +586,16 @@ def test_a_pipeline_that_begins_in_the_middle_gets_the_levels_of_the_middle_or_a
     for unused in ("height", "width"):
         del inputs[unused]
     with judge.scheduler_watched(pipe.scheduler) as taken:
-        if name == "DDIM":
-            with pytest.raises(ConfigurationError, match="runs 4 of the 8 steps"):
+        if name == "PNDM":  # whose first step is evaluated twice, also where a pipeline leaves it out
+            with pytest.raises(ConfigurationError, match="runs 5 of the 9 steps"):
                 guide(pipe, stack, pattern=pattern)(**inputs)
             return
         guide(pipe, stack, pattern=pattern)(**inputs)
-    sigmas = [float(level) for level in pipe.scheduler.sigmas[4:8]]
-    assert [seen[3] for seen in watch.seen] == pytest.approx([level / math.hypot(1, level) for level in sigmas])
+    if name == "DDIM":
+        expected = [(1 - float(pipe.scheduler.alphas_cumprod[int(t)])) ** 0.5 for t in pipe.scheduler.timesteps[4:]]
+    else:
+        expected = [float(level) / math.hypot(1, float(level)) for level in pipe.scheduler.sigmas[4:8]]
+    assert [seen[3] for seen in watch.seen] == pytest.approx(expected)
     assert len(taken) == 4
 
 
@@ -645,7 +648,6 @@ def test_a_call_that_no_method_guides_says_so(spec):
         (None, "cfg:scale=5,rescale=0.7", {}, "'rescale' is a plugin itself"),
         (None, "cfg:scale=5", {"executor": "all_gathr"}, "no executor 'all_gathr'.*'all_gather'"),
         (None, "cfg:scale=5", {"executor": 2}, "executor is a name, such as 'all_gather', or an executor; got 2"),
-        (None, "cfg:scale=5", {"executor": "batched"}, "'batched' cannot run in a pipeline"),
         (None, "cfg:scale=5", {"pattern": {}}, "pattern is a Pattern, the name of a pipeline, or None; got dict"),
     ],
 )
@@ -654,6 +656,54 @@ def test_a_mistake_that_needs_no_call_is_found_without_one(pipe, guidance, optio
     pipe = own if pipe is None else guide(own, "cfg:scale=5") if pipe == "guided" else pipe
     with pytest.raises(GuidanceError, match=says):
         guide(pipe, guidance, **options)
+
+
+STACKED = [case.name for case in CASES if case.mechanism == ONE]
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_batched_runs_the_pipelines_own_forwards(name):
+    """As many forwards as the pipeline makes, on as many samples; a pass that differs has one of its own."""
+    case = case_named(name)
+    with judge.forwards_counted(case) as (counted, rows):
+        expected = judge.own_result(counted)
+        own = list(rows)
+        rows.clear()
+        found = judge.made_by(counted, case.spec, executor="batched")
+    assert judge.apart(found, expected) <= ROUNDING
+    assert rows == own
+
+
+def test_batched_runs_what_is_left_apart():
+    """One condition in some steps, and a perturbed pass beside both."""
+    case = case_named(SD)
+    for spec, expected in (
+        ("cfg:scale=5,gate:lo=0.5", [2, 2, 2, 1, 1]),
+        ("cfg:scale=5,pag:scale=1,blocks=0", [2, 1] * 5),
+    ):
+        with judge.forwards_counted(case) as (counted, rows):
+            found = judge.made_by(counted, spec, executor="batched")
+        assert rows == expected
+        assert judge.apart(found, judge.made_by(case, spec)) <= ROUNDING
+
+
+def test_batched_copies_what_the_models_next_forward_overwrites():
+    case, spec = case_named(SD), "cfg:scale=5,pag:scale=1,blocks=0"
+    pipe, expected = case.pipeline(), judge.made_by(case, spec, executor="batched")
+    buffer = torch.empty(2 * 4 * 8 * 8)
+    own = pipe.unet.forward
+
+    def overwriting(*given, **named):
+        (made,) = own(*given, **named)
+        return (buffer[: made.numel()].view(made.shape).copy_(made),)
+
+    pipe.unet.forward, pipe.unet.reuses_memory = overwriting, True
+    assert torch.equal(judge.made_by(attrs.evolve(case, make=lambda: pipe), spec, executor="batched")[0], expected[0])
+
+
+def test_batched_is_refused_where_a_pipeline_makes_two_calls():
+    with pytest.raises(GuidanceError, match="FluxPipeline calls its model for one condition after the other"):
+        guide(case_named(FLUX).pipeline(), "cfg:scale=5", executor="batched")
 
 
 def test_one_plugin_alone_is_a_stack():
@@ -775,9 +825,11 @@ def test_a_scheduler_that_is_not_understood_is_refused_by_name():
         guide(pipe, "cfg:scale=5")(**called(case_named(SD)))
 
 
-def test_a_call_that_ends_early_begins_at_the_first_level():
+@pytest.mark.parametrize("scheduler", [diffusers.EulerDiscreteScheduler, diffusers.DDIMScheduler])
+def test_a_call_that_ends_early_begins_at_the_first_level(scheduler):
     case = case_named("Stable Diffusion XL, rescale")
     watch, pipe = judge.Watch("x0"), case.pipeline()
+    pipe.scheduler = scheduler(**BETAS)
     stack = [*Guidance.from_spec(case.spec).plugins, watch]
     with judge.scheduler_watched(pipe.scheduler) as taken:
         guide(pipe, stack)(**called(case, denoising_end=0.5))
@@ -786,11 +838,20 @@ def test_a_call_that_ends_early_begins_at_the_first_level():
 
 
 def test_a_step_evaluated_twice_is_one_step_to_the_methods():
-    case = case_named("Stable Diffusion, Heun")
-    watch = judge.Watch(None)
-    judge.made_by(case, [*Guidance.from_spec(case.spec).plugins, watch])
-    found = [(index, evaluation) for _, index, evaluation, *_ in watch.seen]
-    assert found == [(step, again) for step in range(STEPS) for again in range(2)][:-1]
+    heun = [(step, again) for step in range(STEPS) for again in range(2)][:-1]
+    pndm = [(0, 0), (0, 1), *((step, 0) for step in range(1, STEPS))]
+    for name, expected in (("Heun", heun), ("PNDM", pndm)):
+        case = case_named(f"Stable Diffusion, {name}")
+        watch = judge.Watch(None)
+        judge.made_by(case, [*Guidance.from_spec(case.spec).plugins, watch])
+        assert [(index, evaluation) for _, index, evaluation, *_ in watch.seen] == expected
+
+
+def test_runge_kutta_steps_of_pndm_are_refused():
+    pipe = stable_diffusion(diffusers.PNDMScheduler(**BETAS))
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(ConfigurationError, match="PNDMScheduler needs skip_prk_steps=True"):
+        guide(pipe, "cfg:scale=5")(**called(case_named(SD)))
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ import diffusers_survey as survey
 from every_pipeline import CASES
 from picture_pipelines import assembled
 
-from guidance_core.hosts.diffusers import guide, versions
+from guidance_core.hosts.diffusers import guide
 from guidance_core.hosts.diffusers.pipelines import PATTERNS
 from guidance_core.hosts.diffusers.placeholder import Placeholder
 from guidance_core.hosts.diffusers.refused import REASONS, UNTRIED
@@ -99,15 +99,6 @@ def test_what_a_pipeline_does_to_its_first_prediction_waits_for_the_second():
             read()
     first.fill(torch.full((2, 3), 2.0))
     assert torch.equal(derived * 1, torch.full((2, 2), 8.0, dtype=torch.float64))
-
-
-def test_a_version_that_was_not_tried_is_told_once(monkeypatch):
-    monkeypatch.setattr(diffusers, "__version__", "0.99.0")
-    versions.warn_of_version.cache_clear()
-    with pytest.warns(versions.UntestedVersionWarning, match=r"diffusers 0.99.0 .* 0.42"):
-        versions.warn_of_version()
-    versions.warn_of_version()  # a warning again would be an error here
-    versions.warn_of_version.cache_clear()
 
 
 def test_the_page_lists_every_refusal():

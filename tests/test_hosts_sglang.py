@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 import unittest
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,6 @@ import torch
 from engines.loading import with_engine
 
 from guidance_core import ConfigurationError, Guidance
-from guidance_core.hosts import engine
 from guidance_core.hosts.diffusers import levels_of
 from guidance_core.hosts.sglang import GuidedDenoising, guide
 from guidance_core.ranks import Ranks
@@ -194,17 +192,3 @@ def test_the_code_of_the_page_runs(jobs):
     stage.generate()
     space["pipeline"].stages[0].generate()
     assert len(stage.passes) == len(space["pipeline"].stages[0].passes) == 24
-
-
-def test_an_untested_version_is_told_once(monkeypatch):
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.6.0.dev3")
-    engine.tell_untested.cache_clear()
-    with pytest.warns(
-        engine.UntestedVersionWarning, match=r"sglang 0\.6\.0\.dev3 is installed; .* with sglang 0\.5\.23"
-    ):
-        engine.tell_untested("sglang", "0.5.23", "0.5.23")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        engine.tell_untested("sglang", "0.5.23", "0.5.23")
-        engine.tell_untested("sglang", "0.5.0", "0.6.0")
-    engine.tell_untested.cache_clear()

@@ -44,6 +44,19 @@ def bench_methods(
     _report(measured.measure(rounds, methods or ()), as_json)
 
 
+@bench_app.command("hosts")
+def bench_hosts(
+    hosts: Annotated[list[str] | None, typer.Argument(help="Names of hosts; none is all.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs to time of each.")] = 7,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Models that cost next to nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time runs in diffusers, sglang, vLLM-Omni and ComfyUI, each host's own guidance beside ours."""
+    from guidance_core.bench import hosts as measured
+
+    _report(measured.measure(rounds, hosts or (), tiny=tiny), as_json)
+
+
 @bench_app.command("parallel")
 def bench_parallel(
     rounds: Annotated[int, typer.Option(min=2, help="Steps to time of each.")] = 15, as_json: AsJson = False

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import attrs
@@ -19,10 +17,6 @@ from guidance_core.methods.capabilities import Supports
 from guidance_core.run import Run
 
 POSITIVE, NEGATIVE = "positive", "negative"
-
-
-class UntestedVersionWarning(UserWarning):
-    """An engine has a version with which its adapter was not tested."""
 
 
 @attrs.define
@@ -121,29 +115,3 @@ def tensors_of(value: Any) -> list[Tensor]:
     if isinstance(value, list | tuple):
         return [each for inner in value for each in tensors_of(inner)]
     return []
-
-
-@functools.cache
-def tell_untested(distribution: str, first: str, last: str) -> None:
-    """Warn once if an engine's version is not in the range that was tested, both ends of it included."""
-    try:
-        found = metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return
-    if not _number(first) <= _number(found) <= _number(last):
-        tested = first if first == last else f"{first} to {last}"
-        warnings.warn(
-            f"{distribution} {found} is installed; guidance was tested with {distribution} {tested}.",
-            UntestedVersionWarning,
-            stacklevel=4,
-        )
-
-
-def _number(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version."""
-    digits = []
-    for part in version.split("."):
-        if not part.isdigit():
-            break
-        digits.append(int(part))
-    return tuple(digits)

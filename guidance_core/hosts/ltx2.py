@@ -20,6 +20,7 @@ from torch import Tensor
 from guidance_core.algebra.memory import copy_of
 from guidance_core.errors import ConfigurationError
 from guidance_core.hosts.diffusers.perturbed import changed, plan_of
+from guidance_core.hosts.diffusers.versions import warn_of_version
 from guidance_core.hosts.ltx2_flags import OUTPUTS, Flags, flags_of
 from guidance_core.methods.perturbations import Perturbation, UseCondition
 from guidance_core.steps.bound_branch import BoundBranch
@@ -152,6 +153,7 @@ class LTX2Denoiser:
             options: further arguments of the model, the same for every branch; diffusers' pipeline passes
                 `use_cross_timestep=True`.
         """
+        warn_of_version()
         self._model = model
         self.reuses_memory = bool(getattr(model, "reuses_memory", False))
         self._sample = sample

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,19 +17,16 @@ from guidance_core.guidance import Guidance
 from guidance_core.hosts.comfyui.anatomy import OUTPUTS, Anatomy
 from guidance_core.hosts.comfyui.levels import Levels
 from guidance_core.hosts.comfyui.weakened import Weakening
+from guidance_core.hosts.versions import tell_untested_host
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.plan import Plan
 
-TESTED = "0.30.0"
 POSITIVE, NEGATIVE = "positive", "negative"
 NEGATIVE_PASS = "(negative)"
 "A pass that only ComfyUI's patches want; it is none of the plan's."
 
-if comfyui_version.__version__ != TESTED:
-    warnings.warn(
-        f"this is ComfyUI {comfyui_version.__version__}; guidance was tested with ComfyUI {TESTED}.", stacklevel=2
-    )
+tell_untested_host("ComfyUI", found=comfyui_version.__version__)
 
 
 class Guider(comfy.samplers.CFGGuider):  # type: ignore[misc]

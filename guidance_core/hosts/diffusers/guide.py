@@ -139,10 +139,10 @@ def _checked(
     found = executor_class(executor) if isinstance(executor, str) else type(executor)
     if not issubclass(found, Executor):
         raise ConfigurationError(f"executor is a name, such as 'all_gather', or an executor; got {executor!r}.")
-    if issubclass(found, BatchedExecutor):
+    if issubclass(found, BatchedExecutor) and not pattern.is_stacked:
         raise ConfigurationError(
-            "the executor 'batched' cannot run in a pipeline, whose model gets the inputs of one branch at a time; "
-            "use 'serial', 'all_gather' or 'all_reduce'."
+            f"{type(pipe).__name__} calls its model for one condition after the other, which the executor 'batched' "
+            "cannot put together; use 'serial', 'all_gather' or 'all_reduce'."
         )
     return stack, pattern
 

@@ -133,6 +133,25 @@ def _of_cumulated(scheduler: Any) -> Levels:
     return _levels(_prediction_type(scheduler), [(math.sqrt(1 - each), math.sqrt(each)) for each in products])
 
 
+def _of_pndm(scheduler: Any) -> Levels:
+    """PNDM: its first step is evaluated a second time, at the level of the next."""
+    if not scheduler.config.get("skip_prk_steps", False):
+        raise ConfigurationError(
+            f"the scheduler {type(scheduler).__name__} needs skip_prk_steps=True here: its Runge-Kutta steps evaluate "
+            "the model at levels between those of its steps, which is not supported."
+        )
+    kept = scheduler.alphas_cumprod.cpu().double().tolist()
+    timesteps = [int(step) for step in scheduler.timesteps.tolist()]
+    every = [timesteps[0], *timesteps[2:]]  # the second is listed twice
+    products = [kept[step] for step in every] + [float(scheduler.final_alpha_cumprod)]
+    again = [(0, 1)] if len(timesteps) > 1 else []
+    return _levels(
+        _prediction_type(scheduler),
+        [(math.sqrt(1 - each), math.sqrt(each)) for each in products],
+        [(0, 0), *again, *((step, step) for step in range(1, len(every)))],
+    )
+
+
 def _of_scaled(scheduler: Any) -> Levels:
     """Euler: the sample is scaled before the model sees it."""
     return _levels(
@@ -185,6 +204,7 @@ KINDS: Mapping[str, Callable[[Any], Levels]] = {
     "CogVideoXDDIMScheduler": _of_cumulated,
     "CogVideoXDPMScheduler": _of_cumulated,
     "DDPMScheduler": _of_cumulated,
+    "PNDMScheduler": _of_pndm,
     "EulerDiscreteScheduler": _of_scaled,
     "EulerAncestralDiscreteScheduler": _of_scaled,
     "LMSDiscreteScheduler": _of_scaled,

@@ -23,6 +23,7 @@ from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.diffusers.levels import Levels, levels_of
 from guidance_core.hosts.diffusers.perturbed import perturbed
+from guidance_core.hosts.diffusers.versions import warn_of_version
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
 from guidance_core.steps.plan import Plan
@@ -66,6 +67,7 @@ class StackGuidance(_guiders.BaseGuidance):  # type: ignore[misc]
             ConfigurationError: the spec, the prediction type or the executor cannot be used.
         """
         super().__init__(enabled=enabled)
+        warn_of_version()
         if prediction_type not in (None, "flow"):
             raise ConfigurationError(
                 f"prediction_type of StackGuidance is 'flow' or None; got {prediction_type!r}. For another kind of "

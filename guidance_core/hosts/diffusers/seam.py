@@ -18,7 +18,7 @@ from torch import Tensor
 from guidance_core.errors import ConfigurationError, DenoiserError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.hosts.diffusers.forwards import Arguments, Forwards, by_name, frozen
+from guidance_core.hosts.diffusers.forwards import Arguments, Forwards, StackedForwards, by_name, frozen
 from guidance_core.hosts.diffusers.levels import Levels, levels_of
 from guidance_core.hosts.diffusers.patterns import Pattern
 from guidance_core.hosts.diffusers.placeholder import Placeholder
@@ -211,7 +211,8 @@ class Seam:
             raise ConfigurationError(f"{self._named}: {self._off}")
         first, second = self._translation.halves(given, rows)
         positive, negative = (first, second) if self.pattern.positive_first else (second, first)
-        made = self._evaluated(name, model, {NEGATIVE: negative, POSITIVE: positive}, {})
+        conditions = {NEGATIVE: negative, POSITIVE: positive}
+        made = self._evaluated(name, model, conditions, StackedForwards(model, conditions, self._translation, given))
         return tuple(self._translation.result(each, rows=2) for each in made)
 
     def _one_of_two(
@@ -228,7 +229,9 @@ class Seam:
         if other != name or context[0] in ("cond", "pred_cond"):
             raise ConfigurationError(f"{self._named}: {self._off}")
         self._first = None
-        made = self._evaluated(name, model, {POSITIVE: positive, NEGATIVE: given}, context[1])
+        conditions = {POSITIVE: positive, NEGATIVE: given}
+        denoise = Forwards(model, conditions, self._translation, context[1])
+        made = self._evaluated(name, model, conditions, denoise)
         results = tuple(self._translation.result(each) for each in made)
         placeholder.fill(results[0])
         return results
@@ -236,7 +239,7 @@ class Seam:
     # An evaluation.
 
     def _evaluated(
-        self, name: str, model: Any, conditions: Mapping[str, Arguments], facts: Mapping[str, Any]
+        self, name: str, model: Any, conditions: Mapping[str, Arguments], denoise: Forwards
     ) -> tuple[Tensor, ...]:
         """Return the guided prediction of each output."""
         positive = conditions[POSITIVE]
@@ -251,7 +254,6 @@ class Seam:
         step, sigma, alpha = self._levels.evaluations[self._made]
         is_own = self._made == 0 or self._levels.evaluations[self._made - 1][0] != step
         levels: dict[str, Any] = {} if is_own else {"sigma": sigma, "alpha": alpha}
-        denoise = Forwards(model, conditions, self._translation, facts)
         given = sample if self.pattern.outputs else sample[0]
         try:
             result: Any = run.step(step, given, denoise, model=name if len(self._models) > 1 else None, **levels)
@@ -271,7 +273,9 @@ class Seam:
                 )
             return self.run
         self._scheduler, self._timesteps = scheduler, scheduler.timesteps
-        levels = self._levels = _from((self.pattern.levels or levels_of)(scheduler), self._begin(scheduler))
+        levels = self._levels = self._from_begin(
+            (self.pattern.levels or levels_of)(scheduler), conditions[POSITIVE].get("timestep")
+        )
         try:
             self.run = self.guidance.start(
                 conditions={POSITIVE: {}, NEGATIVE: {}},
@@ -294,21 +298,32 @@ class Seam:
             raise
         return self.run
 
-    def _begin(self, scheduler: Any) -> int:
-        """Return the scheduler's place of the first evaluation.
+    def _from_begin(self, levels: Levels, timestep: Any) -> Levels:
+        """Return the levels from the first evaluation on, where a pipeline leaves out the first steps.
+
+        Args:
+            levels: of all of the scheduler's steps.
+            timestep: which the pipeline gives to its model in the first evaluation, if it does.
 
         Raises:
-            ConfigurationError: the scheduler does not say, and the pipeline may begin in the middle.
+            ConfigurationError: where the pipeline begins cannot be told, or is in the middle of a step.
         """
-        begin = getattr(scheduler, "begin_index", None) or 0
-        count = getattr(self.pipe, "_num_timesteps", None)
-        says_so = hasattr(scheduler, "begin_index")
-        if not says_so and count is not None and count < len(scheduler.timesteps):
-            raise ConfigurationError(
-                f"{self._named} runs {count} of the {len(scheduler.timesteps)} steps of its scheduler "
-                f"{type(scheduler).__name__}, which does not say where it begins; use another scheduler."
-            )
-        return int(begin)
+        scheduler = self._scheduler
+        if hasattr(scheduler, "begin_index"):
+            return _from(levels, int(scheduler.begin_index or 0))
+        every = scheduler.timesteps
+        count = getattr(self.pipe, "_num_timesteps", None) or len(every)
+        if count >= len(every):
+            return levels
+        first = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) and timestep.numel() else None
+        places = [place for place, each in enumerate(every.tolist()) if each == first]
+        evaluates_once = len(levels.evaluations) == len(levels.sigmas) - 1
+        if places == [0] or (len(places) == 1 and evaluates_once):
+            return _from(levels, places[0])
+        raise ConfigurationError(
+            f"{self._named} runs {count} of the {len(every)} steps of its scheduler {type(scheduler).__name__}, which "
+            "does not say where it begins; use another scheduler."
+        )
 
 
 def _standing_in(seam: Seam, name: str, model: Any) -> StandIn:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-import warnings
-from typing import Any
+import sys
 
-TESTED = "0.42"
-"Releases that begin with it."
+from guidance_core.hosts.versions import UntestedVersionWarning, tell_untested_host
 
-
-class UntestedVersionWarning(UserWarning):
-    """A version of diffusers is installed that no pipeline was compared on."""
+__all__ = ["UntestedVersionWarning", "warn_of_version"]
+ADVICE = "Compare a picture made with 'cfg' to one of the pipeline's own guidance."
 
 
-@functools.cache
 def warn_of_version() -> None:
-    """Warn, once, if another version of diffusers is installed."""
-    diffusers: Any = importlib.import_module("diffusers")
-    if not f"{diffusers.__version__}.".startswith(f"{TESTED}."):
-        warnings.warn(
-            f"diffusers {diffusers.__version__} is installed, and guided pipelines were compared with their own "
-            f"guidance on {TESTED} only; compare a picture made with 'cfg' to one of the pipeline's own guidance.",
-            UntestedVersionWarning,
-            stacklevel=4,
-        )
+    """Warn, once, if another version of diffusers is in use than those that were tested."""
+    version = getattr(sys.modules.get("diffusers"), "__version__", None)
+    if version is not None:
+        tell_untested_host("diffusers", found=version, advice=ADVICE)

@@ -13,14 +13,14 @@ from torch import Tensor
 from guidance_core.errors import ConfigurationError, brief
 from guidance_core.executors import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.hosts.engine import NEGATIVE, POSITIVE, tell_untested
+from guidance_core.hosts.engine import NEGATIVE, POSITIVE
 from guidance_core.hosts.ltx.passes import OUTPUTS, Perturbed, Supported, block_count, texts_of
+from guidance_core.hosts.versions import tell_untested_host
 from guidance_core.methods.perturbations import IsolateOutputs, SkipSelfAttention
 from guidance_core.methods.requests import BASE, Branch
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
 
-TESTED = "1.0.0", "1.2.0"
 Stack = str | Guidance | Sequence[Any]
 Texts = tuple[Tensor | None, Tensor | None]
 "The text of the video and that of the audio, as the prompt encoder returns them: `[B, S, D]` each."
@@ -123,7 +123,7 @@ class StackDenoiser:
         return current.evaluated(transformer, states, sigmas, step_index)
 
     def _started(self, transformer: Any, states: Mapping[str, Any], sigmas: Tensor) -> _Generation:
-        tell_untested("ltx-pipelines", *TESTED)
+        tell_untested_host("ltx-pipelines")
         if not states:
             raise ConfigurationError("at least one of video_state and audio_state must be given; both are None.")
         for output in states:

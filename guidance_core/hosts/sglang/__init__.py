@@ -9,5 +9,6 @@ class Stage(GuidedDenoising, DenoisingStage):
 from guidance_core.hosts.sglang.guide import guide
 from guidance_core.hosts.sglang.ltx2 import GuidedLTX2Denoising
 from guidance_core.hosts.sglang.stage import GuidedDenoising
+from guidance_core.hosts.versions import UntestedVersionWarning
 
-__all__ = ["GuidedDenoising", "GuidedLTX2Denoising", "guide"]
+__all__ = ["GuidedDenoising", "GuidedLTX2Denoising", "UntestedVersionWarning", "guide"]

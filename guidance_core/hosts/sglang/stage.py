@@ -17,7 +17,8 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.executors import Executor, Shards
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.diffusers.levels import Levels, levels_of
-from guidance_core.hosts.engine import NEGATIVE, POSITIVE, Request, check_order, over, tell_untested, tensors_of
+from guidance_core.hosts.engine import NEGATIVE, POSITIVE, Request, check_order, over, tensors_of
+from guidance_core.hosts.versions import tell_untested_host
 from guidance_core.methods.capabilities import Capabilities
 from guidance_core.methods.requests import Branch
 from guidance_core.steps.bound_branch import BoundBranch
@@ -114,7 +115,7 @@ class GuidedDenoising:
         stack = self.stack_for(batch) if self.guides(ctx, batch) else None
         if stack is None:
             return
-        tell_untested("sglang", "0.5.23", "0.5.23")
+        tell_untested_host("sglang")
         if getattr(self, "_cache_dit_enabled", False):
             raise ConfigurationError(
                 "Cache-DiT counts the passes of a step, which a stack of methods changes; turn one of the two off."

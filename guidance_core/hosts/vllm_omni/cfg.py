@@ -12,11 +12,11 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.executors import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.diffusers.levels import Levels, levels_of
-from guidance_core.hosts.engine import NEGATIVE, POSITIVE, Request, check_order, over, tell_untested, tensors_of
+from guidance_core.hosts.engine import NEGATIVE, POSITIVE, Request, check_order, over, tensors_of
+from guidance_core.hosts.versions import tell_untested_host
 from guidance_core.methods.capabilities import Capabilities
 from guidance_core.steps.bound_branch import BoundBranch
 
-TESTED = "0.30.0", "0.30.0"
 Stack = str | Guidance | Sequence[Any]
 
 
@@ -137,7 +137,7 @@ class GuidedCFG:
         index, timesteps = scheduler.step_index, scheduler.timesteps
         kept: _Kept | None = self.__dict__.get("_guided")
         if index is None or kept is None or kept.scheduler is not scheduler or kept.timesteps is not timesteps:
-            tell_untested("vllm-omni", *TESTED)
+            tell_untested_host("vllm-omni")
             request = Request.start(
                 stack,
                 self.levels_for(scheduler),

@@ -22,8 +22,8 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.executors import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.diffusers.levels import Levels
-from guidance_core.hosts.engine import NEGATIVE, POSITIVE, Request, check_order, over, tell_untested, tensors_of
-from guidance_core.hosts.vllm_omni.cfg import TESTED
+from guidance_core.hosts.engine import NEGATIVE, POSITIVE, Request, check_order, over, tensors_of
+from guidance_core.hosts.versions import tell_untested_host
 from guidance_core.methods.perturbations import IsolateOutputs, Perturbation, SkipSelfAttention, UseCondition
 from guidance_core.methods.requests import Branch
 from guidance_core.steps.bound_branch import BoundBranch
@@ -137,7 +137,7 @@ class GuidedLTX:
         return video, pad(audio, (0, 0, 0, padded)) if padded else audio
 
     def _started(self, stack: Stack, pipeline: Any, forward_ctx: Any, conditions: Any) -> Request:
-        tell_untested("vllm-omni", *TESTED)
+        tell_untested_host("vllm-omni")
         sigmas, others = (each.sigmas.tolist() for each in (pipeline.scheduler, forward_ctx.audio_scheduler))
         if sigmas != others:
             raise ConfigurationError("video and audio have schedules of their own; GuidedLTX needs them to be equal.")
