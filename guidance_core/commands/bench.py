@@ -46,7 +46,7 @@ def bench_methods(
 
 @bench_app.command("hosts")
 def bench_hosts(
-    hosts: Annotated[list[str] | None, typer.Argument(help="Names of hosts; none is all.")] = None,
+    hosts: Annotated[list[str] | None, typer.Argument(help="Names of hosts (none: all).")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Runs to time of each.")] = 7,
     tiny: Annotated[bool, typer.Option("--tiny", help="Models that cost next to nothing.")] = False,
     as_json: AsJson = False,
