@@ -25,7 +25,7 @@ SCHEMES = ("light", "dark")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 LOOK = """() => ({
   wide: document.documentElement.scrollWidth - window.innerWidth,
-  cut: [...document.querySelectorAll("pre")].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 80)),
+  cut: [...document.querySelectorAll("pre")].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText),
   missing: [...document.images].filter(e => !e.complete || !e.naturalWidth).map(e => e.src),
   formulas: document.querySelectorAll("math").length,
   background: getComputedStyle(document.body).backgroundColor,
@@ -84,11 +84,11 @@ def test_a_page_fits_and_loads(page, path):
         for scheme in SCHEMES:
             page.emulate_media(color_scheme=scheme)
             seen = page.evaluate(LOOK)
-            shot = SHOTS / f"{width}-{scheme}" / path.with_suffix(".jpg")
-            page.screenshot(path=shot, type="jpeg", quality=60)
+            shot = SHOTS / f"{width}-{scheme}" / path.with_suffix(".png")
+            page.screenshot(path=shot)
             assert seen["wide"] <= 0, f"at {width} pixels the page is {seen['wide']} pixels too wide"
             assert not seen["missing"]
-            assert width < 1400 or not seen["cut"], "a line of code is cut"
+            assert width < 1400 or not seen["cut"], f"a line of code is cut: {seen['cut']}"
             backgrounds.add(seen["background"])
     assert not page.troubles
     assert len(backgrounds) == 2, "light and dark look alike"
@@ -109,8 +109,8 @@ def test_search_finds_every_method_recipe_and_error(page, address):
     for name, place in wanted.items():
         found = page.evaluate(
             "name => Search._performSearch(...Search._parseQuery(name)).map(each => each[0] + '.html')", name
-        )
-        if not any(each.startswith(place) for each in found[:15]):
+        )[::-1]  # the best stand last
+        if not any(each.startswith(place) for each in found[:10]):
             lost.append((name, found[:5]))
     assert not lost
 
@@ -130,5 +130,5 @@ def test_every_page_leads_to_the_next_one(page):
         assert target not in seen
         seen.add(target)
         page.goto(target)
-    expected = {path.as_posix() for path in pages()} - {"index.html", "genindex.html", "search.html", "py-modindex.html"}
+    expected = {path.as_posix() for path in pages()} - {"index.html", "genindex.html", "search.html"}
     assert {Path(each.partition("/site/")[2]).as_posix() for each in seen} == expected

@@ -19,6 +19,11 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(each.replace('|', chr(92) + '|') for each in line)} |" for line in lines)
 
 
+def wrapped(text: str) -> str:
+    """Return a block of text whose lines may be broken, as specs may."""
+    return f"```{{code-block}} text\n:class: wrapped\n\n{text}\n```"
+
+
 def between(path: Path, mark: str) -> str:
     """Return what a page holds between `<!-- mark -->` and `<!-- end of mark -->`."""
     return path.read_text(encoding="utf-8").partition(f"<!-- {mark} -->")[2].partition(f"<!-- end of {mark} -->")[0]

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from _pages.markdown import between, linked, rows, table, told
+from _pages.markdown import between, linked, rows, table, told, wrapped
 from _pages.objects import loaded, signature
 from guidance_core import MethodInfo, ParameterInfo, catalog
 from guidance_core.discovery import plugin_class
@@ -108,7 +108,7 @@ class _Known:
         specs = "\n".join(self.examples.get(name, ()))
         if not specs:
             return "It takes a function, so it is made in Python; see [Weakened passes](../methods.md#weakened-passes)."
-        return f"As a spec:\n\n```text\n{specs}\n```"
+        return f"As a spec:\n\n{wrapped(specs)}"
 
     def _cost(self, name: str) -> str:
         _, _, neutral, passes, _ = self.listed[name]

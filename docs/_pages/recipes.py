@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from _pages.markdown import linked, table
+from _pages.markdown import linked, table, wrapped
 from _pages.methods import _default, _taken
 from guidance_core import Guidance, parameter_infos
 from guidance_core.recipes import Recipe
@@ -52,7 +52,7 @@ def _recipe(recipe: Recipe) -> str:
     parts = [
         f"## `@{recipe.name}`",
         f"{recipe.title}. With its defaults it is this stack:",
-        f"```text\n{guidance.expanded().to_spec() or '(no guidance)'}\n```",
+        wrapped(guidance.expanded().to_spec() or "(no guidance)"),
         table(
             ("parameter", "takes", "default", "meaning"),
             [(f"`{each.name}`", _taken(each), _default(each), each.help or "–") for each in infos],
