@@ -31,8 +31,6 @@ python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 highlight_language = "text"
-pygments_style = "sphinx"
-pygments_dark_style = "native"
 
 html_theme = "furo"
 html_title = "guidance-core"

@@ -15,7 +15,6 @@ from typing import Any
 import griffe
 
 ROOT = Path(__file__).parents[2]
-INHERITED = ("Exception", "ValueError", "Protocol", "Generic", "ABC")
 logging.getLogger("griffe").setLevel(logging.CRITICAL)  # types stand in signatures, so its advice does not help
 
 
@@ -55,8 +54,9 @@ def entry(found: Any, name: str = "") -> str:
 def _class(obj: Any, name: str) -> str:
     is_error = any(base.endswith(("Error", "Exception")) for base in map(str, obj.bases))
     members = [_member(each) for each in _members(obj)]
-    parents = ", ".join(f"`{base}`" for base in map(str, obj.bases) if base not in INHERITED)
-    body = [_options({}), f"Bases: {parents}" if parents and not is_error else "", _text(obj), *members]
+    exported = {str(each).strip("'") for each in loaded("guidance_core").exports}
+    parents = ", ".join(f"`{base}`" for base in map(str, obj.bases) if base in exported)
+    body = [f"A kind of {parents}." if parents else "", _text(obj), *members]
     return _directive("py:exception" if is_error else "py:class", f"{name}{_made(obj)}", body, 5)
 
 
@@ -160,14 +160,17 @@ def _default(value: Any) -> str:
         return ""
     if not isinstance(value, griffe.ExprCall):
         return str(value)
+    if "factory=dict" in str(value):
+        return "{}"
     for each in value.arguments:
         if isinstance(each, griffe.ExprKeyword):
             if each.name == "default":
-                return str(each.value)
+                return "..." if "NOTHING" in str(each.value) else str(each.value)
             if each.name == "factory":
                 return f"{each.value}()"
     first = [each for each in value.arguments if not isinstance(each, griffe.ExprKeyword)]
-    return str(first[0]) if first else ""
+    found = str(first[0]) if first else ""
+    return "..." if "NOTHING" in found else found
 
 
 def _help(obj: Any) -> str:

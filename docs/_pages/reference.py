@@ -27,7 +27,6 @@ WHOLE = (
     "hosts.ltx2",
     "hosts.sglang",
     "hosts.vllm_omni",
-    "hosts.comfyui",
 )
 "Modules and packages of which everything with a docstring is public."
 ERRORS = "errors"
@@ -71,12 +70,12 @@ def public() -> dict[str, dict[str, Any]]:
         module = library[package.removeprefix(LIBRARY).lstrip(".")] if package != LIBRARY else library
         for name in exported(module):
             if not name.startswith("__"):
-                add(f"{package}.{name}", module[name])
+                add(f"{package}.{name}", _named(module, name))
     for path in WHOLE:
         module = library[path]
         names = exported(module) or [name for name, each in module.members.items() if _is_shown(name, each)]
         for name in names:
-            add(f"{LIBRARY}.{path}.{name}", module[name])
+            add(f"{LIBRARY}.{path}.{name}", _named(module, name))
     for name, each in library[ERRORS].members.items():
         if not each.is_alias and each.is_class:
             add(f"{LIBRARY}.{ERRORS}.{name}", each)
@@ -86,6 +85,14 @@ def public() -> dict[str, dict[str, Any]]:
 def exported(module: Any) -> list[str]:
     """Return the names of a module's `__all__`."""
     return [str(each).strip("'\"") for each in module.exports or ()]
+
+
+def _named(module: Any, name: str) -> Any:
+    """Return what a package exports under a name, though one of its modules may have that name too."""
+    found = module[name]
+    if found.is_module and name in module.imports:
+        return loaded(LIBRARY)[module.imports[name].removeprefix(f"{LIBRARY}.")]
+    return found
 
 
 def _is_shown(name: str, each: Any) -> bool:
