@@ -10,6 +10,7 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
 from _pages import write  # noqa: E402
+from _pages.links import with_links  # noqa: E402
 from _pages.mathml import typeset  # noqa: E402
 from _pages.methods import shipped  # noqa: E402
 
@@ -44,8 +45,9 @@ html_math_renderer = "mathml"
 html_theme_options = {"navigation_with_keys": True}
 
 
-def without_attributes(app, name, source):
-    """Read a fence such as `{.python .no-run}`, which GitHub and the tests know, as one of that language."""
+def as_read(app, name, source):
+    """Read a fence such as `{.python .no-run}`, which GitHub and the tests know, as one of that language; add links."""
+    source[0] = with_links(name, source[0])
     source[0] = re.sub(r"^(`{3,})\{\.(\w+)[^}\n]*\}$", r"\1\2", source[0], flags=re.MULTILINE)
 
 
@@ -53,5 +55,5 @@ def setup(app):
     """Write the pages that are generated, and have formulas typeset without a script."""
     write(DOCS)
     app.add_html_math_renderer("mathml", (typeset, None), (typeset, None))
-    app.connect("source-read", without_attributes)
+    app.connect("source-read", as_read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,6 +15,7 @@ pytest.importorskip("griffe", reason="the extra `docs` is not installed")
 pytest.importorskip("latex2mathml", reason="the extra `docs` is not installed")
 
 from _pages import commands, methods, pages, reference
+from _pages.links import with_links
 from latex2mathml.converter import convert
 
 import guidance_core
@@ -65,6 +66,16 @@ def test_every_recipe_has_an_entry(site):
     text = "\n".join(text for name, text in site.items() if name.startswith("recipes/"))
     for name in recipes():
         assert f"## `@{name}`\n" in text
+
+
+def test_tables_lead_to_the_pages_of_methods_and_recipes(site):
+    methods_table = with_links("methods", (DOCS / "methods.md").read_text())
+    recipes_table = with_links("recipes", (DOCS / "recipes.md").read_text())
+    for name in SHIPPED[PLUGINS]:
+        assert f"| [`{name}`](methods/{name}.md) |" in methods_table
+    linked = dict(re.findall(r"^\| \[`@([^`]+)`\]\(([^#]+)#", recipes_table, re.M))
+    assert linked.keys() == recipes().keys()
+    assert all(f"## `@{name}`\n" in site[page] for name, page in linked.items())
 
 
 def test_every_public_name_has_an_entry_with_its_type(site):

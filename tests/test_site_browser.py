@@ -12,10 +12,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from _pages.methods import shipped
-from _pages.reference import public
 
 from guidance_core.recipes.finding import shipped as recipes
+
+pytest.importorskip("griffe", reason="the extra `docs` is not installed")
+
+from _pages.methods import shipped
+from _pages.reference import public
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "site"

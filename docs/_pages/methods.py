@@ -20,6 +20,13 @@ FAMILIES = {
     "correction": ("Corrections", "They change the sum that the methods before them make, and cost no pass."),
     "other": ("Others", "Windows, edits of the model's inputs, and gradients."),
 }
+SYMBOLS = {
+    "c": "is the prediction of `cond`",
+    "u": "that of the negative condition",
+    "p": "that of the weakened pass",
+    "g": "what the methods before it make",
+}
+"Letters that mean the same in all formulas."
 PICTURES = (".png", ".svg", ".webp", ".gif", ".jpg")
 
 
@@ -69,8 +76,7 @@ class _Known:
             f"*{about.summary}*",
             "## Formula",
             f"$$\n{FORMULAS[info.name].strip()}\n$$" if info.name in FORMULAS else f"```text\n{about.formulas}\n```",
-            "$c$ is the prediction of `cond`, $u$ that of the negative condition, $p$ that of the weakened model, $g$ "
-            "the guided prediction so far, $x$ the sample.",
+            _symbols(FORMULAS.get(info.name, "")),
             about.text,
             f"**Reference**: {linked(about.source)}.".replace("..", "."),
             *self._pictures(info.name),
@@ -147,6 +153,17 @@ class _Known:
         # The pages lie one folder deeper than the page that these lines come from.
         moved = [re.sub(r"\]\((?!http)([\w-]+\.md)", r"](../\1", each) for each in found]
         return ["## Where others differ", "\n".join(moved)] if found else []
+
+
+def _symbols(formula: str) -> str:
+    """Return what the usual letters stand for, of those that a formula has."""
+    bare = re.sub(r"\\(text|math\w+)\{[^}]*\}|\\[a-zA-Z]+", " ", formula)
+    found = [
+        f"${each}$ {meaning}"
+        for each, meaning in SYMBOLS.items()
+        if re.search(rf"(?<![a-zA-Z]){each}(?![a-zA-Z])", bare)
+    ]
+    return f"Here {', '.join(found)}." if found else ""
 
 
 def _signs(pairs: str) -> dict[str, dict[str, str]]:

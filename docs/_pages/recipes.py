@@ -59,7 +59,7 @@ def _recipe(recipe: Recipe) -> str:
         )
         if infos
         else "It has no parameters.",
-        table(("", ""), [(name, text.replace("\n", " ")) for name, text in told.items() if text]),
+        table(("property", "value"), [(name, text.replace("\n", " ")) for name, text in told.items() if text]),
         recipe.notes,
     ]
     return "\n\n".join(filter(None, parts))
