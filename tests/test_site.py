@@ -68,6 +68,11 @@ def test_every_recipe_has_an_entry(site):
         assert f"## `@{name}`\n" in text
 
 
+def test_a_letter_that_a_formula_defines_is_not_explained_as_another(site):
+    assert "$g$ what" not in site["methods/ltx2.md"]
+    assert "$g$ what" in site["methods/rescale.md"]
+
+
 def test_tables_lead_to_the_pages_of_methods_and_recipes(site):
     methods_table = with_links("methods", (DOCS / "methods.md").read_text())
     recipes_table = with_links("recipes", (DOCS / "recipes.md").read_text())

@@ -161,7 +161,7 @@ def _symbols(formula: str) -> str:
     found = [
         f"${each}$ {meaning}"
         for each, meaning in SYMBOLS.items()
-        if re.search(rf"(?<![a-zA-Z]){each}(?![a-zA-Z])", bare)
+        if re.search(rf"(?<![a-zA-Z]){each}(?![a-zA-Z])", bare) and not re.search(rf"(?<![a-zA-Z]){each}\s*&?=", bare)
     ]
     return f"Here {', '.join(found)}." if found else ""
 

@@ -96,7 +96,7 @@ def _named(module: Any, name: str) -> Any:
 
 
 def _is_shown(name: str, each: Any) -> bool:
-    return not name.startswith("_") and not each.is_alias and bool(each.docstring)
+    return not name.startswith("_") and not name.isupper() and not each.is_alias and bool(each.docstring)
 
 
 def _page(room: str, purpose: str, found: dict[str, Any]) -> str:
