@@ -155,7 +155,7 @@ bench: $(VENV)/.dev
 
 # A warning is an error: a broken link, anchor or image, or a page that no other page leads to.
 docs: $(VENV)/.docs
-	$(BIN)/sphinx-build -q -W --keep-going -b html docs site
+	$(BIN)/sphinx-build -q -E -W --keep-going -b html docs site
 
 # Every page in headless Chromium, narrow and wide, light and dark. Screenshots go to out/site.
 test-site: docs $(VENV)/.dev
