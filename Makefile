@@ -20,7 +20,7 @@ NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
 CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
 	rooms.py runs.py stacked_denoiser.py)
 
-.PHONY: demo engines test test-hosts table-diffusers table-hosts test-lowest test-newest soak conformance mutants check bench docs clean
+.PHONY: demo engines test test-hosts table-diffusers table-hosts test-lowest test-newest soak conformance mutants check bench docs test-site clean
 .DEFAULT_GOAL := help
 
 help:
@@ -40,6 +40,7 @@ help:
 	@echo "make check   run the linter and the type checker"
 	@echo "make bench   measure the cost of a step, and what several ranks gain"
 	@echo "make docs    build the documentation into site/"
+	@echo "make test-site  open every page of it in headless Chromium; screenshots go to out/site"
 
 # A stamp per set of packages, so that nothing is installed twice.
 $(BIN)/python:
@@ -169,8 +170,14 @@ bench: $(VENV)/.dev
 	$(BIN)/guidance-core bench combine
 	$(BIN)/guidance-core bench parallel
 
+# A warning is an error: a broken link, anchor or image, or a page that no other page leads to.
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict
+	$(BIN)/sphinx-build -q -E -W --keep-going -b html docs site
+
+# Every page in headless Chromium, narrow and wide, light and dark. Screenshots go to out/site.
+test-site: docs $(VENV)/.dev
+	$(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[browser]'
+	$(BIN)/python -m pytest tests/test_site_browser.py $(PYTEST_ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest out site
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest out site docs/methods docs/recipes docs/commands docs/reference

@@ -34,7 +34,7 @@ def test_the_source_distribution_holds_every_file_of_the_repository(packed):
 
 
 def test_the_source_distribution_holds_what_the_commands_of_the_readme_need(packed):
-    assert packed >= {"Makefile", "constraints.txt", "mkdocs.yml", ".ci/run", "tests/conftest.py", "README.md"}
+    assert packed >= {"Makefile", "constraints.txt", "docs/conf.py", ".ci/run", "tests/conftest.py", "README.md"}
 
 
 def test_the_metadata_names_every_supported_python():
