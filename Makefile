@@ -17,8 +17,8 @@ NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
 	if python3.$$minor -c "" 2>/dev/null; then echo python3.$$minor; exit; fi; done; echo $(PYTHON))
 
 # What the lowest versions and the newest Python are tried on: all that needs no several ranks and no host.
-CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
-	rooms.py runs.py stacked_denoiser.py)
+CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py commands.py conformance.py docs.py extras.py \
+	rooms.py runs.py sample.py samplers.py stacked_denoiser.py)
 
 .PHONY: demo engines test test-hosts table-diffusers test-lowest test-newest soak conformance mutants check bench docs clean
 .DEFAULT_GOAL := help

@@ -393,7 +393,7 @@ def test_the_command_prints_a_table(tmp_path):
     [
         (["--prompt", "louder"], "a prompt of the keypad model is"),
         (["--model", "keypadd"], "Did you mean 'keypad'"),
-        (["--model", "digits", "--prompt", "rising"], "--prompt is for --model keypad"),
+        (["--model", "letters", "--prompt", "rising"], "--prompt is for --model keypad"),
         (["-g", "stg:blocks=99"], "4 blocks"),
         (["-g", "tpg"], "ShuffledTokens"),
         (["-g", "cfg:scale={video: 3, depth: 1}"], "depth"),

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from guidance_core.models.demo import PictureDemo
     from guidance_core.models.drawing import Drawing
 
-LETTERS, DIGITS, KEYPAD = "letters", "digits", "keypad"
-MODELS = (LETTERS, DIGITS, KEYPAD)
+LETTERS, KEYPAD = "letters", "keypad"
+MODELS = (LETTERS, KEYPAD)
 
 SHARES = ("typeface", "saturation")
 "Scores that are shares."
@@ -33,10 +33,7 @@ SHARES = ("typeface", "saturation")
 def sample(
     model: Annotated[
         str,
-        typer.Option(
-            help="What draws: letters, in many typefaces; digits, handwritten; or keypad, which makes clips of picture "
-            "and sound."
-        ),
+        typer.Option(help="What draws: letters, in many typefaces; or keypad, which makes clips of picture and sound."),
     ] = LETTERS,
     guidance: Annotated[
         list[str] | None, typer.Option("--guidance", "-g", help=f"{SPEC} Repeat it: each one is a row.")
@@ -57,7 +54,7 @@ def sample(
             min=1,
             max=1000,
             help="Samples of each character or prompt to measure on; pictures show the first. "
-            "If not given: 4 for letters, 20 for the others.",
+            "If not given: 4 for letters, 20 for keypad.",
         ),
     ] = None,
     prompt: Annotated[
@@ -87,7 +84,7 @@ def sample(
     keypad also writes an animation and a sound file for each row, beside the picture.
     """
     check_extra("demo")
-    from guidance_core.models.demo import DigitsDemo, KeypadDemo, LettersDemo
+    from guidance_core.models.demo import KeypadDemo, LettersDemo
     from guidance_core.models.grid import check_picture_path
     from guidance_core.models.keypad_clips import PROMPTS
     from guidance_core.models.letters_drawing import SHOWN
@@ -106,11 +103,7 @@ def sample(
         if rows := keypad.draw(_progress):
             show_clips(keypad, rows, out, as_json=as_json)
     else:
-        pictures = (
-            LettersDemo(*settings, characters=SHOWN if characters is None else characters)
-            if model == LETTERS
-            else DigitsDemo(*settings)
-        )
+        pictures = LettersDemo(*settings, characters=SHOWN if characters is None else characters)
         pictures.check()
         if drawings := pictures.draw(_progress):
             _show(model, pictures, drawings, out, as_json=as_json)

@@ -15,7 +15,7 @@ from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError, GuidanceError, RankLostError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.models.drawing import Drawing, check_one_output, draw_digits
+from guidance_core.models.drawing import Drawing, check_one_output
 from guidance_core.models.keypad import read_prompt
 from guidance_core.models.keypad_clips import PROMPTS, Clips, make_clips
 from guidance_core.models.letters_drawing import SHOWN, check_characters, draw_letters
@@ -45,7 +45,7 @@ class Demo(Generic[Row]):
     steps: int
     seed: int
     per_class: int | None
-    "Samples of each character, digit or prompt; none is the model's own number."
+    "Samples of each character or prompt; none is the model's own number."
     executor: str
     "Empty for `serial` in one process and `all_gather` on several ranks."
     ranks: int
@@ -148,15 +148,6 @@ class PictureDemo(Demo[Drawing]):
     def check_stack(self, guidance: Guidance) -> None:
         """Raise `ConfigurationError` for methods with values for several outputs."""
         check_one_output(guidance)
-
-
-@attrs.frozen
-class DigitsDemo(PictureDemo):
-    """Digits: a column for each."""
-
-    def row(self, spec: str, on_step: Callable[[], object]) -> Drawing:
-        """Draw one row."""
-        return draw_digits(Guidance.from_spec(spec), per_class=self.per_class or 20, **self.settings(on_step))
 
 
 @attrs.frozen

@@ -85,7 +85,7 @@ USUAL: Mapping[str, Usual] = {
     "rounded-cfg": usual(),
     "renorm-text": usual("image", "text", sets="norm"),
     "rescale": usual(acts_alone=False),
-    "s2": usual(count=6),
+    "s2": usual(count=4),
     "seg": usual(),
     "skimmed": usual(),
     "slg": usual(blocks=(1,), start=0.0, stop=1.0),
