@@ -21,6 +21,7 @@ from guidance_core.models.keypad_clips import PROMPTS, Clips, make_clips
 from guidance_core.models.letters_drawing import SHOWN, check_characters, draw_letters
 from guidance_core.ranks import Ranks, torchrun_group, torchrun_size
 from guidance_core.trace import Trace
+from guidance_core.unpublished import stack_of
 
 TIMEOUT = 60.0
 "Seconds that ranks wait for one that does not answer."
@@ -73,7 +74,7 @@ class Demo(Generic[Row]):
             )
         check_executor(self.chosen, self.size)
         for spec in self.specs:
-            self.check_stack(Guidance.from_spec(spec))
+            self.check_stack(stack_of(spec))
 
     def settings(self, on_step: Callable[[], object]) -> dict[str, Any]:
         """What every model is given for a row."""
@@ -164,7 +165,7 @@ class LettersDemo(PictureDemo):
 
     def row(self, spec: str, on_step: Callable[[], object]) -> Drawing:
         """Draw one row."""
-        stack = Guidance.from_spec(spec)
+        stack = stack_of(spec)
         return draw_letters(stack, characters=self.characters, per_class=self.per_class or 4, **self.settings(on_step))
 
 
@@ -182,9 +183,7 @@ class KeypadDemo(Demo[Clips]):
 
     def row(self, spec: str, on_step: Callable[[], object]) -> Clips:
         """Make the clips of one row."""
-        return make_clips(
-            Guidance.from_spec(spec), self.prompts, per_prompt=self.per_class or 20, **self.settings(on_step)
-        )
+        return make_clips(stack_of(spec), self.prompts, per_prompt=self.per_class or 20, **self.settings(on_step))
 
 
 def _drawn(demo: Demo[Row], watch: Watch | None) -> list[Row]:

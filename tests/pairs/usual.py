@@ -33,8 +33,8 @@ class Usual:
 
 
 def likely(x: Tensor, sigma: float) -> Tensor:
-    """Return what stands for a classifier: log p of each sample, `[B]`, larger for bright ones."""
-    return x.sigmoid().flatten(1).sum(1)
+    """Return what stands for a classifier: log p of each sample, `[B]`, larger for dark ones."""
+    return (-x).sigmoid().flatten(1).sum(1)
 
 
 def far(x0: Tensor) -> Tensor:
