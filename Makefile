@@ -1,4 +1,4 @@
-# `make demo` draws letters with and without guidance; `make test` runs the tests.
+# `make demo` draws letters with and without guidance, and a clip with its sound; `make test` runs the tests.
 # Both set up .venv on the first run and reuse it afterwards.
 
 PYTHON ?= python3
@@ -24,7 +24,7 @@ CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py commands
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    draw letters with several guidance methods; writes out/demo.png"
+	@echo "make demo    draw letters with several guidance methods, and a clip of picture and sound; writes into out/"
 	@echo "make test    run the tests"
 	@echo "make engines  fetch the wheels of engines, with whose code make test compares the recipes"
 	@echo "make test-hosts  run the tests of the pipelines and models of others"
@@ -75,6 +75,8 @@ $(VENV)/.docs: $(VENV)/.demo
 demo: $(VENV)/.demo
 	$(BIN)/guidance-core sample --guidance "" --guidance cfg:scale=3 --guidance cfg:scale=3,rescale:phi=0.7 \
 		--guidance apg:scale=4 --guidance stg:scale=1,blocks=3 --out out/demo.png
+	$(BIN)/guidance-core sample --model keypad --prompt "rising, quick" --per-class 1 --out out/keypad.png \
+		-g ltx2:cfg_scale=3,modality_scale=3,stg_scale=1,stg_blocks=0,rescale_scale=0.7
 
 # The pipelines and models of others; `make test` runs them too, unless WITHOUT_HOSTS=1 leaves them to `make test-hosts`.
 HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py tests/test_perturbed_*.py) tests/test_loops.py

@@ -157,6 +157,8 @@ class LettersDemo(PictureDemo):
 
     characters: str = SHOWN
     "What to draw."
+    keep: tuple[int, ...] = ()
+    "The steps whose estimates are kept."
 
     def check(self) -> None:
         """Raise `GuidanceError` for what cannot be drawn, before any process starts."""
@@ -166,7 +168,8 @@ class LettersDemo(PictureDemo):
     def row(self, spec: str, on_step: Callable[[], object]) -> Drawing:
         """Draw one row."""
         stack = stack_of(spec)
-        return draw_letters(stack, characters=self.characters, per_class=self.per_class or 4, **self.settings(on_step))
+        settings = {"per_class": self.per_class or 4, "keep": self.keep, **self.settings(on_step)}
+        return draw_letters(stack, characters=self.characters, **settings)
 
 
 @attrs.frozen

@@ -17,6 +17,7 @@ from guidance_core.guidance import Guidance
 from guidance_core.hosts.stacked_denoiser import StackedDenoiser
 from guidance_core.methods.capabilities import Capabilities
 from guidance_core.models.changes import POSSIBLE
+from guidance_core.models.estimates import Estimates
 from guidance_core.models.samplers import euler
 from guidance_core.models.transformer import FlowTransformer
 from guidance_core.trace import Trace
@@ -42,6 +43,8 @@ class Drawing:
     "Further scores, by name."
     trace: Trace | None = None
     "What each step did, where that was asked for."
+    kept: Estimates = attrs.field(factory=lambda: Estimates(()))
+    "Estimates of the first image of each class, in the steps that were asked for."
 
 
 @attrs.frozen
@@ -58,6 +61,8 @@ class Settings:
     "Called after each step."
     trace: Trace | None = None
     "Is given what each step did."
+    kept: Estimates = attrs.field(factory=lambda: Estimates(()))
+    "Is given the estimates of some steps."
 
     def check(self, guidance: Guidance) -> None:
         """Raise `ConfigurationError` unless a model of one output can draw so with the stack."""
@@ -111,7 +116,7 @@ def drawn(
 
     start = time.perf_counter()
     with torch.no_grad():  # which, unlike inference mode, lets a method differentiate
-        images = euler(run, sigmas, noise, denoiser, settings.on_step)
+        images = euler(run, sigmas, noise, denoiser, settings.on_step, settings.kept.see)
     return images, run.passes / settings.steps, time.perf_counter() - start
 
 
