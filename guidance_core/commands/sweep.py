@@ -47,8 +47,6 @@ class Sweep:
             )
         try:
             tables = parse_spec(f"sweep:values=[{text}]")["guidance"]
-        except UnknownNameError:  # of a schedule
-            raise
         except SpecError:
             tables = []
         values = tables[0]["values"] if [set(table) for table in tables] == [{"plugin", "values"}] else ()
