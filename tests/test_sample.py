@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from guidance_core import Guidance, GuidanceError
+from guidance_core.models.grid import CAPTION, GAP, HEADER, MARGIN
 
 runner = CliRunner()
+TILE = 112
+"Four times the pixels of a letter."
 
 
 def test_the_command_draws_a_picture(tmp_path):
@@ -60,3 +64,39 @@ def test_what_sample_cannot_do_is_a_clear_error(words, says, tmp_path, monkeypat
         assert isinstance(result.exception, GuidanceError)
         assert says in str(result.exception)
         assert not list(tmp_path.iterdir())
+
+
+def tiles(path, columns):
+    """The pictures of a grid, without what stands beside and around them, as greys."""
+    from PIL import Image
+
+    picture = Image.open(path)
+    left = picture.width - MARGIN - columns * (TILE + 2 * GAP)
+    return np.asarray(picture.crop((left, HEADER + 30, picture.width, picture.height - CAPTION))).astype(int)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--per-class", "3"],
+        ["--executor", "batched"],
+        ["--ranks", "2"],
+        ["--ranks", "3", "--executor", "all_gather"],
+        ["--ranks", "2", "--executor", "all_reduce"],
+        ["--ranks", "2", "--executor", "auto", "--per-class", "2"],
+    ],
+    ids=" ".join,
+)
+def test_the_same_seed_gives_the_same_pictures_however_they_are_made(words, tmp_path):
+    from guidance_core.commands.app import app
+
+    command = ["sample", "-g", "cfg:scale=3", "-g", "cfg:scale=3,pag:blocks=3", "--steps", "5", "--characters", "AG"]
+    usual, other = tmp_path / "a.png", tmp_path / "b.png"
+    assert runner.invoke(app, [*command, "--per-class", "1", "--out", str(usual)]).exit_code == 0
+    made = runner.invoke(
+        app, [*command, *([] if "--per-class" in words else ["--per-class", "1"]), *words, "--out", str(other)]
+    )
+    assert made.exit_code == 0, made.output
+    assert np.abs(tiles(usual, 2) - tiles(other, 2)).max() <= 4, "of 255 greys"
+    assert runner.invoke(app, [*command, "--per-class", "1", "--seed", "1", "--out", str(other)]).exit_code == 0
+    assert np.abs(tiles(usual, 2) - tiles(other, 2)).max() > 100
