@@ -217,7 +217,14 @@ def lines_of(description):
             ],
         ),
         (
-            "cfg:scale=beta(7, 2, 2)",  # a range never turns
+            "cfg:scale=2x1+4x1+5x1+6x1+3x1+2x1",  # counted from the end; a range never turns
+            [
+                *("steps 0 to 2: 2 passes", "uncond negative, strength 1 -> 5"),
+                *("steps 3 to 5: 2 passes", "uncond negative, strength 4 -> 1"),
+            ],
+        ),
+        (
+            "cfg:scale=beta(7, 2, 2)",
             [
                 *("steps 0 to 1: 2 passes", "uncond negative, strength -1 -> 5.72"),
                 *("steps 2 to 3: 2 passes", "uncond negative, strength 9.08"),
