@@ -1,4 +1,4 @@
-# `make demo` draws letters with and without guidance; `make test` runs the tests.
+# `make demo` draws letters with and without guidance, and a clip with its sound; `make test` runs the tests.
 # Both set up .venv on the first run and reuse it afterwards.
 
 PYTHON ?= python3
@@ -17,14 +17,14 @@ NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
 	if python3.$$minor -c "" 2>/dev/null; then echo python3.$$minor; exit; fi; done; echo $(PYTHON))
 
 # What the lowest versions and the newest Python are tried on: all that needs no several ranks and no host.
-CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
-	rooms.py runs.py stacked_denoiser.py)
+CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py commands.py conformance.py docs.py extras.py \
+	rooms.py runs.py sample.py samplers.py stacked_denoiser.py)
 
 .PHONY: demo engines test test-hosts table-diffusers table-hosts test-lowest test-newest soak conformance mutants check bench docs test-site clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    draw letters with several guidance methods; writes out/demo.png"
+	@echo "make demo    draw letters with several guidance methods, and a clip of picture and sound; writes into out/"
 	@echo "make test    run the tests"
 	@echo "make engines  fetch the wheels of engines, with whose code make test compares the recipes"
 	@echo "make test-hosts  run the tests of the pipelines and models of others"
@@ -77,6 +77,8 @@ $(VENV)/.docs: $(VENV)/.demo
 demo: $(VENV)/.demo
 	$(BIN)/guidance-core sample --guidance "" --guidance cfg:scale=3 --guidance cfg:scale=3,rescale:phi=0.7 \
 		--guidance apg:scale=4 --guidance stg:scale=1,blocks=3 --out out/demo.png
+	$(BIN)/guidance-core sample --model keypad --prompt "rising, quick" --per-class 1 --out out/keypad.png \
+		-g ltx2:cfg_scale=3,modality_scale=3,stg_scale=1,stg_blocks=0,rescale_scale=0.7
 
 # The pipelines and models of others; `make test` runs them too, unless WITHOUT_HOSTS=1 leaves them to `make test-hosts`.
 HOST_TESTS := $(wildcard tests/test_hosts_*.py tests/test_ltx2_*.py tests/test_perturbed_*.py) tests/test_loops.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -105,11 +106,12 @@ class Description:
             lines += _table(parameters)
         if not self.plugins:
             lines.append("plugin     none: the base prediction is returned as it is")
-        for group in self.steps:
+        for run in _folded(self.steps):
+            group, last = run[0], run[-1].last
             count = len(group.passes)
-            span = f"{group.first}" if group.first == group.last else f"{group.first} to {group.last}"
+            span = f"{group.first}" if group.first == last else f"{group.first} to {last}"
             lines.append(f"steps      {span}: {count} {'pass' if count == 1 else 'passes'}")
-            lines += [f"             {_pass_line(each)}" for each in group.passes]
+            lines += [f"             {_pass_line(*ends)}" for ends in zip(group.passes, run[-1].passes, strict=True)]
             if len(group.ranks) > 1 and group.passes:
                 lines.append(f"             {_placed(group.ranks)} (expected speedup {group.speedup:.2f})")
             if group.held:
@@ -138,15 +140,63 @@ def _placed(ranks: Sequence[str]) -> str:
     return "; ".join(parts)
 
 
-def _pass_line(each: PassDescription) -> str:
+def _folded(groups: Sequence[StepsDescription]) -> list[list[StepsDescription]]:
+    """Return runs of groups to be shown as one: single steps that differ in strengths alone, each rising or falling."""
+    runs: list[list[StepsDescription]] = []
+    direction = None
+    for group in groups:
+        turn = _direction(runs[-1][-1], group) if runs else None
+        if turn is not None and (len(runs[-1]) == 1 or turn == direction):
+            runs[-1].append(group)
+            direction = turn
+        else:
+            runs.append([group])
+    return runs
+
+
+def _direction(one: StepsDescription, next_: StepsDescription) -> tuple[int, ...] | None:
+    """Return whether each strength rises (1), falls (-1) or stays (0) from a step to the next; None if more changes."""
+    if one.first != one.last or next_.first != next_.last or _without_strengths(one) != _without_strengths(next_):
+        return None
+    before, after = _numbers(one), _numbers(next_)
+    if before is None or after is None or len(before) != len(after):
+        return None
+    return tuple((later > earlier) - (later < earlier) for earlier, later in zip(before, after, strict=True))
+
+
+def _without_strengths(group: StepsDescription) -> tuple[Any, ...]:
+    passes = tuple((attrs.evolve(each, strengths={}), _is_read_only(each)) for each in group.passes)
+    return passes, group.held, group.ranks, group.speedup
+
+
+def _numbers(group: StepsDescription) -> list[float] | None:
+    """Return the strengths of a group's passes, those of samples apart; None where one is not written in numbers."""
+    written = ",".join(text for each in group.passes for text in each.strengths.values())
+    try:
+        return [float(number) for number in re.sub(r"[\[\]]", "", written).split(",")] if written else []
+    except ValueError:
+        return None
+
+
+def _is_read_only(each: PassDescription) -> bool:
+    """Whether nothing is added for a pass: a method looks at its prediction."""
+    return set(each.strengths.values()) == {"0"}
+
+
+def _pass_line(each: PassDescription, last: PassDescription) -> str:
+    """Return the line of a pass, whose strengths may change evenly until its last step."""
     line, asked = f"{each.branch:<10} {each.condition}", ", ".join(each.asked_by)
     if each.perturbations:
         line += f", {'; '.join(each.perturbations)}"
-    values = set(each.strengths.values())
-    if values == {"0"}:  # nothing is added for it: a method looks at its prediction
+    if _is_read_only(each):
         return f"{line}, read by {asked}"
+    strengths = {
+        output: first if first == last.strengths[output] else f"{first} -> {last.strengths[output]}"
+        for output, first in each.strengths.items()
+    }
+    values = set(strengths.values())
     if values:
-        both = ", ".join(f"{output} {strength}" for output, strength in each.strengths.items())
+        both = ", ".join(f"{output} {strength}" for output, strength in strengths.items())
         line += f", strength {values.pop() if len(values) == 1 else both}"
     return line + (f"  <- {asked}" if asked else "")
 

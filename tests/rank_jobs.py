@@ -19,7 +19,7 @@ from guidance_core import (
     StackedDenoiser,
     hookimpl,
 )
-from guidance_core.models import NULL_LABEL, load_digits_model
+from guidance_core.models import ANY_CHARACTER, load_small_letters_model
 from guidance_core.models.samplers import euler
 
 EPS32 = 2.0**-23
@@ -261,10 +261,11 @@ def bound_of(case: Case, step: int, output: str, strengths: dict[str, Any], coun
     return bound
 
 
-def digits_by_rows(group: Any, batched: bool) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Draw four digits with rows shared out and serially; return both, and the rows this rank ran."""
-    model, label, sigmas = load_digits_model(), torch.tensor([1, 3, 5, 7]), [1.0, 0.75, 0.5, 0.25, 0.0]
-    noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+def letters_by_rows(group: Any, batched: bool) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Draw four letters with rows shared out and serially; return both, and the rows this rank ran."""
+    model, sigmas = load_small_letters_model(), [1.0, 0.75, 0.5, 0.25, 0.0]
+    character, typeface = torch.tensor([1, 13, 25, 37]), torch.tensor([0, 5, 10, 15])
+    noise = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     guidance = Guidance.from_spec("cfg:scale=3,stg:blocks=3,rescale:phi=0.5")
     executor = AllGatherExecutor(group, split_rows=True, batched=batched)
     rows = 0
@@ -279,7 +280,8 @@ def digits_by_rows(group: Any, batched: bool) -> tuple[torch.Tensor, torch.Tenso
         return StackedDenoiser(counted, {"x": x, "sigma": sigma}, adapt=adapt)
 
     def draw(chosen: Executor | str) -> torch.Tensor:
-        conditions = {"positive": {"label": label}, "negative": {"label": torch.full_like(label, NULL_LABEL)}}
+        characters = {"positive": character, "negative": torch.full_like(character, ANY_CHARACTER)}
+        conditions = {name: {"character": each, "typeface": typeface} for name, each in characters.items()}
         run = guidance.start(conditions=conditions, sigmas=sigmas, prediction_type="flow", executor=chosen)
         return euler(run, sigmas, noise, denoiser)
 

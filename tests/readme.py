@@ -62,7 +62,8 @@ def recipes() -> str:
     text = (
         f"{len(all_of_them)} recipes ship. {compared} of them are compared with the code of diffusers, sglang, "
         f"vLLM-Omni or ltx-core by a run; the others are marked 'read, not compared'. They are for "
-        f"{', '.join(families[:-1])} and {families[-1]}. [Recipes](docs/recipes.md) has each with its parameters and source."
+        f"{', '.join(families[:-1])} and {families[-1]}. "
+        "[Recipes](docs/recipes.md) has each with its parameters and source."
     )
     return textwrap.fill(text, 124, break_long_words=False, break_on_hyphens=False)
 

@@ -28,6 +28,7 @@ ORDER = (
     "trace",
     "run",
     "guidance",
+    "unpublished",
     "tuner",
     "catalog",
     "hosts",

@@ -355,7 +355,7 @@ def sample(*words: str):
 def test_the_command_writes_a_sheet_an_animation_and_sounds(tmp_path):
     from PIL import Image
 
-    out = tmp_path / "new" / "a.png"
+    out = tmp_path / "a.png"
     result = sample("-g", "", "-g", keypad_jobs.SPEC, "--prompt", "rising, quick", "--out", str(out), "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -366,7 +366,7 @@ def test_the_command_writes_a_sheet_an_animation_and_sounds(tmp_path):
     with Image.open(out.with_suffix(".gif")) as animation:
         assert animation.n_frames == 6
         assert animation.info["duration"] == 120
-    with wave.open(str(tmp_path / "new" / "a-1.wav")) as file:
+    with wave.open(str(tmp_path / "a-1.wav")) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, RATE)
         assert file.getnframes() == 6 * FRAME + RATE // 4
 
@@ -393,7 +393,7 @@ def test_the_command_prints_a_table(tmp_path):
     [
         (["--prompt", "louder"], "a prompt of the keypad model is"),
         (["--model", "keypadd"], "Did you mean 'keypad'"),
-        (["--model", "digits", "--prompt", "rising"], "--prompt is for --model keypad"),
+        (["--model", "letters", "--prompt", "rising"], "--prompt is for --model keypad"),
         (["-g", "stg:blocks=99"], "4 blocks"),
         (["-g", "tpg"], "ShuffledTokens"),
         (["-g", "cfg:scale={video: 3, depth: 1}"], "depth"),
@@ -411,6 +411,7 @@ def test_what_the_command_cannot_do_is_a_clear_error(words, says, tmp_path, monk
 def test_the_command_writes_the_same_files_on_ranks(tmp_path):
     for count in ("1", "2"):
         folder = tmp_path / count
+        folder.mkdir()
         result = sample("-g", keypad_jobs.SPEC, "--ranks", count, "--out", str(folder / "a.png"))
         assert result.exit_code == 0, result.output
     for name in ("a.png", "a.gif", "a-1.wav"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rank_jobs import BROKEN_GATHERS, BROKEN_REDUCES, Case, digits_by_rows, equivalence
+from rank_jobs import BROKEN_GATHERS, BROKEN_REDUCES, Case, equivalence, letters_by_rows
 from tallies import tally
 
 numbers = st.floats(-30, 30).map(lambda value: round(value, 3)) | st.sampled_from([0.0, 1.0, -1.0, 1e4, -3e5])
@@ -175,7 +175,7 @@ def test_the_shares_of_rows_end_at_the_rows_nearest_to_equal_shares(costs, count
 @pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_rows_of_a_plain_model_are_shared_out(ranks, count, batched):
-    found = ranks.run(digits_by_rows, batched, ranks=count)
+    found = ranks.run(letters_by_rows, batched, ranks=count)
     for images, expected, rows in found:
         torch.testing.assert_close(images, expected, rtol=1e-4, atol=1e-4)
         assert rows == found[0][2] or abs(rows - found[0][2]) <= 4  # four steps

@@ -27,7 +27,7 @@ from guidance_core import (
     SlidingWindows,
     SoftIdentityAttention,
 )
-from guidance_core.models import load_digits_model, load_letters_model
+from guidance_core.models import letters_condition, load_letters_model, load_small_letters_model
 from guidance_core.models.changes import POSSIBLE
 from guidance_plugins import TPG
 
@@ -170,8 +170,8 @@ def test_two_changes_of_one_place_collide(one, other, collide):
 # The embedded transformers.
 
 HOSTS = {
-    "digits": (load_digits_model, (torch.tensor([3, 7]),)),
-    "letters": (load_letters_model, (torch.tensor([3, 7]), torch.tensor([1, 2]))),
+    "letters": load_letters_model,
+    "smaller": load_small_letters_model,
 }
 
 SOME = {
@@ -189,9 +189,8 @@ SOME = {
 class Watched:
     """The model, with what enters and leaves each block."""
 
-    def __init__(self, name="digits"):
-        load, self.condition = HOSTS[name]
-        self.model = load()
+    def __init__(self, name):
+        self.model = HOSTS[name]()
         self.seen = {}
         for index, block in enumerate(self.model.blocks):
             block.register_forward_hook(
@@ -202,11 +201,11 @@ class Watched:
         self.seen = {}
         side = self.model.side
         x = torch.randn(2, 1, side, side, generator=torch.Generator().manual_seed(3))
-        return self.model(x, 0.6, *self.condition, changes), dict(self.seen)
+        return self.model(x, 0.6, torch.tensor([3, 7]), torch.tensor([1, 2]), changes), dict(self.seen)
 
 
 @pytest.mark.parametrize("kind", SOME)
-@pytest.mark.parametrize("block", [0, 3, 5])
+@pytest.mark.parametrize("block", [0, 1, 3])
 @pytest.mark.parametrize("host", HOSTS)
 def test_only_the_named_block_changes(kind, block, host):
     watched = Watched(host)
@@ -221,7 +220,9 @@ def test_only_the_named_block_changes(kind, block, host):
     else:
         assert torch.equal(before[block][0], after[block][0])
         assert not torch.equal(before[block][-1], after[block][-1])
-    for index in range(block + 1, 6):  # later blocks do what they always do with what they are given
+    for index in range(
+        block + 1, len(watched.model.blocks)
+    ):  # later blocks do what they always do with what they are given
         entering, condition, left = after[index]
         assert torch.equal(condition, before[index][1])
         torch.testing.assert_close(watched.model.blocks[index](entering, condition, grid), left)
@@ -231,45 +232,55 @@ def test_only_the_named_block_changes(kind, block, host):
 @pytest.mark.parametrize("host", HOSTS)
 def test_no_weight_is_no_change_and_full_weight_is_the_identity(host):
     watched = Watched(host)
-    usual, identity = watched()[0], watched(IdentityAttention((1, 4)))[0]
-    assert torch.equal(watched(SoftIdentityAttention((1, 4), weight=0.0))[0], usual)
-    assert torch.equal(watched(SoftIdentityAttention((1, 4), weight=1.0))[0], identity)
-    assert torch.equal(watched(DropOut((1, 4), rate=0.0, seeds=(1, 2)))[0], usual)
-    torch.testing.assert_close(watched(DropOut((1, 4), rate=1.0, seeds=(1, 2)))[0], watched(SkipBlocks((1, 4)))[0])
+    usual, identity = watched()[0], watched(IdentityAttention((1, 3)))[0]
+    assert torch.equal(watched(SoftIdentityAttention((1, 3), weight=0.0))[0], usual)
+    assert torch.equal(watched(SoftIdentityAttention((1, 3), weight=1.0))[0], identity)
+    assert torch.equal(watched(DropOut((1, 3), rate=0.0, seeds=(1, 2)))[0], usual)
+    torch.testing.assert_close(watched(DropOut((1, 3), rate=1.0, seeds=(1, 2)))[0], watched(SkipBlocks((1, 3)))[0])
     torch.testing.assert_close(watched(SlidingWindows(size=1.0))[0], usual)
 
 
 def test_no_prediction_depends_on_what_lies_outside_its_windows():
-    model = load_digits_model()
-    x = torch.randn(1, 1, 8, 8, requires_grad=True)
-    seen = model(x, 0.6, torch.tensor([3]), (SlidingWindows(size=0.5),))
-    (gradient,) = torch.autograd.grad(seen[..., :4, :4].sum(), x)
-    assert gradient[..., :4, :4].any()
-    assert not gradient[..., 4:, :].any()
-    assert not gradient[..., :, 4:].any()
+    model = load_small_letters_model()
+    x = torch.randn(1, 1, 28, 28, requires_grad=True)
+    seen = model(x, 0.6, torch.tensor([3]), torch.tensor([1]), (SlidingWindows(size=0.5),))
+    (gradient,) = torch.autograd.grad(seen[..., :12, :12].sum(), x)
+    assert gradient[..., 12:16, 12:16].any()  # windows of four patches of four pixels, three patches apart
+    assert not gradient[..., 16:, :].any()
+    assert not gradient[..., :, 16:].any()
 
 
 @pytest.mark.parametrize("kind", POSSIBLE)
 def test_blocks_that_the_model_does_not_have_are_named(kind):
-    with pytest.raises(ConfigurationError, match="DigitsTransformer has 6 blocks, 0 to 5"):
-        load_digits_model()(torch.zeros(1, 1, 8, 8), 0.5, torch.tensor([1]), (kind((2, 6)),))
+    model, x = load_small_letters_model(), torch.zeros(1, 1, 28, 28)
+    with pytest.raises(ConfigurationError, match="SmallLettersTransformer has 4 blocks, 0 to 3"):
+        model(x, 0.5, torch.tensor([1]), torch.tensor([2]), (kind((2, 4)),))
+
+
+def test_skipping_every_block_makes_the_prediction_forget_neighbours():
+    model, x = load_small_letters_model(), torch.randn(1, 1, 28, 28)
+    asked = (0.5, torch.tensor([3]), torch.tensor([1]), (SkipBlocks(),))
+    changed = x.clone()
+    changed[..., :4, :4] += 1
+    elsewhere = (model(changed, *asked) - model(x, *asked))[..., 4:, 4:]
+    assert torch.equal(elsewhere, torch.zeros_like(elsewhere))
 
 
 # Seeds.
 
 
 def played(seeds=(4, 5), rows=(0, 1)):
-    model = load_digits_model()
-    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))[list(rows)]
-    labels = torch.tensor([3, 7])[list(rows)]
+    model = load_small_letters_model()
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(3))[list(rows)]
+    condition = letters_condition(torch.tensor([3, 7])[list(rows)], torch.tensor([1, 2])[list(rows)])
     run = Guidance([TPG(3.0, (2, 3))]).start(
-        conditions={"positive": {"label": labels}},
+        conditions={"positive": condition},
         sigmas=[0.9, 0.5, 0.0],
         prediction_type="flow",
         seeds=[seeds[row] for row in rows],
-        supports=Capabilities(POSSIBLE, blocks=6),
+        supports=Capabilities(POSSIBLE, blocks=4),
     )
-    return [run.step(i, x, lambda b: model(x, b.sigma, b.inputs["label"], b.perturbations)) for i in range(2)]
+    return [run.step(i, x, lambda b: model(x, b.sigma, **b.inputs, perturbations=b.perturbations)) for i in range(2)]
 
 
 def test_a_sample_is_shuffled_by_its_own_seed_whatever_its_batch_mates():

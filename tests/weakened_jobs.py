@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from guidance_core import AllGatherExecutor, AllReduceExecutor, Capabilities, Guidance, StackedDenoiser
-from guidance_core.models import load_digits_model
+from guidance_core.models import letters_condition, load_small_letters_model
 from guidance_core.models.changes import POSSIBLE
 
 SPEC = (
@@ -18,15 +18,15 @@ SIGMAS = [0.9, 0.6, 0.3, 0.0]
 
 
 def run_of(executor: Any, seeds: Any) -> list[torch.Tensor]:
-    model, label = load_digits_model(), torch.tensor([3, 7, 1])
-    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    model = load_small_letters_model()
+    x = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(3))
     run = Guidance.from_spec(SPEC).start(
-        conditions={"positive": {"label": model.embedded(label)}},
+        conditions={"positive": letters_condition(torch.tensor([3, 7, 1]), torch.tensor([0, 4, 9]))},
         sigmas=SIGMAS,
         prediction_type="flow",
         executor=executor,
         seeds=seeds,
-        supports=Capabilities(POSSIBLE, blocks=6, heads=4),
+        supports=Capabilities(POSSIBLE, blocks=4, heads=4),
     )
     results = []
     for i in range(len(SIGMAS) - 1):

@@ -9,7 +9,7 @@ import typer
 
 from guidance_core.commands.options import SPEC, AsJson, print_json
 from guidance_core.executors.degrees import EFFICIENCY, choices, shown
-from guidance_core.guidance import Guidance
+from guidance_core.unpublished import stack_of
 
 
 def describe(
@@ -27,7 +27,7 @@ def describe(
     names = [name.strip() for name in outputs.split(",")] if outputs else None
     if bool(recipe) == (spec is not None):
         raise typer.BadParameter("give a spec or --recipe; the spec '@qwen-image,gate:lo=0.5' adds to a recipe.")
-    guidance = Guidance.from_spec(f"@{recipe.removeprefix('@')}" if spec is None else spec)
+    guidance = stack_of(f"@{recipe.removeprefix('@')}" if spec is None else spec)
     description = guidance.describe(steps, outputs=names, ranks=ranks)
     most = max((group.passes for group in description.steps), key=len, default=())
     found = choices(world_size, max(1, len(most))) if world_size else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,33 +11,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from guidance_core.commands.extras import check_extra
 from guidance_core.commands.options import SPEC, AsJson, print_json
 from guidance_core.commands.sample_keypad import SPEC as KEYPAD_SPEC
 from guidance_core.commands.sample_keypad import show_clips
-from guidance_core.errors import ConfigurationError, brief, suggest
+from guidance_core.commands.sample_page import Page, command_line, write_page
+from guidance_core.commands.sweep import Sweep
+from guidance_core.errors import ConfigurationError, brief, shortened, suggest
 
 if TYPE_CHECKING:
     from guidance_core.models.demo import PictureDemo
     from guidance_core.models.drawing import Drawing
 
-LETTERS, DIGITS, KEYPAD = "letters", "digits", "keypad"
-MODELS = (LETTERS, DIGITS, KEYPAD)
+LETTERS, KEYPAD = "letters", "keypad"
+MODELS = (LETTERS, KEYPAD)
+
+GRID, STEPS = "grid", "steps"
+VIEWS = (GRID, STEPS)
 
 SHARES = ("typeface", "saturation")
 "Scores that are shares."
 
 
 def sample(
+    context: typer.Context,
     model: Annotated[
         str,
-        typer.Option(
-            help="What draws: letters, in many typefaces; digits, handwritten; or keypad, which makes clips of picture "
-            "and sound."
-        ),
+        typer.Option(help="What draws: letters, in many typefaces; or keypad, which makes clips of picture and sound."),
     ] = LETTERS,
     guidance: Annotated[
         list[str] | None, typer.Option("--guidance", "-g", help=f"{SPEC} Repeat it: each one is a row.")
@@ -57,7 +61,7 @@ def sample(
             min=1,
             max=1000,
             help="Samples of each character or prompt to measure on; pictures show the first. "
-            "If not given: 4 for letters, 20 for the others.",
+            "If not given: 4 for letters, 20 for keypad.",
         ),
     ] = None,
     prompt: Annotated[
@@ -76,7 +80,36 @@ def sample(
             "If not given: serial for one process, all_gather for several."
         ),
     ] = "",
-    out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("out/sample.png"),
+    out: Annotated[
+        Path,
+        typer.Option(help="Where to write the picture. The folder out is made; every other folder must be there."),
+    ] = Path("out/sample.png"),
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Draw each stack once for each value of a parameter, a row a value: --sweep cfg.scale=1,2,4,8, or "
+            "scale=1,2 where one method has it. Stacks without a method stay as they are. If no -g is given: no "
+            "guidance and the swept method."
+        ),
+    ] = None,
+    view: Annotated[
+        str,
+        typer.Option(
+            help="grid: a column for each character. steps: for letters, what some steps take the result for, x0; a "
+            "column for each step."
+        ),
+    ] = GRID,
+    animate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write an animation, .gif or .webp: for letters of x0 over the steps. keypad always animates its "
+            "frames; here is where."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Also write a page, .html, that holds pictures, sounds, numbers and the command line."),
+    ] = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Also show what each step did; of several ranks the first's.")
     ] = False,
@@ -87,46 +120,99 @@ def sample(
     keypad also writes an animation and a sound file for each row, beside the picture.
     """
     check_extra("demo")
-    from guidance_core.models.demo import DigitsDemo, KeypadDemo, LettersDemo
-    from guidance_core.models.grid import check_picture_path
+    from guidance_core.models.demo import KeypadDemo, LettersDemo
+    from guidance_core.models.estimates import spread
+    from guidance_core.models.estimates_views import COLUMNS, FRAMES
+    from guidance_core.models.files import check_output
     from guidance_core.models.keypad_clips import PROMPTS
     from guidance_core.models.letters_drawing import SHOWN
 
     if model not in MODELS:
         raise ConfigurationError(f"there is no model {brief(model)}.{suggest(model, MODELS)}")
-    for option, given, its_model in (("--prompt", prompt, KEYPAD), ("--characters", characters, LETTERS)):
+    if view not in VIEWS:
+        raise ConfigurationError(f"there is no view {brief(view)}.{suggest(view, VIEWS)}")
+    for option, given, its_model in (
+        ("--view steps", None if view == GRID else view, LETTERS),
+        ("--prompt", prompt, KEYPAD),
+        ("--characters", characters, LETTERS),
+    ):
         if given is not None and model != its_model:
             raise ConfigurationError(f"{option} is for --model {its_model}; the model {model} has none.")
-    specs = tuple(guidance or ["", KEYPAD_SPEC if model == KEYPAD else "cfg:scale=3"])
+    swept = Sweep.of(sweep) if sweep else None
+    if swept is None:
+        specs = tuple(guidance or ["", KEYPAD_SPEC if model == KEYPAD else "cfg:scale=3"])
+    else:
+        specs = swept.stacks(guidance or swept.usual())
     settings = (specs, steps, seed, per_class, executor, ranks, trace)
-    check_picture_path(out)
+    outputs = (
+        (out, "--out", (".png",)),
+        (animate, "--animate", (".gif", ".webp")),
+        (html, "--html", (".html", ".htm")),
+    )
+    for path, option, endings in outputs:
+        if path is not None:
+            check_output(path, option, endings)
+    page = None if html is None else partial(write_page, html, command_line(context))
+    watch = partial(_progress, len(specs), steps)
     if model == KEYPAD:
         keypad = KeypadDemo(*settings, prompts=tuple(prompt or PROMPTS))
         keypad.check()
-        if rows := keypad.draw(_progress):
-            show_clips(keypad, rows, out, as_json=as_json)
+        if rows := keypad.draw(watch):
+            show_clips(keypad, rows, out, animate, page, as_json=as_json)
     else:
-        pictures = (
-            LettersDemo(*settings, characters=SHOWN if characters is None else characters)
-            if model == LETTERS
-            else DigitsDemo(*settings)
-        )
+        keep = {*(spread(steps, COLUMNS) if view == STEPS else ()), *(spread(steps, FRAMES) if animate else ())}
+        drawn = SHOWN if characters is None else characters
+        pictures = LettersDemo(*settings, characters=drawn, keep=tuple(sorted(keep)))
         pictures.check()
-        if drawings := pictures.draw(_progress):
-            _show(model, pictures, drawings, out, as_json=as_json)
+        if drawings := pictures.draw(watch):
+            files = _save(pictures, drawings, view, out, animate)
+            _show(model, pictures, drawings, files, page, as_json=as_json)
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int], Callable[[], object]]]:
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        yield lambda spec, steps: partial(progress.advance, progress.add_task(spec or "no guidance", total=steps))
+def _progress(rows: int, steps: int) -> Iterator[Callable[[str, int], Callable[[], object]]]:
+    """Show one bar for all rows, with the row that is being drawn and the time left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=rows * steps)
+        numbers = itertools.count(1)
+
+        def announce(spec: str, _: int) -> Callable[[], object]:
+            said = shortened(spec or "no guidance", 40).replace("[", r"\[")
+            progress.update(task, description=f"row {next(numbers)} of {rows}: {said}")
+            return partial(progress.advance, task)
+
+        yield announce
 
 
-def _show(model: str, demo: PictureDemo, drawings: list[Drawing], out: Path, *, as_json: bool) -> None:
-    """Write the picture and print what was measured."""
+def _save(
+    demo: PictureDemo, drawings: list[Drawing], view: str, out: Path, animation: Path | None
+) -> list[tuple[str, Path]]:
+    """Write the picture and the animation; return what they are, and where."""
+    from guidance_core.models.estimates_views import save_animation, save_steps
     from guidance_core.models.grid import save_grid
 
-    save_grid(drawings, demo.specs, out)
+    made = f"{demo.steps} steps, seed {demo.seed}"
+    if view == STEPS:
+        save_steps(drawings, demo.specs, out, f"what a step takes the result for, x0, of the first picture; {made}")
+    else:
+        save_grid(drawings, demo.specs, out, f"the first picture of each character; {made}")
+    if animation is None:
+        return [("picture", out)]
+    save_animation(drawings, demo.specs, animation, f"what the step takes the result for, x0; {made}")
+    return [("picture", out), ("animation", animation)]
+
+
+def _show(
+    model: str,
+    demo: PictureDemo,
+    drawings: list[Drawing],
+    files: list[tuple[str, Path]],
+    page: Page | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what was measured and written, and write the page of it."""
     rows = [
         {
             "guidance": spec,
@@ -139,15 +225,18 @@ def _show(model: str, demo: PictureDemo, drawings: list[Drawing], out: Path, *, 
         for spec, drawing in zip(demo.specs, drawings, strict=True)
     ]
     count = len(drawings[0].images)
+    settings = {
+        "model": model,
+        "steps": demo.steps,
+        "seed": demo.seed,
+        "samples": count,
+        "executor": demo.chosen,
+    }
+    data = {**settings, **{kind: str(path) for kind, path in files}, "rows": rows}
+    if page is not None:
+        files = [*files, ("page", page(data, files))]
     if as_json:
-        settings = {
-            "model": model,
-            "steps": demo.steps,
-            "seed": demo.seed,
-            "samples": count,
-            "executor": demo.chosen,
-        }
-        print_json({**settings, "picture": str(out), "rows": rows})
+        print_json({**data, **{kind: str(path) for kind, path in files}})
         return
     scored = [name for name in drawings[0].scores if name != "character"]
     table = Table(_specs(), "passes per step", "seconds", "accuracy")
@@ -170,7 +259,8 @@ def _show(model: str, demo: PictureDemo, drawings: list[Drawing], out: Path, *, 
             "classifier's features; diversity: of the pictures of one character; saturation: share of values outside "
             "the range; sharpness: root mean square of the Laplacian"
         )
-    console.print(f"picture: {out}", soft_wrap=True)
+    for kind, path in files:
+        console.print(f"{kind}: {path}", soft_wrap=True, markup=False)
 
 
 def _specs() -> Column:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from guidance_core.commands.options import print_json
+from guidance_core.commands.sample_page import Page
 
 if TYPE_CHECKING:
     from guidance_core.models.demo import KeypadDemo
@@ -28,16 +29,21 @@ SCORES = {
 "Headings of the scores that the table shows; JSON has all of them."
 
 
-def show_clips(demo: KeypadDemo, rows: list[Clips], out: Path, *, as_json: bool) -> None:
-    """Write the sheet, the animation and the sounds, and print what was measured."""
+def show_clips(
+    demo: KeypadDemo, rows: list[Clips], out: Path, animation: Path | None, page: Page | None, *, as_json: bool
+) -> None:
+    """Write the sheet, the animation, the sounds and the page of them, and print what was measured."""
     from guidance_core.models.keypad_pictures import save_clips
 
-    files = save_clips(rows, demo.specs, out)
+    files = save_clips(rows, demo.specs, out, animation)
     count = len(rows[0].video)
+    settings = {"model": "keypad", "steps": demo.steps, "seed": demo.seed, "samples": count, "executor": demo.chosen}
+    made = [_as_data(spec, clips) for spec, clips in zip(demo.specs, rows, strict=True)]
+    data = {**settings, "picture": str(out), "files": list(map(str, files)), "rows": made}
+    titles = ("picture", "animation", *(f"sound of {spec or 'no guidance'}" for spec in demo.specs))
+    written = None if page is None else page(data, list(zip(titles, files, strict=True)))
     if as_json:
-        settings = {"steps": demo.steps, "seed": demo.seed, "samples": count, "executor": demo.chosen}
-        made = [_as_data(spec, clips) for spec, clips in zip(demo.specs, rows, strict=True)]
-        print_json({**settings, "picture": str(out), "files": list(map(str, files)), "rows": made})
+        print_json({**data, **({} if written is None else {"page": str(written)})})
         return
     for clips, spec in zip(rows, demo.specs, strict=True):
         if clips.trace is not None:
@@ -51,7 +57,9 @@ def show_clips(demo: KeypadDemo, rows: list[Clips], out: Path, *, as_json: bool)
         "which the digit seen, read by an independent classifier, is the digit heard, measured by Goertzel's filter."
     )
     for kind, file in zip(("picture", "animation", *["sound"] * len(rows)), files, strict=True):
-        console.print(f"{kind}: {file}", soft_wrap=True)
+        console.print(f"{kind}: {file}", soft_wrap=True, markup=False)
+    if written is not None:
+        console.print(f"page: {written}", soft_wrap=True, markup=False)
 
 
 def _table(rows: list[Clips]) -> Table:

@@ -3,7 +3,7 @@
     spec      = [part {"," part}]
     part      = plugin | recipe                  a recipe comes first
     recipe    = "@" name [":" parameter {"," parameter}]
-    plugin    = name [":" parameter {"," parameter}]
+    plugin    = name [":" parameter {"," parameter}]     in commands also module ":" class [":" ...]
     parameter = name "=" value
     value     = number | true | false | none | word | 3x3+7x45 | "quoted text"
               | "[" value {"," value} "]"
@@ -22,6 +22,7 @@ from typing import Any
 
 import attrs
 
+from guidance_core.discovery.places import check_no_file
 from guidance_core.errors import SpecError, UnknownNameError, brief, suggest
 from guidance_core.parameters.named import SCHEDULES
 
@@ -50,23 +51,34 @@ class _Token:
     at: int
 
 
-def parse_spec(text: str) -> dict[str, list[dict[str, Any]]]:
+def parse_spec(text: str, *, places: bool = False) -> dict[str, list[dict[str, Any]]]:
     """Return the plain data a spec stands for.
+
+    Args:
+        text: the spec.
+        places: whether a plugin may also be named as `module:Class`. It stays a name here; nothing is imported.
 
     Raises:
         SpecError: the text has another form; the error points at the place.
+        ConfigurationError: with `places`, it names a file where a module belongs.
     """
     if not isinstance(text, str):
         raise SpecError(f"a spec is a string such as 'cfg:scale=3,rescale:phi=0.7'; got {type(text).__name__}.")
     text = text.removeprefix("\ufeff")
     if len(text) > MOST_TEXT:
         raise SpecError(f"a spec has at most {MOST_TEXT:,} characters; got {len(text):,}.")
-    return {"guidance": _Parser(text).plugins()}
+    try:
+        return {"guidance": _Parser(text, places=places).plugins()}
+    except SpecError:
+        if places:
+            check_no_file(text)
+        raise
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, places: bool) -> None:
         self.text = text
+        self.places = places
         self.depth = 0
         self.tokens = self._tokens()
         self.next = 0
@@ -121,7 +133,7 @@ class _Parser:
             self._take("@")
             table: dict[str, Any] = {"recipe": self._name("the name of a recipe")}
         else:
-            table = {"plugin": self._name("the name of a plugin")}
+            table = {"plugin": self._plugin_name()}
         if self._look().text == "=":
             raise self._error("expected a plugin, as in 'cfg:scale=3', found a parameter", self._look().at)
         if self._look().text != ":":
@@ -137,6 +149,14 @@ class _Parser:
             if self._look().text != "," or self._look(2).text != "=":
                 return table
             self._take(",")
+
+    def _plugin_name(self) -> str:
+        name = self._name("the name of a plugin")
+        is_place = self._look().text == ":" and self._look(1).kind == "word" and self._look(2).text != "="
+        if not (self.places and is_place):
+            return name
+        self._take(":")
+        return f"{name}:{self._take().text}"
 
     def _value(self) -> Any:
         token = self._take()

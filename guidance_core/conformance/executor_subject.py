@@ -14,8 +14,9 @@ from torch import Tensor
 
 from guidance_core.algebra.statistics import ratio, std
 from guidance_core.conformance.case import Case
-from guidance_core.conformance.lookup import imported, with_parameters
+from guidance_core.conformance.lookup import with_parameters
 from guidance_core.discovery import executor_class
+from guidance_core.discovery.places import imported
 from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, suggest
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance

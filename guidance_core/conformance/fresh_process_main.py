@@ -22,8 +22,8 @@ except ImportError:
 from guidance_core.conformance import jobs
 from guidance_core.conformance.case import Case, Host
 from guidance_core.conformance.subject import Subject
-from guidance_core.conformance.traces import raised
 from guidance_core.discovery import ONLY, find_plugins
+from guidance_core.discovery.tracebacks import raised
 
 
 def _settings() -> dict[str, Any]:

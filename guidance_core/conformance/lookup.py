@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,16 +14,13 @@ from guidance_core.config.spec import parse_spec
 from guidance_core.config.tables import decode
 from guidance_core.conformance.case import PREDICTION_TYPES
 from guidance_core.conformance.subject import Inputs, Subject
-from guidance_core.conformance.traces import short_traceback
 from guidance_core.discovery import executor_names, plugin_class
-from guidance_core.discovery.loading import comes_from_a_signal, visible_interrupts
+from guidance_core.discovery.places import imported
 from guidance_core.errors import ConfigurationError, GuidanceError, UnknownNameError, brief, suggest, told
 from guidance_core.guidance import Guidance
 
 LARGEST = 2**22
 "Elements of one sample."
-_PLACE = re.compile(r"([^:=]+:[A-Za-z_][\w.]*):")
-"`module:Class:`, with parameters to follow."
 
 
 def subject_of(
@@ -115,13 +110,11 @@ def with_parameters(given: str) -> tuple[str, dict[str, Any]]:
     """
     if "=" not in given:
         return given, {}
-    place = _PLACE.match(given)
-    text = f"plugin:{given[place.end() :]}" if place else given
-    tables = parse_spec(text)["guidance"]
+    tables = parse_spec(given, places=True)["guidance"]
     if len(tables) != 1:
         raise ConfigurationError(f"one thing is checked at a time; {given!r} is a stack of {len(tables)}.")
     own = {name: decode(value) for name, value in tables[0].items() if name != "plugin"}
-    return place[1] if place else tables[0]["plugin"], own
+    return tables[0]["plugin"], own
 
 
 def _made(cls: type, parameters: Mapping[str, Any]) -> Any:
@@ -144,30 +137,3 @@ def _made(cls: type, parameters: Mapping[str, Any]) -> Any:
     except (Exception, SystemExit) as error:
         shown = f" with {brief(dict(parameters))}" if parameters else " without parameters; give them with --param"
         raise ConfigurationError(f"{cls.__name__} cannot be made{shown}: {told(error)}") from error
-
-
-def imported(target: str) -> Any:
-    """Return what `module:attribute` names.
-
-    Raises:
-        ConfigurationError: the module does not import, with the end of its traceback, or has no such
-            attribute.
-    """
-    module_name, _, attribute = target.partition(":")
-    if module_name.endswith(".py"):
-        dotted = ".".join(part for part in Path(module_name).with_suffix("").parts if part not in ("/", "."))
-        raise ConfigurationError(f"{module_name!r} is a file; give the module, as in an import: {dotted}:{attribute}")
-    try:
-        with visible_interrupts():
-            found: Any = importlib.import_module(module_name)
-    except BaseException as error:
-        if comes_from_a_signal(error):
-            raise
-        raise ConfigurationError(f"the module {module_name!r} cannot be imported:\n{short_traceback(error)}") from None
-    for part in attribute.split("."):
-        names = [name for name in dir(found) if not name.startswith("_")]
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise UnknownNameError(f"{module_name!r} has no {attribute!r}.{suggest(attribute, names)}") from None
-    return found

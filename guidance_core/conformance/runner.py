@@ -24,8 +24,8 @@ from guidance_core.conformance.options import Options
 from guidance_core.conformance.outcome import FAILED, NOT_APPLICABLE, PASSED, Failure, Outcome
 from guidance_core.conformance.registry import Check
 from guidance_core.conformance.subject import Subject
-from guidance_core.conformance.traces import raised
 from guidance_core.conformance.violation import NotApplicable, Violation
+from guidance_core.discovery.tracebacks import raised
 from guidance_core.errors import GuidanceError
 
 STARTING = 30.0

@@ -1,17 +1,10 @@
 """Small denoisers that run anywhere, for demonstrations, tests and measurements.
 
 `GaussianMixture` is exact, and answers whether a formula is right. `LettersTransformer` is learned, and shows what a
-method does to pictures; `LettersJudge` counts how many of them are right. The digits are smaller and quicker.
+method does to pictures; `LettersJudge` counts how many of them are right.
 `KeypadTransformer` makes picture and sound together, with LTX-2's architecture in little.
 """
 
-from guidance_core.models.digits import (
-    NULL_LABEL,
-    DigitsClassifier,
-    DigitsTransformer,
-    load_digits_classifier,
-    load_digits_model,
-)
 from guidance_core.models.gaussians import UNCONDITIONAL, GaussianMixture, default_mixture
 from guidance_core.models.keypad import KeypadTransformer, load_keypad_model
 from guidance_core.models.keypad_clips import KeypadDenoiser, make_clips
@@ -32,11 +25,8 @@ __all__ = [
     "ANY_CHARACTER",
     "ANY_TYPEFACE",
     "CHARACTERS",
-    "NULL_LABEL",
     "TYPEFACES",
     "UNCONDITIONAL",
-    "DigitsClassifier",
-    "DigitsTransformer",
     "GaussianMixture",
     "KeypadDenoiser",
     "KeypadTransformer",
@@ -45,8 +35,6 @@ __all__ = [
     "SmallLettersTransformer",
     "default_mixture",
     "letters_condition",
-    "load_digits_classifier",
-    "load_digits_model",
     "load_keypad_model",
     "load_letters_judge",
     "load_letters_model",

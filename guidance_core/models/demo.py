@@ -15,12 +15,13 @@ from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError, GuidanceError, RankLostError
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
-from guidance_core.models.drawing import Drawing, check_one_output, draw_digits
+from guidance_core.models.drawing import Drawing, check_one_output
 from guidance_core.models.keypad import read_prompt
 from guidance_core.models.keypad_clips import PROMPTS, Clips, make_clips
 from guidance_core.models.letters_drawing import SHOWN, check_characters, draw_letters
 from guidance_core.ranks import Ranks, torchrun_group, torchrun_size
 from guidance_core.trace import Trace
+from guidance_core.unpublished import stack_of
 
 TIMEOUT = 60.0
 "Seconds that ranks wait for one that does not answer."
@@ -45,7 +46,7 @@ class Demo(Generic[Row]):
     steps: int
     seed: int
     per_class: int | None
-    "Samples of each character, digit or prompt (none: the model's own number)."
+    "Samples of each character or prompt (none: the model's own number)."
     executor: str
     "Empty for `serial` in one process and `all_gather` on several ranks."
     ranks: int
@@ -73,7 +74,7 @@ class Demo(Generic[Row]):
             )
         check_executor(self.chosen, self.size)
         for spec in self.specs:
-            self.check_stack(Guidance.from_spec(spec))
+            self.check_stack(stack_of(spec))
 
     def settings(self, on_step: Callable[[], object]) -> dict[str, Any]:
         """What every model is given for a row."""
@@ -151,20 +152,13 @@ class PictureDemo(Demo[Drawing]):
 
 
 @attrs.frozen
-class DigitsDemo(PictureDemo):
-    """Digits: a column for each."""
-
-    def row(self, spec: str, on_step: Callable[[], object]) -> Drawing:
-        """Draw one row."""
-        return draw_digits(Guidance.from_spec(spec), per_class=self.per_class or 20, **self.settings(on_step))
-
-
-@attrs.frozen
 class LettersDemo(PictureDemo):
     """Letters: a column for each character."""
 
     characters: str = SHOWN
     "What to draw."
+    keep: tuple[int, ...] = ()
+    "The steps whose estimates are kept."
 
     def check(self) -> None:
         """Raise `GuidanceError` for what cannot be drawn, before any process starts."""
@@ -173,8 +167,9 @@ class LettersDemo(PictureDemo):
 
     def row(self, spec: str, on_step: Callable[[], object]) -> Drawing:
         """Draw one row."""
-        stack = Guidance.from_spec(spec)
-        return draw_letters(stack, characters=self.characters, per_class=self.per_class or 4, **self.settings(on_step))
+        stack = stack_of(spec)
+        settings = {"per_class": self.per_class or 4, "keep": self.keep, **self.settings(on_step)}
+        return draw_letters(stack, characters=self.characters, **settings)
 
 
 @attrs.frozen
@@ -191,9 +186,7 @@ class KeypadDemo(Demo[Clips]):
 
     def row(self, spec: str, on_step: Callable[[], object]) -> Clips:
         """Make the clips of one row."""
-        return make_clips(
-            Guidance.from_spec(spec), self.prompts, per_prompt=self.per_class or 20, **self.settings(on_step)
-        )
+        return make_clips(stack_of(spec), self.prompts, per_prompt=self.per_class or 20, **self.settings(on_step))
 
 
 def _drawn(demo: Demo[Row], watch: Watch | None) -> list[Row]:

@@ -17,12 +17,10 @@ from guidance_core.guidance import Guidance
 from guidance_core.hosts.stacked_denoiser import StackedDenoiser
 from guidance_core.methods.capabilities import Capabilities
 from guidance_core.models.changes import POSSIBLE
-from guidance_core.models.digits import NULL_LABEL, SIDE, load_digits_classifier, load_digits_model
+from guidance_core.models.estimates import Estimates
 from guidance_core.models.samplers import euler
 from guidance_core.models.transformer import FlowTransformer
 from guidance_core.trace import Trace
-
-DIGITS = 10
 
 OnStep: TypeAlias = Callable[[], object]
 
@@ -45,6 +43,8 @@ class Drawing:
     "Further scores, by name."
     trace: Trace | None = None
     "What each step did, where that was asked for."
+    kept: Estimates = attrs.field(factory=lambda: Estimates(()))
+    "Estimates of the first image of each class, in the steps that were asked for."
 
 
 @attrs.frozen
@@ -61,6 +61,8 @@ class Settings:
     "Called after each step."
     trace: Trace | None = None
     "Is given what each step did."
+    kept: Estimates = attrs.field(factory=lambda: Estimates(()))
+    "Is given the estimates of some steps."
 
     def check(self, guidance: Guidance) -> None:
         """Raise `ConfigurationError` unless a model of one output can draw so with the stack."""
@@ -68,44 +70,6 @@ class Settings:
             if value < 1:
                 raise ConfigurationError(f"{name} must be at least 1; got {value}.")
         check_one_output(guidance)
-
-
-def draw_digits(
-    guidance: Guidance,
-    *,
-    steps: int = 25,
-    per_class: int = 20,
-    seed: int = 0,
-    executor: str | Executor = "serial",
-    on_step: OnStep = lambda: None,
-    trace: Trace | None = None,
-) -> Drawing:
-    """Draw digits with Euler steps over evenly falling sigmas; equal seeds start from equal noise.
-
-    Args:
-        guidance: the stack to use.
-        steps: number of steps.
-        per_class: images of each digit.
-        seed: of the starting noise, and of what methods draw.
-        executor: what runs the branches.
-        on_step: called after each step.
-        trace: is given what each step did.
-
-    Raises:
-        ConfigurationError: steps or per_class is not positive, or the stack is not for a model of one output.
-    """
-    settings = Settings(steps, per_class, seed, executor, on_step, trace)
-    settings.check(guidance)
-    model, classifier = load_digits_model(), load_digits_classifier()
-    label = torch.arange(DIGITS).repeat_interleave(per_class)
-    noise = torch.randn(len(label), 1, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
-    # The embeddings, and not the labels themselves, so that methods can edit what a condition says.
-    labels = {"positive": label, "negative": torch.full_like(label, NULL_LABEL)}
-    conditions = {name: {"label": model.embedded(given)} for name, given in labels.items()}
-    images, passes, seconds = drawn(guidance, settings, model, {}, conditions, noise, seed)
-    with torch.no_grad():
-        accuracy = (classifier(images).argmax(1) == label).float().mean().item()
-    return Drawing(images, tuple(map(str, range(DIGITS))), passes, seconds, accuracy, trace=trace)
 
 
 def drawn(
@@ -152,7 +116,7 @@ def drawn(
 
     start = time.perf_counter()
     with torch.no_grad():  # which, unlike inference mode, lets a method differentiate
-        images = euler(run, sigmas, noise, denoiser, settings.on_step)
+        images = euler(run, sigmas, noise, denoiser, settings.on_step, settings.kept.see)
     return images, run.passes / settings.steps, time.perf_counter() - start
 
 

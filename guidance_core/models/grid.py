@@ -2,85 +2,135 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
+from torch import Tensor
 
-from guidance_core.errors import ConfigurationError
 from guidance_core.models.drawing import Drawing
+from guidance_core.models.files import writing
 
-TILE = 84
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+TILE = 112
 "About how many pixels a side of a picture takes."
 GAP, MARGIN = 8, 12
-INK, PAPER, FRAME = 40, 255, 170
+HEADER, NOTE, LINE, FACTS, CAPTION = 34, 13, 22, 24, 26
+"Heights of columns' names and of a line below them, of a row's name, of its facts, and of the caption."
+INK, GREY, PAPER, FRAME = 40, 110, 255, 170
 
 
-def check_picture_path(path: Path) -> None:
-    """Raise `ConfigurationError` unless a PNG can be written there, before any work is done."""
-    if path.suffix.lower() != ".png":
-        raise ConfigurationError(f"the picture is a PNG; --out must end in .png; got {path}.")
-    folder = next((each for each in path.absolute().parents if each.exists()), Path("/"))
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise ConfigurationError(f"the picture cannot be written to {path}; choose another --out.")
+@attrs.frozen(eq=False)
+class Row:
+    """What a grid shows of one stack."""
+
+    name: str
+    "Long ones are broken at commas; empty for no guidance."
+    facts: str
+    tiles: Tensor
+    "Pictures `[lines, columns, H, W]`, about [-1, 1], of which 1 is ink: one line, or several below each other."
 
 
-def save_grid(drawings: Sequence[Drawing], labels: Sequence[str], path: Path) -> None:
+def save_grid(drawings: Sequence[Drawing], labels: Sequence[str], path: Path, caption: str = "") -> None:
     """Write a PNG: a row for each drawing, a column for each class, the first image of each; ink is black.
 
     Args:
         drawings: one for each row, all of the same model.
         labels: what stands left of each row; long ones are broken at commas.
-        path: where to write; missing folders are made.
+        path: where to write.
+        caption: stands below.
 
     Raises:
         ConfigurationError: the path cannot be written.
     """
-    from PIL import Image, ImageDraw, ImageFont  # an optional dependency, needed for this alone
-
-    font, small, smaller = (ImageFont.load_default(size) for size in (17, 14, 11))
-    columns, pixels = drawings[0].columns, drawings[0].images.shape[-1]
-    zoom = max(1, round(TILE / pixels))
-    tile = pixels * zoom
-    side, notes = tile + 2 * GAP, [textwrap.wrap(note, 12) for note in drawings[0].notes]
-    header = 34 + 13 * max(map(len, notes), default=0)
-    texts = [
-        (
-            wrapped(label or "no guidance"),
-            f"{drawing.passes_per_step:.3g} passes per step, {drawing.accuracy:.1%} read",
-        )
+    first = drawings[0]
+    rows = [
+        Row(label, facts_of(drawing), drawing.images[:: len(drawing.images) // len(first.columns), 0][None])
         for label, drawing in zip(labels, drawings, strict=True)
     ]
-    width = max(max(font.getlength(line) for line in (*name.splitlines(), facts)) for name, facts in texts)
-    left = int(width) + 2 * MARGIN
-    heights = [max(side, 22 * len(name.splitlines()) + 24 + MARGIN) for name, _ in texts]
-    image = Image.new("L", (left + len(columns) * side + MARGIN, header + sum(heights) + MARGIN), PAPER)
+    with writing(path):
+        grid(first.columns, rows, notes=first.notes, caption=caption).save(path, "PNG")
+
+
+def facts_of(drawing: Drawing) -> str:
+    """Return what stands below a row's name."""
+    passes = f"{drawing.passes_per_step:.3g}"
+    return f"{passes} {'pass' if passes == '1' else 'passes'} per step, {drawing.accuracy:.1%} read"
+
+
+def grid(columns: Sequence[str], rows: Sequence[Row], *, notes: Sequence[str] = (), caption: str = "") -> Picture:
+    """Return the picture; its pixels are repeated, and not smoothed.
+
+    Args:
+        columns: their names.
+        rows: all with pictures of one size.
+        notes: what stands below the columns' names, one for each or none.
+        caption: stands below all rows.
+    """
+    from PIL import Image, ImageDraw  # an optional dependency, needed for this alone
+
+    font, small, smaller = fonts(17, 14, 11)
+    pixels = rows[0].tiles.shape[-1]
+    zoom = max(1, round(TILE / pixels))
+    tile = pixels * zoom
+    side = tile + 2 * GAP
+    below = [textwrap.wrap(note, 12) for note in notes]
+    header = HEADER + NOTE * max(map(len, below), default=0)
+    names = [wrapped(row.name or "no guidance") for row in rows]
+    width = max(font.getlength(line) for name in names for line in name.splitlines())
+    left = int(max(width, *(small.getlength(row.facts) for row in rows))) + 2 * MARGIN
+    heights = [
+        max(side * len(row.tiles), LINE * len(name.splitlines()) + FACTS + MARGIN)
+        for row, name in zip(rows, names, strict=True)
+    ]
+    size = (left + len(columns) * side + MARGIN, header + sum(heights) + (CAPTION if caption else MARGIN))
+    image = Image.new("L", size, PAPER)
     draw = ImageDraw.Draw(image)
     for number, column in enumerate(columns):
         middle = left + (number + 0.5) * side
-        draw.text((middle, 17), column, INK, font, anchor="mm")
-        for line, words in enumerate(notes[number] if notes else ()):
-            draw.text((middle, 34 + 13 * line), words, 110, smaller, anchor="mm")
+        draw.text((middle, HEADER // 2), column, INK, font, anchor="mm")
+        for line, words in enumerate(below[number] if below else ()):
+            draw.text((middle, HEADER + NOTE * line), words, GREY, smaller, anchor="mm")
     top = header
-    for drawing, (name, facts), height in zip(drawings, texts, heights, strict=True):
+    for row, name, height in zip(rows, names, heights, strict=True):
         middle = top + height / 2
-        block = 22 * len(name.splitlines()) + 22
-        draw.multiline_text((MARGIN, middle - block / 2), name, INK, font, spacing=22 - 17)
-        draw.text((MARGIN, middle + block / 2 - 20), facts, 110, small)
-        shown = drawing.images.reshape(len(columns), -1, pixels, pixels)[:, 0].float().add(1).div(2).clamp(0, 1)
-        grey = (255 * (1 - shown)).round().to(torch.uint8).repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
-        for number, each in enumerate(grey):
-            corner = left + number * side + GAP, int(middle) - tile // 2
-            image.paste(Image.frombytes("L", (tile, tile), bytes(each.flatten().tolist())), corner)
-            draw.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + tile, corner[1] + tile), outline=FRAME)
+        block = LINE * len(name.splitlines()) + LINE
+        draw.multiline_text((MARGIN, middle - block / 2), name, INK, font, spacing=LINE - 17)
+        draw.text((MARGIN, middle + block / 2 - 20), row.facts, GREY, small)
+        upper = int(middle) - side * len(row.tiles) // 2 + GAP
+        for line, pictures in enumerate(row.tiles):
+            for number, each in enumerate(pictures):
+                corner = left + number * side + GAP, upper + line * side
+                image.paste(enlarged(each, zoom), corner)
+                draw.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + tile, corner[1] + tile), outline=FRAME)
         top += height
+    if caption:
+        draw.text((MARGIN, top + 4), caption, GREY, small)
+    return image
+
+
+def enlarged(picture: Tensor, zoom: int) -> Picture:
+    """Return a picture `[H, W]`, about [-1, 1], with every pixel repeated `zoom` times each way; 1 is black."""
+    from PIL import Image
+
+    ink = picture.float().add(1).div(2).clamp(0, 1)
+    grey = (255 * (1 - ink)).round().to(torch.uint8).repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
+    return Image.frombytes("L", (grey.shape[1], grey.shape[0]), grey.numpy().tobytes())
+
+
+def fonts(*sizes: int) -> list[Any]:
+    """Return pillow's own font in these sizes; where it was built without fonts, the one of fixed size that it has."""
+    from PIL import ImageFont
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, "PNG")
-    except OSError as error:
-        raise ConfigurationError(f"the picture cannot be written to {path}: {error.strerror or error}.") from None
+        return [ImageFont.load_default(size) for size in sizes]
+    except (ImportError, OSError):
+        return [ImageFont.load_default()] * len(sizes)
 
 
 def wrapped(label: str, longest: int = 34) -> str:

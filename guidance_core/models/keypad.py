@@ -8,7 +8,6 @@ trained by `training/train_keypad.py`; the weights ship with the package.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import TypeAlias, cast
 
 import torch
@@ -19,6 +18,7 @@ from guidance_core.errors import ConfigurationError
 from guidance_core.methods.perturbations import Perturbation
 from guidance_core.models.keypad_changes import OUTPUTS, UNCHANGED, Changes
 from guidance_core.models.keypad_sounds import LATENTS
+from guidance_core.models.transformer import fourier, loaded
 
 FRAMES = 6
 SIDE = 8
@@ -174,7 +174,7 @@ class KeypadTransformer(nn.Module):
         changes = Changes.of(perturbations, len(self.blocks)) if perturbations else UNCHANGED
         dtype = self.pattern.weight.dtype
         sigma = torch.as_tensor(sigma, dtype=dtype, device=x["video"].device).expand(len(x["video"]))
-        waves = _fourier(sigma, self.width)
+        waves = fourier(sigma, self.width)
         said = text if isinstance(text, Mapping) else dict.fromkeys(OUTPUTS, text)
         keep = 1.0 if crossing is None else crossing[:, None, None]
         tokens, shifts, ends = {}, {}, {}
@@ -238,21 +238,4 @@ def load_keypad_model() -> KeypadTransformer:
     """Return the trained model: float32 on the CPU, in eval mode, without gradients."""
     with torch.device("meta"):
         model = KeypadTransformer()
-    load_weights(model, "keypad.safetensors")
-    return model
-
-
-def load_weights(model: nn.Module, name: str) -> None:
-    """Give a model that was made on the meta device the weights that ship under a name."""
-    from safetensors.torch import load  # not needed to import the package
-
-    weights = load(resources.files("guidance_core.models").joinpath("weights", name).read_bytes())
-    model.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
-    model.eval().requires_grad_(False)
-
-
-def _fourier(sigma: Tensor, width: int) -> Tensor:
-    """Return sines and cosines of `sigma` `[B]` at frequencies from 1 to 100, `[B, width]`."""
-    frequencies = 100.0 ** torch.linspace(0, 1, width // 2, dtype=sigma.dtype, device=sigma.device)
-    angles = sigma[:, None] * frequencies
-    return torch.cat((angles.cos(), angles.sin()), dim=1)
+    return loaded(model, "keypad.safetensors")

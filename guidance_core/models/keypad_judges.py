@@ -12,8 +12,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from guidance_core.models.keypad import FRAMES, PATTERNS, TEMPOS, follows, load_weights
+from guidance_core.models.keypad import FRAMES, PATTERNS, TEMPOS, follows
 from guidance_core.models.keypad_sounds import COLUMN, FRAME, LOW, RATE, ROW, decode, goertzel
+from guidance_core.models.transformer import loaded
 
 EMPTY = -1
 "The symbol of a frame in which nothing is seen, or heard."
@@ -55,8 +56,7 @@ def load_digit_reader() -> DigitReader:
     """Return the trained classifier: float32 on the CPU, in eval mode, without gradients."""
     with torch.device("meta"):
         model = DigitReader()
-    load_weights(model, "keypad_judge.safetensors")
-    return model
+    return loaded(model, "keypad_judge.safetensors")
 
 
 def seen(video: Tensor, reader: DigitReader) -> Tensor:

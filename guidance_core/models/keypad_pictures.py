@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from guidance_core.errors import ConfigurationError
-from guidance_core.models.grid import wrapped
+from guidance_core.models.files import writing
+from guidance_core.models.grid import fonts, wrapped
 from guidance_core.models.keypad import FRAMES, SIDE
 from guidance_core.models.keypad_clips import Clips
 from guidance_core.models.keypad_judges import EMPTY, heard, load_digit_reader, seen
@@ -45,8 +45,8 @@ PAUSE = 0.25
 "Seconds between the clips in a sound file."
 
 
-def save_clips(rows: Sequence[Clips], labels: Sequence[str], path: Path) -> list[Path]:
-    """Write a sheet (PNG), an animation (GIF, the same frames in time) and a WAV for each row; return their paths.
+def save_clips(rows: Sequence[Clips], labels: Sequence[str], path: Path, animation: Path | None = None) -> list[Path]:
+    """Write a sheet (PNG), an animation (the same frames in time) and a WAV for each row; return their paths.
 
     A sheet shows the first clip of each prompt, of three at most. Above a frame stands the digit that is seen in it,
     below the digit that is heard: `·` is none, `?` is a sound of no digit, red is where they differ.
@@ -54,26 +54,26 @@ def save_clips(rows: Sequence[Clips], labels: Sequence[str], path: Path) -> list
     Args:
         rows: what each stack made.
         labels: what stands left of each row; long ones are broken at commas.
-        path: of the sheet; the others lie beside it. A missing folder is made.
+        path: of the sheet; the others lie beside it.
+        animation: GIF or WebP; by default a GIF beside the sheet.
 
     Raises:
         ConfigurationError: a file cannot be written.
     """
     sheet = _sheet(rows, labels)
-    animation, sounds = (
-        path.with_suffix(".gif"),
-        [path.with_name(f"{path.stem}-{n}.wav") for n in range(1, len(rows) + 1)],
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    animation = animation or path.with_suffix(".gif")
+    sounds = [path.with_name(f"{path.stem}-{n}.wav") for n in range(1, len(rows) + 1)]
+    with writing(path):
         sheet.save(path, "PNG")
-        frames = [_animated(rows, labels, frame) for frame in range(FRAMES)]
-        pause = [1000 * FRAME // RATE] * (FRAMES - 1) + [1000 * FRAME // RATE + 500]
-        frames[0].save(animation, save_all=True, append_images=frames[1:], duration=pause, loop=0)
-        for clips, file in zip(rows, sounds, strict=True):
+    frames = [_animated(rows, labels, frame) for frame in range(FRAMES)]
+    pause = [1000 * FRAME // RATE] * (FRAMES - 1) + [1000 * FRAME // RATE + 500]
+    with writing(animation):
+        frames[0].save(
+            animation, save_all=True, append_images=frames[1:], duration=pause, loop=0, lossless=True
+        )  # in lossless WebP; GIF is anyway
+    for clips, file in zip(rows, sounds, strict=True):
+        with writing(file):
             save_sound(clips.audio[:: clips.per_prompt], file)
-    except OSError as error:
-        raise ConfigurationError(f"the picture cannot be written to {path}: {error.strerror or error}.") from None
     return [path, animation, *sounds]
 
 
@@ -137,9 +137,9 @@ class _Page:
     """A page with a row for each stack and a column for each prompt, with their names."""
 
     def __init__(self, rows: Sequence[Clips], labels: Sequence[str], width: int, height: int) -> None:
-        from PIL import Image, ImageDraw, ImageFont  # an optional dependency, needed for this alone
+        from PIL import Image, ImageDraw  # an optional dependency, needed for this alone
 
-        self.font, self._small = ImageFont.load_default(17), ImageFont.load_default(14)
+        self.font, self._small = fonts(17, 14)
         names = [wrapped(label or "no guidance") for label in labels]
         facts = [_facts(clips) for clips in rows]
         prompts = rows[0].prompts[:SHOWN]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from guidance_core.errors import ConfigurationError, brief
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.models.drawing import Drawing, OnStep, Settings, drawn
+from guidance_core.models.estimates import Estimates
 from guidance_core.models.letters import (
     ANY_CHARACTER,
     ANY_TYPEFACE,
@@ -41,6 +44,7 @@ def draw_letters(
     executor: str | Executor = "serial",
     on_step: OnStep = lambda: None,
     trace: Trace | None = None,
+    keep: Sequence[int] = (),
 ) -> Drawing:
     """Draw letters with Euler steps over evenly falling sigmas, each in another typeface.
 
@@ -57,12 +61,14 @@ def draw_letters(
         executor: what runs the branches.
         on_step: called after each step.
         trace: is given what each step did.
+        keep: the steps whose estimates of x0 come with the drawing, of the first image of each character.
 
     Raises:
         ConfigurationError: there is no character or one that the model does not know, steps or per_class is not
             positive, or the stack is not for a model of one output.
     """
-    settings = Settings(steps, per_class, seed, executor, on_step, trace)
+    kept = Estimates(keep, every=max(1, per_class))
+    settings = Settings(steps, per_class, seed, executor, on_step, trace, kept)
     settings.check(guidance)
     check_characters(characters)
     character = torch.tensor([CHARACTERS.index(each) for each in characters]).repeat_interleave(per_class)
@@ -89,6 +95,7 @@ def draw_letters(
         notes=tuple(names[each] for each in typeface[::per_class].tolist()),
         scores=scores,
         trace=trace,
+        kept=kept,
     )
 
 

@@ -20,6 +20,7 @@ def euler(
     x: Tensor,
     denoiser: MakeDenoiser,
     on_step: Callable[[], object] = lambda: None,
+    see: Callable[[int, float, Tensor, Tensor], object] = lambda step, sigma, x, velocity: None,
 ) -> Tensor:
     """Integrate `dx/dσ = velocity` from `sigmas[0]` to `sigmas[-1]`, one evaluation a step.
 
@@ -29,9 +30,11 @@ def euler(
         x: the noise, `[B, ...]`.
         denoiser: makes the denoiser of each evaluation.
         on_step: called after each step.
+        see: called in each step with its number, noise level, sample and velocity.
     """
     for i, (sigma, following) in enumerate(pairwise(sigmas)):
         velocity = run.step(i, x, denoiser(x, sigma))
+        see(i, sigma, x, velocity)
         x = x + (following - sigma) * velocity
         on_step()
     return x
@@ -46,7 +49,7 @@ def heun(
 ) -> Tensor:
     """Integrate with Heun's method: a second evaluation at the end of each step but the last.
 
-    Arguments as of `euler`. Source: Karras et al., arXiv:2206.00364, Alg. 1.
+    Arguments as of `euler`, without `see`. Source: Karras et al., arXiv:2206.00364, Alg. 1.
     """
     for i, (sigma, following) in enumerate(pairwise(sigmas)):
         velocity = run.step(i, x, denoiser(x, sigma))

@@ -120,7 +120,7 @@ class FlowTransformer(nn.Module):
 
     def _conditions(self, sigma: Tensor, said: Tensor, changes: Changes) -> list[Tensor]:
         """Return what each block, and the head after them, is conditioned on."""
-        time = self.sigma(_fourier(sigma, self.width))
+        time = self.sigma(fourier(sigma, self.width))
         usual = F.silu(time + said)
         each = (changes.at(index).timestep(time, sigma) for index in range(len(self.blocks)))
         return [*(usual if own is time else F.silu(own + said) for own in each), usual]
@@ -170,7 +170,7 @@ def loaded(model: Module, name: str) -> Module:
     return model.eval().requires_grad_(False)
 
 
-def _fourier(sigma: Tensor, width: int) -> Tensor:
+def fourier(sigma: Tensor, width: int) -> Tensor:
     """Return sines and cosines of `sigma` `[B]` at frequencies from 1 to 100, `[B, width]`."""
     frequencies = 100.0 ** torch.linspace(0, 1, width // 2, dtype=sigma.dtype, device=sigma.device)
     angles = sigma[:, None] * frequencies

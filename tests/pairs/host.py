@@ -11,20 +11,22 @@ import torch
 from torch import Tensor
 
 from guidance_core import ConfigurationError, Guidance, GuidanceError, IdentityAttention, SkipBlocks, SkipSelfAttention
-from guidance_core.models.digits import NULL_LABEL, load_digits_model
+from guidance_core.models import ANY_CHARACTER, load_small_letters_model
 from pairs.usual import CONDITIONS, made
 
 STEPS = 4
 SIGMAS = tuple(1 - index / STEPS for index in range(STEPS + 1))
 SAMPLES = 2
 KNOWN = (IdentityAttention, SkipBlocks, SkipSelfAttention)
-LABELS = {"positive": (3, 7), "negative": (NULL_LABEL, NULL_LABEL)}
+SIDE = 28
+TYPEFACES = (1, 2)
+CHARACTERS = {"positive": (3, 17), "negative": (ANY_CHARACTER, ANY_CHARACTER)}
 
 
 @functools.cache
 def model() -> Any:
-    """Return the digits transformer."""
-    return load_digits_model()
+    """Return the smaller transformer of letters: nothing here looks at pictures."""
+    return load_small_letters_model()
 
 
 @functools.cache
@@ -35,23 +37,23 @@ def drawn(purpose: str, *shape: int) -> Tensor:
 
 @functools.cache
 def conditions() -> dict[str, dict[str, Tensor]]:
-    """Return model inputs of each condition: a label, and numbers that a method may edit."""
-    others = [name for name in CONDITIONS if name not in LABELS]
-    labels = LABELS | {name: (number, number + 1) for number, name in enumerate(others)}
+    """Return model inputs of each condition: a character, and numbers that a method may edit."""
+    others = [name for name in CONDITIONS if name not in CHARACTERS]
+    characters = CHARACTERS | {name: (number, number + 1) for number, name in enumerate(others)}
     return {
-        name: {"label": torch.tensor(label), "text": drawn(f"text {name}", SAMPLES, 64)}
-        for name, label in labels.items()
+        name: {"character": torch.tensor(character), "text": drawn(f"text {name}", SAMPLES, SIDE**2)}
+        for name, character in characters.items()
     }
 
 
 def forward(x: Tensor, sigma: float, branch: Any) -> Tensor:
     """Return the flow that the model predicts for a branch.
 
-    What the digits transformer has no part for changes the prediction in a way of its own: the text, another model,
+    What the transformer is not asked for here changes the prediction in a way of its own: the text, another model,
     other perturbations. The change follows the noise level, so that no step's guidance is that of another step.
     """
     inputs, known = branch.inputs, [each for each in branch.perturbations if isinstance(each, KNOWN)]
-    prediction: Tensor = model()(x, inputs.get("sigma", sigma), inputs["label"], known)
+    prediction: Tensor = model()(x, inputs.get("sigma", sigma), inputs["character"], torch.tensor(TYPEFACES), known)
     prediction = prediction + 0.05 * inputs["text"].view_as(x)
     for each in branch.perturbations:
         if each not in known:
@@ -62,14 +64,14 @@ def forward(x: Tensor, sigma: float, branch: Any) -> Tensor:
 
 
 def play(stack: Sequence[str], executor: Any = "serial") -> Tensor | GuidanceError:
-    """Return the sample after each step, `[steps, B, 1, 8, 8]`, or why the stack is refused."""
+    """Return the sample after each step, `[steps, B, 1, 28, 28]`, or why the stack is refused."""
     try:
         run = Guidance([made(name) for name in stack]).start(
             conditions=conditions(), sigmas=SIGMAS, prediction_type="flow", executor=executor, seeds=7
         )
     except GuidanceError as error:
         return error
-    x, found = drawn("sample", SAMPLES, 1, 8, 8), []
+    x, found = drawn("sample", SAMPLES, 1, SIDE, SIDE), []
     for index in range(STEPS):
         velocity = run.step(index, x, functools.partial(forward, x, SIGMAS[index]))
         x = (x + (SIGMAS[index + 1] - SIGMAS[index]) * velocity).detach()

@@ -33,8 +33,8 @@ class Usual:
 
 
 def likely(x: Tensor, sigma: float) -> Tensor:
-    """Return what stands for a classifier: log p of each sample, `[B]`, larger for bright ones."""
-    return x.sigmoid().flatten(1).sum(1)
+    """Return what stands for a classifier: log p of each sample, `[B]`, larger for dark ones."""
+    return (-x).sigmoid().flatten(1).sum(1)
 
 
 def far(x0: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ USUAL: Mapping[str, Usual] = {
     "rounded-cfg": usual(),
     "renorm-text": usual("image", "text", sets="norm"),
     "rescale": usual(acts_alone=False),
-    "s2": usual(count=6),
+    "s2": usual(count=4),
     "seg": usual(),
     "skimmed": usual(),
     "slg": usual(blocks=(1,), start=0.0, stop=1.0),

@@ -17,8 +17,8 @@ from guidance_core.conformance.fresh_process import asked
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject, follows_predictions, unreachable
-from guidance_core.conformance.traces import short_traceback
 from guidance_core.conformance.violation import NotApplicable, Violation
+from guidance_core.discovery.tracebacks import short_traceback
 from guidance_core.methods.step import Step
 from guidance_core.steps.layout import Acting
 from guidance_core.steps.plan import Plan

@@ -19,8 +19,8 @@ from guidance_core.conformance.case_runs import Results, agree, halves_of, playe
 from guidance_core.conformance.registry import check
 from guidance_core.conformance.strategies import cases, structures
 from guidance_core.conformance.subject import Subject
-from guidance_core.conformance.traces import raised
 from guidance_core.conformance.violation import Violation, require
+from guidance_core.discovery.tracebacks import raised
 from guidance_core.errors import GuidanceError
 from guidance_core.executors.base import Executor
 from guidance_core.executors.serial import SerialExecutor
