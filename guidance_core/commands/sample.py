@@ -17,6 +17,7 @@ from guidance_core.commands.extras import check_extra
 from guidance_core.commands.options import SPEC, AsJson, print_json
 from guidance_core.commands.sample_keypad import SPEC as KEYPAD_SPEC
 from guidance_core.commands.sample_keypad import show_clips
+from guidance_core.commands.scored import as_data, score_table
 from guidance_core.errors import ConfigurationError, brief, suggest
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 LETTERS, DIGITS, KEYPAD = "letters", "digits", "keypad"
 MODELS = (LETTERS, DIGITS, KEYPAD)
 
-SHARES = ("typeface", "saturation")
+SHARES = ("character", "typeface", "saturation")
 "Scores that are shares."
 
 
@@ -133,7 +134,7 @@ def _show(model: str, demo: PictureDemo, drawings: list[Drawing], out: Path, *, 
             "passes_per_step": drawing.passes_per_step,
             "seconds": round(drawing.seconds, 3),
             "accuracy": round(drawing.accuracy, 4),
-            **({"scores": {name: round(score, 4) for name, score in drawing.scores.items()}} if drawing.scores else {}),
+            **({"scores": as_data(drawing.scores)} if drawing.scores else {}),
             **({} if drawing.trace is None else {"trace": drawing.trace.to_dict()["steps"]}),
         }
         for spec, drawing in zip(demo.specs, drawings, strict=True)
@@ -149,26 +150,23 @@ def _show(model: str, demo: PictureDemo, drawings: list[Drawing], out: Path, *, 
         }
         print_json({**settings, "picture": str(out), "rows": rows})
         return
-    scored = [name for name in drawings[0].scores if name != "character"]
     table = Table(_specs(), "passes per step", "seconds", "accuracy")
-    scores = Table(_specs(), *scored)
-    for row, drawing in zip(rows, drawings, strict=True):
+    for row in rows:
         spec = str(row["guidance"]) or "none"
         table.add_row(spec, f"{row['passes_per_step']:.2f}", f"{row['seconds']:.2f}", f"{row['accuracy']:.1%}")
-        found = drawing.scores
-        scores.add_row(spec, *(f"{found[name]:.1%}" if name in SHARES else f"{found[name]:.4g}" for name in scored))
     console = Console()
     for spec, drawing in zip(demo.specs, drawings, strict=True):
         if drawing.trace is not None:
             print(f"{spec or 'no guidance'}, means over {count} images\n{drawing.trace}\n")
     console.print(table)
     console.print(f"accuracy: share of {count} images that an independent classifier reads as asked for")
-    if scored:
-        console.print(scores)
+    if drawings[0].scores:
+        labels = [spec or "none" for spec in demo.specs]
+        console.print(score_table([drawing.scores for drawing in drawings], SHARES, labels))
         console.print(
-            "typeface: share read as in the typeface asked for; distance: Fréchet distance from real letters in the "
-            "classifier's features; diversity: of the pictures of one character; saturation: share of values outside "
-            "the range; sharpness: root mean square of the Laplacian"
+            "With 95 % intervals. character, typeface: share read as asked for; distance: Fréchet distance from real "
+            "letters in the classifier's features; diversity: of the pictures of one character; saturation: share of "
+            "values outside the range; sharpness: root mean square of the Laplacian"
         )
     console.print(f"picture: {out}", soft_wrap=True)
 

@@ -49,7 +49,7 @@ def save_grid(drawings: Sequence[Drawing], labels: Sequence[str], path: Path) ->
     texts = [
         (
             wrapped(label or "no guidance"),
-            f"{drawing.passes_per_step:.3g} passes per step, {drawing.accuracy:.1%} read",
+            f"{drawing.passes_per_step:.3g} passes per step, read {_read(drawing)}",
         )
         for label, drawing in zip(labels, drawings, strict=True)
     ]
@@ -81,6 +81,11 @@ def save_grid(drawings: Sequence[Drawing], labels: Sequence[str], path: Path) ->
         image.save(path, "PNG")
     except OSError as error:
         raise ConfigurationError(f"the picture cannot be written to {path}: {error.strerror or error}.") from None
+
+
+def _read(drawing: Drawing) -> str:
+    character = drawing.scores.get("character")
+    return f"{drawing.accuracy:.1%}" if character is None else character.written(percent=True)
 
 
 def wrapped(label: str, longest: int = 34) -> str:
