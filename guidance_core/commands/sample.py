@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from guidance_core.commands.extras import check_extra
+from guidance_core.commands.extras import check_extra, check_package
 from guidance_core.commands.options import SPEC, AsJson, print_json
 from guidance_core.commands.sample_keypad import SPEC as KEYPAD_SPEC
 from guidance_core.commands.sample_keypad import show_clips
+from guidance_core.commands.sample_mixture import SPECS as MIXTURE_SPECS
+from guidance_core.commands.sample_mixture import show_clouds
 from guidance_core.commands.scored import as_data, score_table
 from guidance_core.errors import ConfigurationError, brief, suggest
 
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from guidance_core.models.demo import PictureDemo
     from guidance_core.models.drawing import Drawing
 
-LETTERS, DIGITS, KEYPAD = "letters", "digits", "keypad"
-MODELS = (LETTERS, DIGITS, KEYPAD)
+LETTERS, DIGITS, KEYPAD, MIXTURE = "letters", "digits", "keypad", "mixture"
+MODELS = (LETTERS, DIGITS, KEYPAD, MIXTURE)
 
 SHARES = ("character", "typeface", "saturation")
 "Scores that are shares."
@@ -35,8 +37,8 @@ def sample(
     model: Annotated[
         str,
         typer.Option(
-            help="What draws: letters, in many typefaces; digits, handwritten; or keypad, which makes clips of picture "
-            "and sound."
+            help="What draws: letters, in many typefaces; digits, handwritten; keypad, which makes clips of picture "
+            "and sound; or mixture, samples in the plane whose densities are known."
         ),
     ] = LETTERS,
     guidance: Annotated[
@@ -58,7 +60,7 @@ def sample(
             min=1,
             max=1000,
             help="Samples of each character or prompt to measure on; pictures show the first. "
-            "If not given: 4 for letters, 20 for the others.",
+            "If not given: 4 for letters, 500 for the mixture, 20 for the others.",
         ),
     ] = None,
     prompt: Annotated[
@@ -85,10 +87,13 @@ def sample(
 ) -> None:
     """Draw with an embedded model: a row for each --guidance, a column for each character or prompt.
 
-    keypad also writes an animation and a sound file for each row, beside the picture.
+    mixture draws a panel for each --guidance. keypad also writes an animation and a sound file for each row, beside the
+    picture.
     """
     check_extra("demo")
-    from guidance_core.models.demo import DigitsDemo, KeypadDemo, LettersDemo
+    if model == MIXTURE:
+        check_package("matplotlib")
+    from guidance_core.models.demo import DigitsDemo, KeypadDemo, LettersDemo, MixtureDemo
     from guidance_core.models.grid import check_picture_path
     from guidance_core.models.keypad_clips import PROMPTS
     from guidance_core.models.letters_drawing import SHOWN
@@ -98,7 +103,8 @@ def sample(
     for option, given, its_model in (("--prompt", prompt, KEYPAD), ("--characters", characters, LETTERS)):
         if given is not None and model != its_model:
             raise ConfigurationError(f"{option} is for --model {its_model}; the model {model} has none.")
-    specs = tuple(guidance or ["", KEYPAD_SPEC if model == KEYPAD else "cfg:scale=3"])
+    usual = MIXTURE_SPECS if model == MIXTURE else ("", KEYPAD_SPEC if model == KEYPAD else "cfg:scale=3")
+    specs = tuple(guidance or usual)
     settings = (specs, steps, seed, per_class, executor, ranks, trace)
     check_picture_path(out)
     if model == KEYPAD:
@@ -106,6 +112,11 @@ def sample(
         keypad.check()
         if rows := keypad.draw(_progress):
             show_clips(keypad, rows, out, as_json=as_json)
+    elif model == MIXTURE:
+        mixture = MixtureDemo(*settings)
+        mixture.check()
+        if clouds := mixture.draw(_progress):
+            show_clouds(mixture, clouds, out, as_json=as_json)
     else:
         pictures = (
             LettersDemo(*settings, characters=SHOWN if characters is None else characters)
@@ -150,10 +161,12 @@ def _show(model: str, demo: PictureDemo, drawings: list[Drawing], out: Path, *, 
         }
         print_json({**settings, "picture": str(out), "rows": rows})
         return
-    table = Table(_specs(), "passes per step", "seconds", "accuracy")
-    for row in rows:
+    table = Table("", _specs(), "passes per step", "seconds", "accuracy")
+    for number, row in enumerate(rows, 1):
         spec = str(row["guidance"]) or "none"
-        table.add_row(spec, f"{row['passes_per_step']:.2f}", f"{row['seconds']:.2f}", f"{row['accuracy']:.1%}")
+        table.add_row(
+            str(number), spec, f"{row['passes_per_step']:.2f}", f"{row['seconds']:.2f}", f"{row['accuracy']:.1%}"
+        )
     console = Console()
     for spec, drawing in zip(demo.specs, drawings, strict=True):
         if drawing.trace is not None:
@@ -161,12 +174,12 @@ def _show(model: str, demo: PictureDemo, drawings: list[Drawing], out: Path, *, 
     console.print(table)
     console.print(f"accuracy: share of {count} images that an independent classifier reads as asked for")
     if drawings[0].scores:
-        labels = [spec or "none" for spec in demo.specs]
-        console.print(score_table([drawing.scores for drawing in drawings], SHARES, labels))
+        numbers = map(str, range(1, len(drawings) + 1))
+        console.print(score_table([drawing.scores for drawing in drawings], SHARES, numbers))
         console.print(
-            "With 95 % intervals. character, typeface: share read as asked for; distance: Fréchet distance from real "
-            "letters in the classifier's features; diversity: of the pictures of one character; saturation: share of "
-            "values outside the range; sharpness: root mean square of the Laplacian"
+            "With half of the 95 % intervals. character, typeface: share read as asked for; distance: "
+            "Fréchet distance from real letters in the classifier's features; diversity: of the pictures of one "
+            "character; saturation: share of values outside the range; sharpness: root mean square of the Laplacian"
         )
     console.print(f"picture: {out}", soft_wrap=True)
 

@@ -60,7 +60,7 @@ def _table(rows: list[Clips]) -> Table:
     for number, clips in enumerate(rows, 1):
         found = clips.scores.summary()
         shares = [
-            f"{100 * each.value:.0f}" + ("" if each.low != each.low else f" ±{50 * (each.high - each.low):.0f}")
+            f"{100 * each.value:.0f}" + (f" ±{50 * (each.high - each.low):.0f}" if each.has_interval else "")
             for each in map(found.__getitem__, SCORES)
         ]
         facts = (str(number), f"{clips.passes_per_step:.2f}", f"{clips.seconds:.2f}")

@@ -23,7 +23,7 @@ Statistic: TypeAlias = Callable[[Tensor], Tensor]
 
 @attrs.frozen
 class Score:
-    """A score and its 95 % interval. All three are nan where too few samples were given."""
+    """A score and its 95 % interval. Without samples all three are nan, with one the ends may be."""
 
     value: float
     low: float
@@ -33,6 +33,11 @@ class Score:
     def is_known(self) -> bool:
         """Whether there is a value."""
         return not math.isnan(self.value)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there were enough samples for an interval."""
+        return not math.isnan(self.low)
 
     def written(self, percent: bool = False, places: int = 1) -> str:
         """Return it as people read it, such as `93.8 % [79.9, 98.3]`; a dash where it is unknown.
@@ -46,7 +51,7 @@ class Score:
             value += " %"
         else:
             value, low, high = (f"{each:.3g}" for each in (self.value, self.low, self.high))
-        return value if math.isnan(self.low) else f"{value} [{low}, {high}]"
+        return value if not self.has_interval else f"{value} [{low}, {high}]"
 
 
 UNKNOWN = Score(math.nan, math.nan, math.nan)
