@@ -163,7 +163,7 @@ def test_batched_draws_what_serial_draws():
         "perp-neg:scale=3,conditions=[other],weights=[0.5]",
         "multi-condition:condition=other,weight=-0.5",
         "cfg:scale=3,rescale:phi=0.7",
-        "icg:scale=2,classes=2",
+        "icg:scale=2,draw=class,classes=2",
         "apg:scale=3",
         "cfg-zero-star:scale=3",
         "cfg:scale=1000000",
