@@ -99,6 +99,7 @@ def test_scores_read_well():
     assert Score(0.9375, 0.799, 0.983).written(percent=True) == "93.8 % [79.9, 98.3]"
     assert Score(0.9375, 0.799, 0.983).written(percent=True, places=0) == "94 % [80, 98]"
     assert Score(12.345, 10.0, 13.5).written() == "12.3 [10, 13.5]"
+    assert Score(1321.4, 900.0, 1742.0).written() == "1321 [900, 1742]"
 
 
 # Scores.

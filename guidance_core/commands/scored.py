@@ -9,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from guidance_core.models.intervals import Score
+from guidance_core.models.intervals import Score, plainly
 
 PLACES = 4
 "Decimals in JSON."
@@ -33,11 +33,11 @@ def score_table(scores: Sequence[Mapping[str, Score]], shares: Iterable[str], la
 def _cell(score: Score, *, percent: bool) -> str:
     if not score.is_known:
         return "–"
-    value = f"{100 * score.value:.1f} %" if percent else f"{score.value:.3g}"
+    value = f"{100 * score.value:.1f} %" if percent else plainly(score.value)
     if not score.has_interval:
         return value
     half = (score.high - score.low) / 2
-    return f"{value}\n" + (f"±{100 * half:.1f}" if percent else f"±{half:.2g}")
+    return f"{value}\n" + (f"±{100 * half:.1f}" if percent else f"±{plainly(half, 2)}")
 
 
 def as_data(scores: Mapping[str, Score]) -> dict[str, Any]:

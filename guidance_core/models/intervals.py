@@ -50,8 +50,13 @@ class Score:
             value, low, high = (f"{100 * each:.{places}f}" for each in (self.value, self.low, self.high))
             value += " %"
         else:
-            value, low, high = (f"{each:.3g}" for each in (self.value, self.low, self.high))
+            value, low, high = (plainly(each) for each in (self.value, self.low, self.high))
         return value if not self.has_interval else f"{value} [{low}, {high}]"
+
+
+def plainly(number: float, digits: int = 3) -> str:
+    """Return a number with some significant digits, and without an exponent where it is large."""
+    return f"{number:.{digits}g}" if abs(number) < 10**digits else f"{number:.0f}"
 
 
 UNKNOWN = Score(math.nan, math.nan, math.nan)
