@@ -35,6 +35,7 @@ def run_without(missing, arguments):
         ({"safetensors"}, ["sample"], "demo"),
         ({"PIL"}, ["sample", "--json"], "demo"),
         ({"numpy"}, ["sample", "--ranks", "2"], "demo"),
+        ({"matplotlib"}, ["sample", "--model", "mixture"], "demo"),
         ({"hypothesis"}, ["check", "cfg"], "testing"),
         ({"hypothesis", "pytest"}, ["check", "--list", "--json"], "testing"),
         ({"diffusers"}, ["bench", "parallel", "--json"], "hosts"),

@@ -15,7 +15,12 @@ from contract import MODULES as PUBLIC_MODULES
 from contract import public_names
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")), *(ROOT / "docs").rglob("*.md")]
+MADE = ("methods", "recipes", "commands", "reference")
+"Folders of docs that are written when the site is built."
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *(page for page in (ROOT / "docs").rglob("*.md") if page.relative_to(ROOT / "docs").parts[0] not in MADE),
+]
 MODULES = [*(ROOT / "guidance_core").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
 
 HABITS = {

@@ -2,7 +2,7 @@
 
     python training/measure_keypad.py [--seed N] [--per-prompt N]
 
-Each row has the same prompts (five patterns, two tempos) and starts from the same noise. Means with 95 % bootstrap
+Each row has the same prompts (five patterns, two tempos) and starts from the same noise. Means with 95 %
 intervals over clips; the first row is real clips of digits that neither the model nor the judge has seen.
 """
 
@@ -33,9 +33,8 @@ SHARES = ("agreement", "video", "audio", "both", "in_time", "clipped", "saturate
 def written(scores: Scores) -> str:
     """Return the scores as the cells of a table."""
     found = scores.summary()
-    cells = [f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]" for mean, low, high in map(found.get, SHARES)]
-    mean, low, high = found["offset"]
-    return " | ".join([*cells, f"{mean:.0f} [{low:.0f}, {high:.0f}]"])
+    cells = [found[name].written(percent=True).replace(" %", "") for name in SHARES]
+    return " | ".join([*cells, found["offset"].written()])
 
 
 def main() -> None:

@@ -14,11 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from guidance_core.commands.extras import check_extra
+from guidance_core.commands.extras import check_extra, check_package
 from guidance_core.commands.options import SPEC, AsJson, print_json
 from guidance_core.commands.sample_keypad import SPEC as KEYPAD_SPEC
 from guidance_core.commands.sample_keypad import show_clips
+from guidance_core.commands.sample_mixture import SPECS as MIXTURE_SPECS
+from guidance_core.commands.sample_mixture import show_clouds
 from guidance_core.commands.sample_page import Page, command_line, write_page
+from guidance_core.commands.scored import as_data, score_table
 from guidance_core.commands.sweep import Sweep
 from guidance_core.errors import ConfigurationError, brief, shortened, suggest
 
@@ -26,13 +29,13 @@ if TYPE_CHECKING:
     from guidance_core.models.demo import PictureDemo
     from guidance_core.models.drawing import Drawing
 
-LETTERS, KEYPAD = "letters", "keypad"
-MODELS = (LETTERS, KEYPAD)
+LETTERS, KEYPAD, MIXTURE = "letters", "keypad", "mixture"
+MODELS = (LETTERS, KEYPAD, MIXTURE)
 
 GRID, STEPS = "grid", "steps"
 VIEWS = (GRID, STEPS)
 
-SHARES = ("typeface", "saturation")
+SHARES = ("character", "typeface", "saturation")
 "Scores that are shares."
 
 
@@ -40,7 +43,10 @@ def sample(
     context: typer.Context,
     model: Annotated[
         str,
-        typer.Option(help="What draws: letters, in many typefaces; or keypad, which makes clips of picture and sound."),
+        typer.Option(
+            help="What draws: letters, in many typefaces; keypad, which makes clips of picture and sound; or mixture, "
+            "samples in the plane whose densities are known."
+        ),
     ] = LETTERS,
     guidance: Annotated[
         list[str] | None, typer.Option("--guidance", "-g", help=f"{SPEC} Repeat it: each one is a row.")
@@ -61,7 +67,7 @@ def sample(
             min=1,
             max=1000,
             help="Samples of each character or prompt to measure on; pictures show the first. "
-            "If not given: 4 for letters, 20 for keypad.",
+            "If not given: 4 for letters, 500 for mixture, 20 for keypad.",
         ),
     ] = None,
     prompt: Annotated[
@@ -117,10 +123,13 @@ def sample(
 ) -> None:
     """Draw with an embedded model: a row for each --guidance, a column for each character or prompt.
 
-    keypad also writes an animation and a sound file for each row, beside the picture.
+    mixture draws a panel for each --guidance. keypad also writes an animation and a sound file for each row, beside the
+    picture.
     """
     check_extra("demo")
-    from guidance_core.models.demo import KeypadDemo, LettersDemo
+    if model == MIXTURE:
+        check_package("matplotlib")
+    from guidance_core.models.demo import KeypadDemo, LettersDemo, MixtureDemo
     from guidance_core.models.estimates import spread
     from guidance_core.models.estimates_views import COLUMNS, FRAMES
     from guidance_core.models.files import check_output
@@ -131,6 +140,10 @@ def sample(
         raise ConfigurationError(f"there is no model {brief(model)}.{suggest(model, MODELS)}")
     if view not in VIEWS:
         raise ConfigurationError(f"there is no view {brief(view)}.{suggest(view, VIEWS)}")
+    if animate is not None and model == MIXTURE:
+        raise ConfigurationError(
+            f"--animate is for --model {LETTERS} and {KEYPAD}; the picture of {model} has all steps."
+        )
     for option, given, its_model in (
         ("--view steps", None if view == GRID else view, LETTERS),
         ("--prompt", prompt, KEYPAD),
@@ -138,11 +151,9 @@ def sample(
     ):
         if given is not None and model != its_model:
             raise ConfigurationError(f"{option} is for --model {its_model}; the model {model} has none.")
+    usual = MIXTURE_SPECS if model == MIXTURE else ("", KEYPAD_SPEC if model == KEYPAD else "cfg:scale=3")
     swept = Sweep.of(sweep) if sweep else None
-    if swept is None:
-        specs = tuple(guidance or ["", KEYPAD_SPEC if model == KEYPAD else "cfg:scale=3"])
-    else:
-        specs = swept.stacks(guidance or swept.usual())
+    specs = tuple(guidance or usual) if swept is None else swept.stacks(guidance or swept.usual())
     settings = (specs, steps, seed, per_class, executor, ranks, trace)
     outputs = (
         (out, "--out", (".png",)),
@@ -159,6 +170,11 @@ def sample(
         keypad.check()
         if rows := keypad.draw(watch):
             show_clips(keypad, rows, out, animate, page, as_json=as_json)
+    elif model == MIXTURE:
+        mixture = MixtureDemo(*settings)
+        mixture.check()
+        if clouds := mixture.draw(watch):
+            show_clouds(mixture, clouds, out, page, as_json=as_json)
     else:
         keep = {*(spread(steps, COLUMNS) if view == STEPS else ()), *(spread(steps, FRAMES) if animate else ())}
         drawn = SHOWN if characters is None else characters
@@ -219,7 +235,7 @@ def _show(
             "passes_per_step": drawing.passes_per_step,
             "seconds": round(drawing.seconds, 3),
             "accuracy": round(drawing.accuracy, 4),
-            **({"scores": {name: round(score, 4) for name, score in drawing.scores.items()}} if drawing.scores else {}),
+            "scores": as_data(drawing.scores),
             **({} if drawing.trace is None else {"trace": drawing.trace.to_dict()["steps"]}),
         }
         for spec, drawing in zip(demo.specs, drawings, strict=True)
@@ -238,27 +254,25 @@ def _show(
     if as_json:
         print_json({**data, **{kind: str(path) for kind, path in files}})
         return
-    scored = [name for name in drawings[0].scores if name != "character"]
-    table = Table(_specs(), "passes per step", "seconds", "accuracy")
-    scores = Table(_specs(), *scored)
-    for row, drawing in zip(rows, drawings, strict=True):
+    table = Table("", _specs(), "passes per step", "seconds", "accuracy")
+    for number, row in enumerate(rows, 1):
         spec = str(row["guidance"]) or "none"
-        table.add_row(spec, f"{row['passes_per_step']:.2f}", f"{row['seconds']:.2f}", f"{row['accuracy']:.1%}")
-        found = drawing.scores
-        scores.add_row(spec, *(f"{found[name]:.1%}" if name in SHARES else f"{found[name]:.4g}" for name in scored))
+        table.add_row(
+            str(number), spec, f"{row['passes_per_step']:.2f}", f"{row['seconds']:.2f}", f"{row['accuracy']:.1%}"
+        )
     console = Console()
     for spec, drawing in zip(demo.specs, drawings, strict=True):
         if drawing.trace is not None:
             print(f"{spec or 'no guidance'}, means over {count} images\n{drawing.trace}\n")
     console.print(table)
     console.print(f"accuracy: share of {count} images that an independent classifier reads as asked for")
-    if scored:
-        console.print(scores)
-        console.print(
-            "typeface: share read as in the typeface asked for; distance: Fréchet distance from real letters in the "
-            "classifier's features; diversity: of the pictures of one character; saturation: share of values outside "
-            "the range; sharpness: root mean square of the Laplacian"
-        )
+    numbers = map(str, range(1, len(drawings) + 1))
+    console.print(score_table([drawing.scores for drawing in drawings], SHARES, numbers))
+    console.print(
+        "With half of the 95 % intervals. character, typeface: share read as asked for; distance: "
+        "Fréchet distance from real letters in the classifier's features; diversity: of the pictures of one "
+        "character; saturation: share of values outside the range; sharpness: root mean square of the Laplacian"
+    )
     for kind, path in files:
         console.print(f"{kind}: {path}", soft_wrap=True, markup=False)
 

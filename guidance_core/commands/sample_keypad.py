@@ -11,6 +11,7 @@ from rich.table import Table
 
 from guidance_core.commands.options import print_json
 from guidance_core.commands.sample_page import Page
+from guidance_core.commands.scored import as_data
 
 if TYPE_CHECKING:
     from guidance_core.models.demo import KeypadDemo
@@ -66,10 +67,9 @@ def _table(rows: list[Clips]) -> Table:
     table = Table("", "passes\nper step", "seconds", *SCORES.values(), box=SIMPLE, pad_edge=False, padding=(0, 1))
     for number, clips in enumerate(rows, 1):
         found = clips.scores.summary()
-        several = len(clips.video) > 1
         shares = [
-            f"{100 * mean:.0f}" + f" ±{50 * (high - low):.0f}" * several
-            for mean, low, high in map(found.__getitem__, SCORES)
+            f"{100 * each.value:.0f}" + (f" ±{50 * (each.high - each.low):.0f}" if each.has_interval else "")
+            for each in map(found.__getitem__, SCORES)
         ]
         facts = (str(number), f"{clips.passes_per_step:.2f}", f"{clips.seconds:.2f}")
         table.add_row(*facts, *shares)
@@ -77,14 +77,10 @@ def _table(rows: list[Clips]) -> Table:
 
 
 def _as_data(spec: str, clips: Clips) -> dict[str, Any]:
-    scores = {
-        name: {"mean": round(mean, 4), "interval": [round(low, 4), round(high, 4)]}
-        for name, (mean, low, high) in clips.scores.summary().items()
-    }
     data = {
         "guidance": spec,
         "passes_per_step": clips.passes_per_step,
         "seconds": round(clips.seconds, 3),
-        "scores": scores,
+        "scores": as_data(clips.scores.summary()),
     }
     return data if clips.trace is None else {**data, "trace": clips.trace.to_dict()["steps"]}

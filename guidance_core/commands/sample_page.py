@@ -100,7 +100,8 @@ def _flat(row: Mapping[str, Any]) -> dict[str, str]:
 def _number(value: Any) -> str:
     if isinstance(value, Mapping):
         low, high = value["interval"]
-        return f"{value['mean']:.4g} [{low:.4g}, {high:.4g}]"
+        known = "–" if value["value"] is None else f"{value['value']:.4g}"
+        return known if low is None else f"{known} [{low:.4g}, {high:.4g}]"
     return f"{value:.4g}"
 
 
@@ -111,7 +112,7 @@ def _settings(data: Mapping[str, Any]) -> str:
 
 def _versions() -> str:
     found = [f"guidance-core {__version__}", f"torch {torch.__version__}"]
-    for package in ("numpy", "pillow"):
+    for package in ("numpy", "pillow", "matplotlib"):
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:

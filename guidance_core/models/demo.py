@@ -19,6 +19,7 @@ from guidance_core.models.drawing import Drawing, check_one_output
 from guidance_core.models.keypad import read_prompt
 from guidance_core.models.keypad_clips import PROMPTS, Clips, make_clips
 from guidance_core.models.letters_drawing import SHOWN, check_characters, draw_letters
+from guidance_core.models.mixture_drawing import Cloud, draw_mixture
 from guidance_core.ranks import Ranks, torchrun_group, torchrun_size
 from guidance_core.trace import Trace
 from guidance_core.unpublished import stack_of
@@ -187,6 +188,19 @@ class KeypadDemo(Demo[Clips]):
     def row(self, spec: str, on_step: Callable[[], object]) -> Clips:
         """Make the clips of one row."""
         return make_clips(stack_of(spec), self.prompts, per_prompt=self.per_class or 20, **self.settings(on_step))
+
+
+@attrs.frozen
+class MixtureDemo(Demo[Cloud]):
+    """Samples of a mixture in the plane: a panel for each stack."""
+
+    def check_stack(self, guidance: Guidance) -> None:
+        """Raise `ConfigurationError` for methods with values for several outputs."""
+        check_one_output(guidance)
+
+    def row(self, spec: str, on_step: Callable[[], object]) -> Cloud:
+        """Draw the samples of one panel."""
+        return draw_mixture(stack_of(spec), per_class=self.per_class or 500, **self.settings(on_step))
 
 
 def _drawn(demo: Demo[Row], watch: Watch | None) -> list[Row]:

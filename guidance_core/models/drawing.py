@@ -18,6 +18,7 @@ from guidance_core.hosts.stacked_denoiser import StackedDenoiser
 from guidance_core.methods.capabilities import Capabilities
 from guidance_core.models.changes import POSSIBLE
 from guidance_core.models.estimates import Estimates
+from guidance_core.models.intervals import Score
 from guidance_core.models.samplers import euler
 from guidance_core.models.transformer import FlowTransformer
 from guidance_core.trace import Trace
@@ -39,7 +40,7 @@ class Drawing:
     "Share of the images that an independent classifier reads as the class asked for."
     notes: tuple[str, ...] = ()
     "What else the first image of each class was asked to be."
-    scores: Mapping[str, float] = attrs.field(factory=dict)
+    scores: Mapping[str, Score] = attrs.field(factory=dict)
     "Further scores, by name."
     trace: Trace | None = None
     "What each step did, where that was asked for."

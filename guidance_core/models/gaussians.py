@@ -109,6 +109,15 @@ class GaussianMixture:
                 prediction = epsilon - x0
         return prediction.to(x.dtype)
 
+    def log_density(self, x: Tensor, label: int | Tensor | None = None) -> Tensor:
+        """Return the log density of noiseless samples `[B, 2]` within their classes, or of all, `[B]` in float64.
+
+        Raises:
+            ConfigurationError: a label does not exist.
+        """
+        offset = x.double()[:, None] - self.means.to(x.device)
+        return self._log_joint(offset, self.stds.to(x.device).square()[None], label).logsumexp(1)
+
     def sample(
         self,
         n: int,

@@ -60,7 +60,8 @@ def save_grid(drawings: Sequence[Drawing], labels: Sequence[str], path: Path, ca
 def facts_of(drawing: Drawing) -> str:
     """Return what stands below a row's name."""
     passes = f"{drawing.passes_per_step:.3g}"
-    return f"{passes} {'pass' if passes == '1' else 'passes'} per step, {drawing.accuracy:.1%} read"
+    read = drawing.scores["character"].written(percent=True)
+    return f"{passes} {'pass' if passes == '1' else 'passes'} per step, read {read}"
 
 
 def grid(columns: Sequence[str], rows: Sequence[Row], *, notes: Sequence[str] = (), caption: str = "") -> Picture:

@@ -12,6 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from guidance_core.models.intervals import Score, mean, share
 from guidance_core.models.keypad import FRAMES, PATTERNS, TEMPOS, follows
 from guidance_core.models.keypad_sounds import COLUMN, FRAME, LOW, RATE, ROW, decode, goertzel
 from guidance_core.models.transformer import loaded
@@ -119,9 +120,10 @@ class Scores:
     saturated: Tensor
     "Share of the video's values outside of [-1.1, 1.1]."
 
-    def summary(self) -> dict[str, tuple[float, float, float]]:
-        """Return each score's mean, and the ends of its 95 % bootstrap interval over clips."""
-        return {field.name: interval(getattr(self, field.name).double()) for field in attrs.fields(type(self))}
+    def summary(self) -> dict[str, Score]:
+        """Return each score's mean over clips: of shares of clips with Wilson's interval, of others the bootstrap's."""
+        found = attrs.asdict(self)
+        return {name: share(each) if each.dtype == torch.bool else mean(each) for name, each in found.items()}
 
 
 def judge(video: Tensor, latents: Tensor, prompts: Tensor, reader: DigitReader) -> Scores:
@@ -162,11 +164,3 @@ def _lag(visible: Tensor, audible: Tensor) -> Tensor:
         best = torch.where(fit > most, float(lag), best)
         most = fit.maximum(most)
     return best
-
-
-def interval(values: Tensor, draws: int = 2000) -> tuple[float, float, float]:
-    """Return the mean of values `[B]` and its 95 % bootstrap interval, from a seed of its own."""
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.randint(len(values), (draws, len(values)), generator=generator)
-    low, high = values[chosen].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return float(values.mean()), float(low), float(high)

@@ -173,11 +173,11 @@ class _Page:
 
 
 def _facts(clips: Clips) -> str:
-    found = {name: f"{100 * mean:.0f} %" for name, (mean, _, _) in clips.scores.summary().items()}
+    found = {name: score.written(percent=True, places=0) for name, score in clips.scores.summary().items()}
     passes, count = f"{clips.passes_per_step:.3g}", len(clips.video)
     return (
         f"{passes} {'pass' if passes == '1' else 'passes'} per step; of {count} {'clip' if count == 1 else 'clips'}\n"
-        f"agreement {found['agreement']}\nprompt, seen {found['video']}, heard {found['audio']}"
+        f"agreement {found['agreement']}\nprompt, seen {found['video']}\nprompt, heard {found['audio']}"
     )
 
 

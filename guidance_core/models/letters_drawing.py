@@ -12,6 +12,7 @@ from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.models.drawing import Drawing, OnStep, Settings, drawn
 from guidance_core.models.estimates import Estimates
+from guidance_core.models.intervals import Score, share
 from guidance_core.models.letters import (
     ANY_CHARACTER,
     ANY_TYPEFACE,
@@ -91,7 +92,7 @@ def draw_letters(
         tuple(characters),
         passes,
         seconds,
-        scores["character"],
+        scores["character"].value,
         notes=tuple(names[each] for each in typeface[::per_class].tolist()),
         scores=scores,
         trace=trace,
@@ -110,8 +111,10 @@ def check_characters(characters: str) -> None:
 
 
 @torch.no_grad()
-def letters_scores(images: Tensor, character: Tensor, typeface: Tensor) -> dict[str, float]:
+def letters_scores(images: Tensor, character: Tensor, typeface: Tensor) -> dict[str, Score]:
     """Return what an independent judge finds in pictures `[N, 1, 28, 28]`, asked to be characters in typefaces, `[N]`.
+
+    Each score has a 95 % interval over pictures; it is unknown where there are too few.
 
     - character, typeface: the shares read as asked for.
     - distance: the Fréchet distance from real letters of all kinds, in the judge's features.
@@ -123,9 +126,9 @@ def letters_scores(images: Tensor, character: Tensor, typeface: Tensor) -> dict[
     read, set_in = judge(images)
     features = judge.features(images)
     return {
-        "character": (read.argmax(1) == character).float().mean().item(),
-        "typeface": (set_in.argmax(1) == typeface).float().mean().item(),
-        "distance": frechet_distance(features, judge.mean, judge.covariance) if len(images) > 1 else float("nan"),
+        "character": share(read.argmax(1) == character),
+        "typeface": share(set_in.argmax(1) == typeface),
+        "distance": frechet_distance(features, judge.mean, judge.covariance),
         "diversity": diversity(features, character),
         "saturation": saturation(images),
         "sharpness": sharpness(images),

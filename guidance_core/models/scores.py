@@ -1,4 +1,4 @@
-"""Scores of pictures: what a guided picture gains, and what it pays for it."""
+"""Scores of samples: what guidance gains, and what it costs, each with a 95 % interval."""
 
 from __future__ import annotations
 
@@ -6,51 +6,81 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from guidance_core.models.intervals import UNKNOWN, Score, bootstrapped, mean
+
 OVER = 0.1
 "How far outside [-1, 1] a value counts as saturated."
 
 
-def frechet_distance(features: Tensor, mean: Tensor, covariance: Tensor) -> float:
-    """Return the Fréchet distance between pictures and real ones, as normal distributions of their features.
+def frechet_distance(features: Tensor, center: Tensor, covariance: Tensor) -> Score:
+    """Return the Fréchet distance between samples and real ones, as normal distributions of their features.
 
         ‖m − μ‖² + tr(S + Σ − 2·(Σ^½·S·Σ^½)^½)
 
-    It falls with the number of pictures, so compare equal numbers only.
+    It falls with the number of samples, so compare equal numbers only. It is unknown for fewer than two.
 
     Args:
-        features: of the pictures, `[N, F]`, at least two.
-        mean: μ of the real ones, `[F]`.
+        features: of the samples, `[N, F]`.
+        center: μ, the mean of the real ones, `[F]`.
         covariance: Σ of the real ones, `[F, F]`.
 
     Source: Heusel et al., arXiv:1706.08500.
     """
-    features, mean, covariance = features.double(), mean.double(), covariance.double()
-    spread = features.T.cov()
+    count = len(features)
+    if count < 2:
+        return UNKNOWN
+    features, center, covariance = features.double(), center.double(), covariance.double()
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    between = torch.linalg.eigvalsh(root @ spread @ root).clamp(min=0).sqrt().sum()
-    apart = (features.mean(0) - mean).square().sum()
-    return float(apart + spread.trace() + covariance.trace() - 2 * between)
+    total = covariance.trace()
+
+    def distance(weights: Tensor) -> Tensor:
+        middle = weights @ features / count
+        spreads = []
+        for weight, each in zip(weights, middle, strict=True):
+            kept = weight > 0
+            offset = (features[kept] - each) * weight[kept, None].sqrt() / (count - 1) ** 0.5
+            spreads.append((offset.square().sum(), _root_trace(offset @ root)))
+        spread, between = (torch.stack(part) for part in zip(*spreads, strict=True))
+        return (middle - center).square().sum(1) + spread + total - 2 * between
+
+    return bootstrapped(distance, count, least=0.0, draws=200)
 
 
-def diversity(features: Tensor, group: Tensor) -> float:
-    """Return the mean distance between two pictures of one group, in their features; 0 where no group has two.
+def _root_trace(rows: Tensor) -> Tensor:
+    """Return tr((rowsᵀ·rows)^½), from the smaller of the two products."""
+    product = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    roots: Tensor = torch.linalg.eigvalsh(product).clamp(min=0).sqrt()
+    return roots.sum()
+
+
+def diversity(features: Tensor, group: Tensor) -> Score:
+    """Return the mean distance between two samples of one group, in their features; unknown where no group has two.
 
     Args:
-        features: of the pictures, `[N, F]`.
-        group: the number of each picture's group, `[N]`.
+        features: of the samples, `[N, F]`.
+        group: the number of each sample's group, `[N]`.
     """
-    pairs = (group[:, None] == group).triu(1)
-    distances = torch.cdist(features, features)[pairs]
-    return float(distances.mean()) if len(distances) else 0.0
+    members = [(group == each).nonzero().flatten() for each in set(group.tolist())]
+    apart = [torch.cdist(features[each], features[each]).double() for each in members]
+
+    def spread(weights: Tensor) -> Tensor:
+        distance, pairs = weights.new_zeros(len(weights)), weights.new_zeros(len(weights))
+        for each, distances in zip(members, apart, strict=True):
+            inside = weights[:, each]
+            distance += (inside @ distances * inside).sum(1)
+            pairs += inside.sum(1).square() - inside.square().sum(1)  # a sample that is drawn twice is no pair
+        return distance / pairs
+
+    return bootstrapped(spread, len(features), least=0.0)
 
 
-def saturation(images: Tensor) -> float:
-    """Return the share of values more than 0.1 outside [-1, 1]."""
-    return float((images.abs() > 1 + OVER).float().mean())
+def saturation(images: Tensor) -> Score:
+    """Return the share of values more than 0.1 outside [-1, 1], with an interval over images `[N, ...]`."""
+    return mean((images.abs() > 1 + OVER).double().flatten(1).mean(1))
 
 
-def sharpness(images: Tensor) -> float:
+def sharpness(images: Tensor) -> Score:
     """Return how much pixels differ from their neighbours, once values are clipped to [-1, 1].
 
     The root mean square of the Laplacian.
@@ -59,4 +89,5 @@ def sharpness(images: Tensor) -> float:
         images: `[N, 1, H, W]`.
     """
     kernel = images.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
-    return float(F.conv2d(images.clamp(-1, 1), kernel[None, None]).square().mean().sqrt())
+    squares = F.conv2d(images.clamp(-1, 1), kernel[None, None]).double().square().flatten(1).mean(1)
+    return bootstrapped(lambda weights: (weights @ squares / len(squares)).sqrt(), len(squares), least=0.0)
