@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from guidance_core.commands.extras import check_extra
-from guidance_core.commands.options import SPEC, AsJson, print_json
+from guidance_core.commands.options import SPEC, AsJson, Console, print_json
 from guidance_core.commands.sample_keypad import SPEC as KEYPAD_SPEC
 from guidance_core.commands.sample_keypad import show_clips
+from guidance_core.commands.terminal import is_quiet
 from guidance_core.errors import ConfigurationError, brief, suggest
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def sample(
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str, int], Callable[[], object]]]:
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Console(stderr=True, quiet=is_quiet()), transient=True) as progress:
         yield lambda spec, steps: partial(progress.advance, progress.add_task(spec or "no guidance", total=steps))
 
 

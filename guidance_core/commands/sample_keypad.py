@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
-from guidance_core.commands.options import print_json
+from guidance_core.commands.options import Console, print_json
 
 if TYPE_CHECKING:
     from guidance_core.models.demo import KeypadDemo
