@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import subprocess
@@ -55,7 +56,8 @@ def measure(rounds: int) -> ImportReport:
 
 def _once() -> tuple[float, float]:
     command = [sys.executable, "-X", "importtime", "-c", "import torch; import guidance_core"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, env=kept, capture_output=True, text=True, check=False)
     found = {name: int(time) / 1e3 for time, name in filter(None, map(_of_line, done.stderr.splitlines()))}
     if done.returncode or not {"torch", "guidance_core"} <= found.keys():
         raise ConfigurationError(f"torch and guidance_core cannot be imported in a new process: {done.stderr[-500:]}")

@@ -80,7 +80,7 @@ def guided(
 
     Each call is a run of its own. Takes and raises what `guide` does.
     """
-    stack, pattern = _checked(pipe, guidance, executor, pattern)
+    stack, pattern = _checked(pipe, guidance, executor, pattern, stacklevel=5)
     own = type(pipe)
 
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -111,7 +111,12 @@ class _Guided:
 
 
 def _checked(
-    pipe: Any, guidance: str | Guidance | Sequence[Any] | None, executor: str | Executor, pattern: Pattern | str | None
+    pipe: Any,
+    guidance: str | Guidance | Sequence[Any] | None,
+    executor: str | Executor,
+    pattern: Pattern | str | None,
+    *,
+    stacklevel: int = 4,
 ) -> tuple[Guidance, Pattern]:
     """Return the stack, and how the pipeline calls its model; find every mistake that needs no call."""
     if isinstance(pipe, type) or inspect.isroutine(pipe) or isinstance(pipe, (str, Guidance)):
@@ -131,7 +136,7 @@ def _checked(
         is_one = hasattr(guidance, "__attrs_attrs__")
         stack = guidance if isinstance(guidance, Guidance) else Guidance([guidance] if is_one else guidance)
     if guidance is not None:
-        _warn_of_other_model(pipe, stack)
+        _warn_of_other_model(pipe, stack, stacklevel)
     if isinstance(pattern, str):
         pattern = pattern_named(pattern)
     if pattern is not None and not isinstance(pattern, Pattern):
@@ -161,7 +166,7 @@ def _recipe_of(pipe: Any) -> Recipe:
     return recipe_of(names, type(pipe).__name__, parts)
 
 
-def _warn_of_other_model(pipe: Any, stack: Guidance) -> None:
+def _warn_of_other_model(pipe: Any, stack: Guidance, stacklevel: int) -> None:
     """Warn where a stack is made from the recipe of a model that this pipeline does not run."""
     chosen = stack.recipe
     classes = {cls.__name__ for cls in type(pipe).__mro__}  # a pipeline of one's own may inherit one of diffusers'
@@ -175,7 +180,7 @@ def _warn_of_other_model(pipe: Any, stack: Guidance) -> None:
         f"the recipe {chosen.name!r} is for {' or '.join(chosen.recipe.pipelines)}; this is a "
         f"{type(pipe).__name__}, which may count its scale in another way. {own}",
         GuidanceRecipeWarning,
-        stacklevel=4,
+        stacklevel=stacklevel,
     )
 
 
