@@ -481,36 +481,37 @@ def check_installed(environment, name):
     assert "passed" in environment.python("-m", "pytest", "-q", "--guidance-plugin", name, *quickly)
 
 
-def test_a_package_installs_where_the_library_is_not_installed(tmp_path):
-    environment = Environment(tmp_path)
-    write_package(new_package("my-method", author="Ada", library=library_from(str(ROOT))), tmp_path)
-    # everything else is there already, so that nothing is fetched
-    environment.python(
-        "-m", "pip", "install", "-q", "--no-index", "--no-build-isolation", f"{tmp_path / 'my-method'}[test]"
-    )
-    assert environment.plugins()["my-method"]["failure"] is None
-    assert "guidance-core" in environment.python("-m", "pip", "list")
-    quickly = ("--ranks", "0", "--max-examples", "2", "--seed", "0")
-    assert "\nnext: pytest, build, publish\n" in environment.command("check", "my-method", *quickly)
-    assert "next:" not in environment.command("check", "cfg", *quickly, "--only", "works"), "it is published already"
-    assert environment.command("check", "my-method", *quickly, "--only", "works", "--quiet") == ""
-    environment.command("sample", "-g", "my-method", "--steps", "2", "--per-digit", "1", "--out", "a.png")
-
-
-def test_the_steps_of_its_ci_file_run_and_its_source_distribution_has_the_tests(tmp_path):
+def test_a_package_installs_where_the_library_is_not_and_its_ci_file_runs(tmp_path):
     environment = Environment(tmp_path)
     folder = write_package(new_package("my-method", author="Ada", library=library_from(str(ROOT))), tmp_path)
+    environment.variables |= {
+        "PATH": f"{environment.bin}{os.pathsep}{os.environ['PATH']}",
+        **{"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"},  # all else is there already: nothing is fetched
+        "PYTEST_ADDOPTS": "--guidance-ranks=0 --guidance-max-examples=2 --guidance-seed=0",
+    }
     steps = re.findall(r"- run: (.*)", (folder / ".github/workflows/test.yml").read_text())
-    assert [step.split()[0] for step in steps] == ["pip", "pytest", "guidance-core"]
-    offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_FIND_LINKS": ""}  # all is there already
-    environment.variables |= {**offline, "PATH": f"{environment.bin}{os.pathsep}{os.environ['PATH']}"}
-    for step in steps:
-        environment.call("bash", "-ec", f"cd my-method && {step}")
+    install, tests, check = steps
+    assert install == "pip install -e '.[test]'"
+    environment.call("bash", "-ec", f"cd my-method && {install.replace('-e ', '')}")  # -e fetches another package
+    assert environment.plugins()["my-method"]["failure"] is None
+    assert "guidance-core" in environment.python("-m", "pip", "list")
+    assert "passed" in environment.call("bash", "-ec", f"cd my-method && {tests}").stdout
+    quickly = "--ranks 0 --max-examples 2 --seed 0"
+    assert "\nnext: pytest, build, publish\n" in environment.call("bash", "-ec", f"{check} {quickly}").stdout
+    both = environment.command("check", "my-method", *quickly.split(), "--only", "works", "--quiet")
+    assert both == ""
+    environment.command("sample", "-g", "my-method", "--steps", "2", "--per-digit", "1", "--out", "a.png")
 
     built = "import os, hatchling.build as h; os.chdir('my-method'); print(h.build_sdist('..'))"
     with tarfile.open(tmp_path / environment.python("-c", built).strip()) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= {"tests/test_conformance.py", "src/my_method/__init__.py", "LICENSE", "README.md", "CHANGELOG.md"}
+
+
+def test_what_the_library_ships_has_nothing_to_publish():
+    done = CliRunner().invoke(app, ["check", "cfg", "--only", "works", "--ranks", "0", "--seed", "0"])
+    assert done.exit_code == 0, done.output
+    assert "next:" not in done.output
 
 
 def test_a_package_lives_from_its_wheel_to_its_removal(tmp_path):
