@@ -177,23 +177,23 @@ def test_an_error_that_nobody_foresaw_is_one_line_with_status_70(tmp_path):
     assert b"Traceback" in process(script=script, **{TRACEBACK: "1"}).stderr
 
 
-@pytest.mark.parametrize("words", ["plugins", "recipes", "describe ltx2 --steps 3", "--help", "env"])
-def test_ascii_output_is_legible(words):
-    done = process(*words.split(), PYTHONIOENCODING="ascii", COLUMNS="100")
-    assert done.returncode == 0, done.stderr
+def test_ascii_output_is_legible():
+    words = [line.split() for line in ("plugins", "recipes", "describe ltx2 --steps 3", "env", "check --list")]
+    done = process(script=RUN.format(words=words), PYTHONIOENCODING="ascii", COLUMNS="100")
+    assert done.stderr.decode().split() == ["status", "0"] * len(words)
     assert done.stdout.isascii()
-    assert b"\\u" not in done.stdout, "a character without a spelling in ASCII"
-    assert b"\\x" not in done.stdout
+    assert re.findall(rb".*\\\\[ux].*", done.stdout) == [], "a character without a spelling in ASCII"
 
 
-@pytest.mark.parametrize("columns", ["1", "20", "40"])
-@pytest.mark.parametrize("words", ["plugins", "recipes wan", "describe cfg", "check --help"])
-def test_a_narrow_terminal_will_do(words, columns):
-    done = process(*words.split(), COLUMNS=columns, TERM="dumb")
-    assert (done.returncode, done.stderr) == (0, b"")
+@pytest.mark.parametrize("columns", ["1", "20"])
+def test_a_narrow_terminal_will_do(columns):
+    words = [line.split() for line in ("plugins", "recipes wan", "describe cfg", "env")]
+    done = process(script=RUN.format(words=words), COLUMNS=columns, TERM="dumb")
+    assert done.stderr.decode().split() == ["status", "0"] * len(words)
+    assert process("check", "--help", COLUMNS=columns).returncode == 0
 
 
-@pytest.mark.parametrize("words", ["plugins", "plugins --json", "recipes", "describe @ltx-2.3 --steps 5000"])
+@pytest.mark.parametrize("words", ["plugins", "plugins --json"])
 def test_a_closed_pipe_ends_a_command_silently(words):
     reader, writer = os.pipe()
     os.close(reader)
