@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -14,9 +15,10 @@ _PLAIN = {
     **{"≥": ">=", "≤": "<=", "≈": "~", "→": "->", "←": "<-", "±": "+-", "‖": "||", "∥": "||", "′": "'", "∞": "inf"},
     **{"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "η": "eta", "κ": "kappa", "λ": "lambda"},
     **{"μ": "mu", "σ": "sigma", "τ": "tau", "φ": "phi", "ω": "omega", "Σ": "sum", "Δ": "Delta", "µ": "u", "∈": "in"},
-    **{"é": "e", "ö": "o", "ü": "u", "ä": "a", "⟨": "<", "⟩": ">", "²": "^2", "√": "sqrt", "⊥": "_|_", "\xa0": " "},
+    **{"é": "e", "ö": "o", "ü": "u", "ä": "a", "⟨": "<", "⟩": ">", "ψ": "psi", "√": "sqrt", "⊥": "_|_", "\xa0": " "},
 }
 "What stands for a character that an encoding lacks."
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 _quiet = False
 
@@ -26,6 +28,7 @@ def plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda raised: f"^{raised[0].translate(_RAISED)}", text)
     return "".join(_PLAIN.get(each) or each.encode("ascii", "backslashreplace").decode() for each in text), error.end
 
 
