@@ -15,13 +15,15 @@ import attrs
 
 from guidance_core.discovery import RECIPES, entries_of
 from guidance_core.discovery.loading import comes_from_a_signal, visible_interrupts
-from guidance_core.errors import ConfigurationError, UnknownNameError, brief, suggest, told
+from guidance_core.errors import ConfigurationError, UnknownNameError, brief, did_you_mean, suggest, told
 from guidance_core.recipes.recipe import Recipe
 from guidance_core.version import __version__
 
 _registered: dict[str, Recipe] = {}
 FAMILY_LETTERS = 2
 "What a name needs at least to stand for a family of models."
+ONE_LETTER = 0.93
+"How near a name is to one that differs in a letter."
 MOST_HINTS = 8
 "Recipes of a family that an error names."
 
@@ -119,6 +121,8 @@ def _hint(name: str) -> str:
     same = [known for known, recipe in shipped().items() if known == name.lower() or _is_named(name, recipe)]
     if same:
         return f" Did you mean {same[0]!r}?"
+    if typing_error := did_you_mean(name, recipe_names(), nearness=ONE_LETTER):
+        return typing_error
     if len(_letters(name)) >= FAMILY_LETTERS:
         loaded = {**shipped(), **_registered}  # to find what others publish, only their names are read
         of_family = _like(name, {each: loaded.get(each) for each in recipe_names()})
