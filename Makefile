@@ -20,7 +20,8 @@ NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
 CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py commands.py conformance.py docs.py extras.py \
 	rooms.py runs.py sample.py samplers.py stacked_denoiser.py)
 
-.PHONY: demo engines test test-hosts table-diffusers table-hosts test-lowest test-newest soak conformance mutants check bench docs test-site clean
+.PHONY: demo engines test test-hosts table-diffusers table-hosts test-lowest test-newest extras dashboard soak conformance \
+	mutants check bench docs test-site clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +32,8 @@ help:
 	@echo "make table-diffusers, make table-hosts  judge every guided pipeline, and every host, for the tables of the docs"
 	@echo "make test-lowest  run the core's tests with the lowest versions that pyproject.toml allows, except torch"
 	@echo "make test-newest  run them on the newest Python found, or NEWEST=..."
+	@echo "make extras  install each extra alone and try what it promises; about three minutes, less with EXTRAS='cli demo'"
+	@echo "make dashboard PLUGINS=plugins.txt  run the tests of published plugins with this version"
 	@echo "make soak    search: random stacks on all executors, steps with faults on ranks, and new examples of all"
 	@echo "    properties; 20 minutes, and less with ONLY=faults:17 (one example) or PLANT=ulp, state or confirm (a mistake"
 	@echo "    to be found)"
@@ -150,6 +153,15 @@ test-newest: $(VENV)/.dev
 		$(VENV)-newest/bin/python -m pip --disable-pip-version-check install -q -e '.[cli,demo,testing]'; \
 		$(VENV)-newest/bin/python -m pytest $(CORE_TESTS) $(PYTEST_ARGS); \
 	fi
+
+# EXTRAS: some of none, cli, demo, testing, hosts, docs.
+extras: $(VENV)/.dev
+	$(BIN)/python tests/extras.py $(EXTRAS)
+
+# PLUGINS: a list of packages; docs/commands.md shows one.
+PLUGINS ?= plugins.txt
+dashboard: $(VENV)/.dev
+	$(BIN)/guidance-core dashboard $(PLUGINS) --library .
 
 # ONLY: one example, as a failure names it; PLANT: a mistake in the library that the search must find.
 soak: $(VENV)/.dev

@@ -6,12 +6,14 @@ executor and adds `guided = cond + Σ strength·(cond − branch) + Σ deltas`, 
 
 import warnings
 
-from guidance_core.discovery.distributions import without_unreadable
+from guidance_core.discovery.distributions import without_collections, without_unreadable
 
-with without_unreadable(), warnings.catch_warnings():
+with without_unreadable(), without_collections(), warnings.catch_warnings():
     # Without NumPy, torch warns when it is first imported. Nothing here needs NumPy; a command that does says so.
     warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)
     import torch  # noqa: F401
+
+    from guidance_core import tuner  # noqa: F401  which imports most of what follows
 
 from guidance_core.algebra.planes import from_planes, planes
 from guidance_core.algebra.pyramids import bands, collapsed, reweighted

@@ -25,6 +25,7 @@ from guidance_core.methods.split import Split
 from guidance_core.methods.stack import Stack
 from guidance_core.parameters.values import by_name
 from guidance_core.recipes import Chosen, recipe_named
+from guidance_core.recipes.added import check_added
 from guidance_core.run import Run
 from guidance_core.steps.program import Program
 from guidance_core.steps.settings import RunSettings
@@ -181,7 +182,10 @@ class Guidance:
         if any(isinstance(table, Mapping) and "recipe" in table for table in others):
             raise SpecError("a stack has one recipe at most, which comes first.")
         loaded = [] if chosen is None else chosen.plugins()
-        loaded += tables.load_plugins(others)
+        added = tables.load_plugins(others)
+        if chosen is not None:
+            check_added(chosen, [plugin for plugin, _ in loaded], [plugin for plugin, _ in added])
+        loaded += added
         guidance = cls([plugin for plugin, _ in loaded])
         guidance._stack = Stack.of(guidance.plugins, [given for _, given in loaded])
         guidance._chosen = chosen

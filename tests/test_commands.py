@@ -1,243 +1,260 @@
-"""What the commands print about methods."""
+"""What all commands keep: examples, JSON, exit statuses, and one line for each error, in any terminal or none."""
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import re
+import shlex
+import subprocess
 import sys
+from pathlib import Path
 
-import attrs
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from guidance_core import ConfigurationError, Guidance, GuidanceError, number
+import guidance_core
+from guidance_core import UnknownNameError
+from guidance_core.commands.app import app
+from guidance_core.commands.statuses import STATUSES, TRACEBACK
+from guidance_core.commands.variables import VARIABLES
 
-runner = CliRunner()
-
-
-def test_the_command_lists_every_shipped_method():
-    from guidance_core.commands.app import app
-
-    listed = json.loads(runner.invoke(app, ["plugins", "--json"]).stdout)["plugins"]
-    names = {row["name"] for row in listed if row["failure"] is None}
-    assert names >= {"apg", "cfg", "cfg-zero-star", "gate", "interval", "ltx2", "normalize", "rescale", "stg"}
-    assert all(row["parameters"] and row["summary"] for row in listed)
-    assert "the noise level is in [lo, hi]; outside" in " ".join(runner.invoke(app, ["plugins"]).stdout.split())
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/commands.md"
+TOP = typer.main.get_command(app)
 
 
-def test_the_command_lists_what_a_parameter_may_be(monkeypatch):
-    from guidance_core.commands.app import app
-
-    monkeypatch.setenv("COLUMNS", "80")
-    listed = json.loads(runner.invoke(app, ["plugins", "--json"]).stdout)["plugins"]
-    by_name = {row["name"]: {each["name"]: each for each in row["parameters"]} for row in listed}
-    apg, stg, ltx2 = by_name["apg"], by_name["stg"], by_name["ltx2"]
-    assert (apg["scale"]["default"], stg["scale"]["default"], stg["blocks"]["default"]) == (7.5, 1.0, None)
-    assert apg["form"] == {
-        "name": "form",
-        "required": False,
-        "default": "paper",
-        "options": ["paper", "diffusers"],
-        "help": "whether s counts from c or from u",
-    }
-    assert None in apg["space"]["options"], "an optional choice may be none"
-    assert ltx2["cfg_scale"]["default"] == "unset"
-    text = runner.invoke(app, ["plugins"]).stdout
-    assert "[epsilon, v, x0, flow, none]" in " ".join(text.split())
-    wrapped = text.splitlines()[[line.startswith("  momentum=0") for line in text.splitlines()].index(True) + 1]
-    assert wrapped.startswith(" " * 29), "a second line of help stands under the first"
+def leaves(command, *words):
+    """Yield every command that does something, with the words that call it."""
+    inner = getattr(command, "commands", {})
+    if not inner or getattr(command, "invoke_without_command", False):
+        yield words, command
+    for name, each in inner.items():
+        yield from leaves(each, *words, name)
 
 
-def test_the_command_lists_a_required_parameter(monkeypatch):
-    from guidance_core import discovery
-    from guidance_core.commands import plugins
-    from guidance_core.commands.app import app
-
-    @attrs.frozen
-    class Needy:
-        scale: float = number(help="how far")
-
-    found = discovery.Found("needy", "needy:Needy", "theirs", "1.0", Needy)
-    monkeypatch.setattr(plugins, "find_plugins", lambda: [found])
-    (row,) = json.loads(runner.invoke(app, ["plugins", "--json"]).stdout)["plugins"]
-    assert row["parameters"] == [{"name": "scale", "required": True, "help": "how far"}]
-    assert "scale=required" in runner.invoke(app, ["plugins"]).stdout
+ALL = {" ".join(words): command for words, command in leaves(TOP) if words}
 
 
-def test_the_command_says_its_version():
-    from guidance_core import __version__
-    from guidance_core.commands.app import app
-
-    assert runner.invoke(app, ["--version"]).stdout == f"guidance-core {__version__}\n"
+def call(*words):
+    return CliRunner().invoke(app, list(words))
 
 
-def test_the_command_describes_named_outputs_only():
-    from guidance_core.commands.app import app
-
-    result = runner.invoke(app, ["describe", "cfg", "--outputs", "video, audio", "--json"])
-    assert json.loads(result.stdout)["steps"][0]["passes"][1]["strengths"] == {"video": "6.5", "audio": "6.5"}
-    for outputs in ("video,,audio", "video,", " "):
-        assert isinstance(runner.invoke(app, ["describe", "cfg", "--outputs", outputs]).exception, ConfigurationError)
-
-
-def test_the_command_describes_ltx2():
-    from guidance_core.commands.app import app
-
-    result = runner.invoke(app, ["describe", "ltx2:preset=2.3", "--json"])
-    description = json.loads(result.stdout)
-    (group,) = description["steps"]
-    assert [each["branch"] for each in group["passes"]] == ["cond", "neg", "perturbed", "modality"]
-    assert description["total_passes"] == 120
-    placed = runner.invoke(app, ["describe", "ltx2:preset=2.3", "--ranks", "3"]).stdout
-    assert "rank 0: cond, modality; rank 1: neg; rank 2: perturbed (expected speedup 2.00)" in placed
+def process(*words, script=None, **environment):
+    """Run the command as a process of its own."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR")}
+    return subprocess.run(
+        [sys.executable, *(("-c", script) if script else ("-m", "guidance_core", *words))],
+        capture_output=True,
+        env={**kept, "OMP_NUM_THREADS": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+    )
 
 
-# Methods that are not installed.
+def test_every_command_is_known_here():
+    names = {"plugins", "describe", "sample", "check", "convert", "new", "dashboard", "env", "recipes", "recipes show"}
+    assert {name for name in ALL if not name.startswith("bench ")} == names
 
-PLACES = '''
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_has_json_quiet_and_examples_that_it_understands(name):
+    command = ALL[name]
+    options = {option for param in command.params for option in param.opts}
+    assert {"--json", "--quiet"} <= options
+    shown = call(*name.split(), "--help").output
+    examples = command.epilog.split("\n\n")[0].splitlines()
+    assert examples
+    for example in examples:
+        assert f"  {example}\n" in shown, "an example is never wrapped"
+        words = shlex.split(example)
+        assert words[0] == "guidance-core"
+        assert " ".join(words[1:]).startswith(name.split()[0])
+        asked, given = TOP, words[1:]
+        while getattr(asked, "commands", {}).get(given[0] if given else None):
+            asked, given = asked.commands[given[0]], given[1:]
+        asked.make_context(words[-1], list(given)).close()
+
+
+def test_the_help_and_the_page_tell_the_exit_statuses():
+    shown = " ".join(call("--help").output.split())
+    page = PAGE.read_text()
+    for status, meaning in STATUSES.items():
+        assert f"{status} {' '.join(meaning.split())}" in shown
+        assert f"| {status} | {meaning} |" in page
+
+
+def test_the_page_names_every_command_and_variable():
+    page = PAGE.read_text()
+    assert {name for name in ALL if f"`guidance-core {name}" not in page} == set()
+    assert {name for name in VARIABLES if f"`{name}`" not in page} == set()
+
+
+WRONG = [
+    ("describe cgf", "Did you mean 'cfg'?"),
+    ("describe cfg:scale=x", "error: "),
+    ("describe --recipe sd --recipe sdxl", "--recipe is given 2 times; it takes one value."),
+    ("describe cfg --steps 3 --steps 4", "--steps is given 2 times"),
+    ("describe cfg --nope", "--nope"),
+    ("nope", "nope"),
+    ("recipes show wan2.2", "wan2.2-i2v-a14b, wan2.2-t2v-a14b, wan2.2-ti2v-5b"),
+    ("recipes zzzz", "no recipe holds the text 'zzzz'"),
+    ("convert no/such/file", "no/such/file"),
+    ("sample --out /proc/nowhere/x.png", "/proc/nowhere"),
+    ("new My_Method", "Did you mean 'my-method'?"),
+    ("new my-method --into /proc/nowhere", "/proc/nowhere"),
+    ("dashboard no/such/list", "no/such/list"),
+    ("check cfg --param nope=1", "nope"),
+    ("bench methods nope", "nope"),
+]
+RUN = """
+import sys
+from guidance_core.commands import main
+for words in {words!r}:
+    sys.argv = ["guidance-core", *words]
+    try:
+        main()
+        status = 0
+    except SystemExit as end:
+        status = end.code
+    print("status", status, file=sys.stderr)
+"""
+
+
+def test_wrong_use_has_status_2_and_no_traceback():
+    words = [shlex.split(line) for line, _ in WRONG]
+    done = process(script=RUN.format(words=words))
+    text = done.stderr.decode()
+    assert "Traceback" not in text
+    assert done.stdout == b""
+    parts = re.split(r"^status (.*)\n", text, flags=re.MULTILINE)
+    told = dict(zip((line for line, _ in WRONG), zip(parts[1::2], parts[0::2], strict=False), strict=True))
+    for line, says in WRONG:
+        assert told[line][0] == "2", (line, told[line])
+        assert says in told[line][1], (line, told[line])
+
+
+BROKEN_METHOD = """
 import attrs
-from guidance_core import Branch, Scale, hookimpl, number
-
-print("this is no answer of the command")
+from guidance_core import Branch, hookimpl
 
 
 @attrs.frozen
-class Away:
-    """Away from the negative condition."""
-
-    scale: Scale = number(2.0)
-
+class Wrong:
     @hookimpl
     def build_branches(self, step):
-        return [Branch("uncond", condition="negative", strength=step.value(self.scale) - 1)]
+        return [Branch("uncond", condition="negative", required=True)]
+
+    @hookimpl
+    def combine(self, step, predictions):
+        return predictions["cond"] * predictions["cond"].std()
+"""
 
 
-class Outer:
-    Inner = Away
+def test_a_broken_promise_has_status_1_and_is_printed_though_quiet(tmp_path):
+    (tmp_path / "mine.py").write_text(BROKEN_METHOD)
+    quickly = ("--only", "batch-mates", "--ranks", "0", "--seed", "0", "--max-examples", "5", "--quiet")
+    done = process("check", "mine:Wrong", *quickly, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stdout == b""
+    assert b"batch-mates" in done.stderr
 
 
-function = len
-one = Away()
-'''
+def test_an_error_that_nobody_foresaw_is_one_line_with_status_70(tmp_path):
+    script = (
+        "import sys; sys.argv = ['guidance-core', 'describe', 'cfg']; from unittest import mock\n"
+        "from guidance_core.commands import main\n"
+        "with mock.patch('guidance_core.guidance.Guidance.describe', side_effect=KeyError('x')): main()"
+    )
+    done = process(script=script)
+    assert done.returncode == 70
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("error: KeyError: 'x'.")
+    assert TRACEBACK in line
+    assert b"Traceback" in process(script=script, **{TRACEBACK: "1"}).stderr
 
 
-@pytest.fixture
-def places(tmp_path, monkeypatch):
-    """A folder with a module that no other test has imported."""
-    name = f"places_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(PLACES)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(tmp_path)])
-    return name
+def test_ascii_output_is_legible():
+    words = [line.split() for line in ("plugins", "recipes", "describe ltx2 --steps 3", "env", "check --list")]
+    done = process(script=RUN.format(words=words), PYTHONIOENCODING="ascii", COLUMNS="100")
+    assert done.stderr.decode().split() == ["status", "0"] * len(words)
+    assert done.stdout.isascii()
+    assert re.findall(rb".*\\\\[ux].*", done.stdout) == [], "a character without a spelling in ASCII"
 
 
-def described(spec, *words):
-    from guidance_core.commands.app import app
-
-    return runner.invoke(app, ["describe", spec, "--json", *words])
-
-
-@pytest.mark.parametrize(
-    ("spec", "strength"),
-    [
-        ("{}:Away", "1"),
-        ("{}:Away:scale=4", "3"),
-        ("{}:Outer.Inner:scale=4,rescale:phi=0.5", "3"),
-        ("interval:lo=0.0,hi=1.0,{}:Away:scale=linear(4, 4)", "3"),
-        ("guidance_plugins.cfg:CFG:scale=4", "3"),
-    ],
-)
-def test_a_method_that_is_not_installed_is_named_by_its_place(places, spec, strength):
-    result = described(spec.format(places))
-    assert result.exit_code == 0, result.output
-    (group,) = json.loads(result.stdout)["steps"]
-    assert [each["branch"] for each in group["passes"]] == ["cond", "uncond"]
-    assert group["passes"][1]["strengths"] == {"output": strength}
+@pytest.mark.parametrize("columns", ["1", "20"])
+def test_a_narrow_terminal_will_do(columns):
+    words = [line.split() for line in ("plugins", "recipes wan", "describe cfg", "env")]
+    done = process(script=RUN.format(words=words), COLUMNS=columns, TERM="dumb")
+    assert done.stderr.decode().split() == ["status", "0"] * len(words)
+    assert process("check", "--help", COLUMNS=columns).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("spec", "says"),
-    [
-        ("nowhere_to_be_found:Away", "the module 'nowhere_to_be_found' cannot be imported"),
-        ("{}:Awai", "has no 'Awai'. Did you mean 'Away'?"),
-        ("{}:Away:scael=3", "has no parameter 'scael'. Did you mean 'scale'?"),
-        ("{}:function", "not a method"),
-        ("{}:one", "Name the class"),
-        ("{}:Outer", "is not an attrs class"),
-        ("{}.py:Away", "is a file; give the module"),
-        ("./here/{}.py:Away:scale=3", "give the module, as in an import: here."),
-        ("cfg:scale", "expected '=' after the parameter 'scale'"),
-    ],
-)
-def test_what_is_not_a_place_is_a_clear_error(places, spec, says):
-    result = described(spec.format(places))
-    assert isinstance(result.exception, GuidanceError), result.output
-    assert says in str(result.exception)
-
-
-def test_a_spec_outside_the_commands_imports_nothing(places):
-    with pytest.raises(GuidanceError, match="expected '='"):
-        Guidance.from_spec(f"{places}:Away")
-    assert places not in sys.modules
-
-
-def test_ranks_draw_with_a_method_that_is_not_installed(places, tmp_path):
-    from guidance_core.commands.app import app
-
-    pictures = []
-    for ranks, spec in (("1", "cfg:scale=3"), ("1", f"{places}:Away:scale=3"), ("2", f"{places}:Away:scale=3")):
-        words = ["--ranks", ranks, "--steps", "2", "--per-class", "1", "--characters", "AB", "--json"]
-        result = runner.invoke(app, ["sample", "-g", spec, *words, "--out", str(tmp_path / "a.png")])
-        assert result.exit_code == 0, result.output
-        (row,) = json.loads(result.stdout)["rows"]
-        pictures.append((row["passes_per_step"], row["scores"]))
-    assert pictures[0] == pictures[1] == pictures[2]
-
-
-# Steps that differ in their strengths alone.
-
-
-def lines_of(description):
-    """The lines of steps and of what is added, without what else there is."""
-    text = [line.split("  <-")[0].split() for line in str(description).splitlines()]
-    return [" ".join(words) for words in text if words[0] == "steps" or "strength" in words]
+@pytest.mark.parametrize("words", ["plugins", "plugins --json"])
+def test_a_closed_pipe_ends_a_command_silently(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "guidance_core", *words.split()]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize(
-    ("spec", "lines"),
-    [
-        (
-            "cfg:scale=linear(7, 2)",
-            ["steps 0 to 5: 2 passes", "uncond negative, strength 6 -> 1"],
-        ),
-        (
-            "cfg:scale=table({0.2: 5, 1: 2})",  # what holds for several steps stays a range
-            [
-                *("steps 0 to 4: 2 passes", "uncond negative, strength 1"),
-                *("steps 5: 2 passes", "uncond negative, strength 4"),
-            ],
-        ),
-        (
-            "cfg:scale=2x1+4x1+5x1+6x1+3x1+2x1",  # counted from the end; a range never turns
-            [
-                *("steps 0 to 2: 2 passes", "uncond negative, strength 1 -> 5"),
-                *("steps 3 to 5: 2 passes", "uncond negative, strength 4 -> 1"),
-            ],
-        ),
-        (
-            "cfg:scale=beta(7, 2, 2)",
-            [
-                *("steps 0 to 1: 2 passes", "uncond negative, strength -1 -> 5.72"),
-                *("steps 2 to 3: 2 passes", "uncond negative, strength 9.08"),
-                *("steps 4 to 5: 2 passes", "uncond negative, strength 5.72 -> -1"),
-            ],
-        ),
-        (
-            "cfg:scale={video: linear(7, 2), audio: 6}",
-            ["steps 0 to 5: 2 passes", "uncond negative, strength video 6 -> 1, audio 5"],
-        ),
-    ],
+    "words", ["plugins", "env", "recipes", "recipes wan", "recipes show sd", "describe cfg", "check --list"]
 )
-def test_steps_are_described_in_ranges_that_rise_or_fall(spec, lines):
-    found = Guidance.from_spec(spec).describe(6)
-    assert lines_of(found) == lines
-    assert found.total_passes == 12
+def test_json_is_json_and_quiet_is_quiet(words):
+    assert json.loads(call(*words.split(), "--json").stdout)
+    assert json.loads(call(*words.split(), "--json", "--quiet").stdout)
+    quiet = call(*words.split(), "-q")
+    assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_completion_is_offered():
+    assert "--install-completion" in call("--help").output
+    command = Path(sys.executable).parent / "guidance-core"  # its name is that of the variable
+    asked = {"_GUIDANCE_CORE_COMPLETE": "complete_bash", "COMP_WORDS": "guidance-core des", "COMP_CWORD": "1"}
+    done = subprocess.run([command], env={**os.environ, **asked}, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["describe"], done.stderr
+
+
+def test_recipes_are_found_by_a_text():
+    def found(*words):
+        return [row["name"] for row in json.loads(call("recipes", *words, "--json").stdout)]
+
+    assert found("WAN 2.2")[:3] == ["wan2.2-i2v-a14b", "wan2.2-t2v-a14b", "wan2.2-ti2v-5b"]
+    assert found("--filter", "FluxPipeline") == ["flux.1-dev"]
+    assert set(found("Stable Diffusion")) >= {"sd", "sdxl", "sd3"}
+    assert isinstance(call("recipes", "zzzz").exception, UnknownNameError)
+
+
+def test_env_lists_every_variable_that_the_library_reads():
+    package = Path(guidance_core.__file__).parent
+    read = set()
+    for path in (*package.rglob("*.py"), ROOT / "_guidance_core_pytest.py"):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                is_name = re.fullmatch(r"GUIDANCE_CORE_[A-Z_]+", node.value)
+                near = re.search(rf"environ[^\n]*{re.escape(repr(node.value)[1:-1])}\b", text)
+                if is_name or (near and re.fullmatch(r"[A-Z][A-Z_]+", node.value)):
+                    read.add(node.value)
+    assert "WORLD_SIZE" in read
+    handed_on = {"PYTHONPATH", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "PYTEST_ADDOPTS", "OMP_NUM_THREADS"}
+    assert read - handed_on <= set(VARIABLES)
+    rows = json.loads(call("env", "--json").stdout)["variables"]
+    assert [row["name"] for row in rows] == list(VARIABLES)
+    assert all(row["meaning"] for row in rows)
+
+
+def test_env_shows_values_and_versions(monkeypatch):
+    monkeypatch.setenv("GUIDANCE_CORE_PLUGINS", "cfg, rescale")
+    shown = call("env").output
+    assert "GUIDANCE_CORE_PLUGINS ('cfg, rescale'): names of the plugins to load" in shown
+    assert f"guidance-core    {guidance_core.__version__}" in shown
+    assert "plugins          2 of guidance-core" in shown
+    facts = json.loads(call("env", "--json").stdout)
+    assert {"versions", "installed_from", "devices", "hosts", "packages", "plugins", "problems"} <= facts.keys()

@@ -10,7 +10,13 @@ from diffusers import ZImagePipeline
 from small_pipelines import CASES
 
 from guidance_core import ConfigurationError, UnknownNameError
-from guidance_core.hosts.diffusers import GuidanceArgumentWarning, UnguidedWarning, guide
+from guidance_core.hosts.diffusers import (
+    GuidanceArgumentWarning,
+    GuidanceRecipeWarning,
+    UnguidedWarning,
+    guide,
+    guided,
+)
 from guidance_core.recipes import Recipe, recipe_of, register_recipe, unregister_recipe
 
 NAMES = {
@@ -158,3 +164,24 @@ def test_a_pipeline_without_a_recipe_says_so():
     pipe.__class__ = type("MyPipeline", (type(pipe),), {})
     with pytest.raises(UnknownNameError, match=r"no recipe for MyPipeline; give a spec"):
         guide(pipe)
+
+
+def test_the_recipe_of_another_pipeline_is_warned_of_with_the_right_one():
+    pipe, _ = _pipeline("Flux")
+    own = r"for QwenImagePipeline.*this is a FluxPipeline.*The recipe of this pipeline is @flux\.1-dev"
+    with pytest.warns(GuidanceRecipeWarning, match=own) as found:
+        guide(pipe, "@qwen-image")
+    assert found[0].filename == __file__
+    with pytest.warns(GuidanceRecipeWarning, match=own) as found, guided(pipe, "@qwen-image,gate:lo=0.5"):
+        pass
+    assert found[0].filename == __file__
+
+
+@pytest.mark.parametrize("spec", [None, "@flux.1-dev", "@flux.1-dev:true_cfg_scale=3", "@bagel", "cfg:scale=3"])
+def test_a_recipe_that_fits_or_names_no_pipelines_is_not_warned_of(spec):
+    pipe, _ = _pipeline("Flux")
+    inherited = type(pipe)
+    pipe.__class__ = type("Mine", (inherited,), {})  # one of the user's own
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GuidanceRecipeWarning)
+        guide(pipe, spec, pattern="FluxPipeline") if spec else guide(_pipeline("Flux")[0])

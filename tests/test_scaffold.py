@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -161,7 +164,41 @@ def test_a_package_takes_the_library_from_where_the_running_one_came(monkeypatch
             return json.dumps(origin) if origin and name == "direct_url.json" else None
 
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: Distribution())
+    monkeypatch.setattr(Path, "exists", lambda path: True)
     assert installed_library().requirement() == requirement
+
+
+def test_a_place_that_is_gone_is_told_instead_of_written(tmp_path, monkeypatch):
+    wheel = tmp_path / "guidance core.whl"
+
+    class Distribution:
+        def read_text(self, name):
+            return json.dumps({"url": wheel.as_uri(), "archive_info": {}})
+
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Distribution())
+    wheel.write_bytes(b"")
+    assert installed_library().url == wheel.as_uri()
+    wheel.unlink()
+    with pytest.raises(ConfigurationError, match=r"guidance core\.whl, which is not there any more.*--library"):
+        installed_library()
+
+
+def test_a_library_that_runs_from_its_sources_is_taken_from_there(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", missing)
+    assert installed_library().url == ROOT.as_uri()
+
+
+def test_where_only_this_machine_can_install_from_is_stated(tmp_path):
+    here = new("my-method", "--library", ROOT, "--into", tmp_path / "a")
+    assert f"guidance-core: {ROOT.as_uri()}\n  only this machine" in here.output
+    elsewhere = new("my-method", "--library", ">=0.2", "--into", tmp_path / "b")
+    assert "guidance-core: guidance-core>=0.2\nnext:" in elsewhere.output
+    for folder, remarks in (("a", 1), ("b", 0)):
+        text = (tmp_path / folder / "my-method/.github/workflows/test.yml").read_text()
+        assert text.count("# pyproject.toml takes guidance-core from a folder") == remarks
 
 
 @pytest.mark.parametrize("license", [name for name in LICENSES if name != "none"])
@@ -444,17 +481,37 @@ def check_installed(environment, name):
     assert "passed" in environment.python("-m", "pytest", "-q", "--guidance-plugin", name, *quickly)
 
 
-def test_a_package_installs_where_the_library_is_not_installed(tmp_path):
+def test_a_package_installs_where_the_library_is_not_and_its_ci_file_runs(tmp_path):
     environment = Environment(tmp_path)
-    write_package(new_package("my-method", author="Ada", library=library_from(str(ROOT))), tmp_path)
-    # everything else is there already, so that nothing is fetched
-    environment.python(
-        "-m", "pip", "install", "-q", "--no-index", "--no-build-isolation", f"{tmp_path / 'my-method'}[test]"
-    )
+    folder = write_package(new_package("my-method", author="Ada", library=library_from(str(ROOT))), tmp_path)
+    environment.variables |= {
+        "PATH": f"{environment.bin}{os.pathsep}{os.environ['PATH']}",
+        **{"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"},  # all else is there already: nothing is fetched
+        "PYTEST_ADDOPTS": "--guidance-ranks=0 --guidance-max-examples=2 --guidance-seed=0",
+    }
+    steps = re.findall(r"- run: (.*)", (folder / ".github/workflows/test.yml").read_text())
+    install, tests, check = steps
+    assert install == "pip install -e '.[test]'"
+    environment.call("bash", "-ec", f"cd my-method && {install.replace('-e ', '')}")  # -e fetches another package
     assert environment.plugins()["my-method"]["failure"] is None
     assert "guidance-core" in environment.python("-m", "pip", "list")
-    environment.command("check", "my-method", "--ranks", "0", "--max-examples", "2", "--seed", "0", "--only", "works")
+    assert tests == "pytest"
+    assert "passed" in environment.call("bash", "-ec", "cd my-method && python -m pytest").stdout  # of the neighbours
+    quickly = "--ranks 0 --max-examples 2 --seed 0"
+    assert "\nnext: pytest, build, publish\n" in environment.call("bash", "-ec", f"{check} {quickly}").stdout
+    assert environment.command("check", "my-method", *quickly.split(), "--only", "works", "--quiet") == ""
     environment.command("sample", "-g", "my-method", "--steps", "2", "--per-class", "1", "--out", "a.png")
+
+    built = "import os, hatchling.build as h; os.chdir('my-method'); print(h.build_sdist('..'))"
+    with tarfile.open(tmp_path / environment.python("-c", built).strip()) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names >= {"tests/test_conformance.py", "src/my_method/__init__.py", "LICENSE", "README.md", "CHANGELOG.md"}
+
+
+def test_what_the_library_ships_has_nothing_to_publish():
+    done = CliRunner().invoke(app, ["check", "cfg", "--only", "works", "--ranks", "0", "--seed", "0"])
+    assert done.exit_code == 0, done.output
+    assert "next:" not in done.output
 
 
 def test_a_package_lives_from_its_wheel_to_its_removal(tmp_path):

@@ -2,34 +2,70 @@
 
 from __future__ import annotations
 
-import io
+import os
 import sys
 
 from guidance_core.commands.extras import EXTRAS, lacking
-from guidance_core.errors import GuidanceError
+from guidance_core.commands.statuses import CLOSED_PIPE, INTERRUPTED, MISTAKE, OK, TRACEBACK, WRONG_USE
+from guidance_core.commands.terminal import end_silently, write_in_any_encoding
+from guidance_core.errors import GuidanceError, told
 
 
 def main() -> None:
-    """Run the command; an error of the library is one line on stderr and exit status 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # text given on the command line may not be encodable
+    """Run the command; an error is one line on stderr and an exit status (`STATUSES`), never a traceback."""
+    write_in_any_encoding()
+    try:
+        status = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        end_silently()
+        status = CLOSED_PIPE
+    if status:
+        raise SystemExit(status)
+
+
+def _run() -> int:
     try:
         from guidance_core.commands.app import app
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        raise SystemExit(
+        return _wrong(
             f"guidance-core needs the extra 'cli' ({error.name} is missing): pip install 'guidance-core[cli]'"
-        ) from None
+        )
     try:
         app()
+    except SystemExit as end:
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # typer met a closed pipe, and ends with status 1
+            return CLOSED_PIPE
+        return end.code if isinstance(end.code, int) else OK if end.code is None else _wrong(str(end.code))
     except GuidanceError as error:
-        print(f"error: {error}", file=sys.stderr)
+        return _wrong(f"error: {error}")
+    except BrokenPipeError:
+        raise
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
-            raise
-        print(f"error: {lacking(package)}", file=sys.stderr)
-    else:
-        return
-    raise SystemExit(2)
+        return _wrong(f"error: {lacking(package)}") if package in EXTRAS else _mistake(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        return _wrong(f"error: {error}")
+    except Exception as error:
+        return _mistake(error)
+    return OK
+
+
+def _wrong(line: str) -> int:
+    print(line, file=sys.stderr)
+    return WRONG_USE
+
+
+def _mistake(error: Exception) -> int:
+    """Tell of an error that nobody foresaw."""
+    if os.environ.get(TRACEBACK):
+        raise error
+    print(
+        f"error: {told(error)}. This is a mistake of guidance-core or of a plugin; {TRACEBACK}=1 shows where.",
+        file=sys.stderr,
+    )
+    return MISTAKE

@@ -6,12 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
+from guidance_core.commands.command import GuidanceGroup, add_command
 from guidance_core.commands.options import AsJson, print_json
 
-bench_app = typer.Typer(help="Compare overhead with other libraries and hand-written code.", no_args_is_help=True)
+bench_app = typer.Typer(
+    cls=GuidanceGroup,
+    help="Compare overhead with other libraries and hand-written code.",
+    epilog="guidance-core bench dispatch",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
-@bench_app.command("dispatch")
 def bench_dispatch(
     rounds: Annotated[int, typer.Option(min=2, help="Runs to time of each.")] = 100,
     as_json: AsJson = False,
@@ -22,7 +28,6 @@ def bench_dispatch(
     _report(dispatch.measure(rounds), as_json)
 
 
-@bench_app.command("combine")
 def bench_combine(
     rounds: Annotated[int, typer.Option(min=3, help="Steps to time of each.")] = 7, as_json: AsJson = False
 ) -> None:
@@ -32,7 +37,6 @@ def bench_combine(
     _report(combine.measure(rounds), as_json)
 
 
-@bench_app.command("methods")
 def bench_methods(
     methods: Annotated[list[str] | None, typer.Argument(help="Names of methods (none: all that ship).")] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Steps to time of each.")] = 15,
@@ -44,7 +48,6 @@ def bench_methods(
     _report(measured.measure(rounds, methods or ()), as_json)
 
 
-@bench_app.command("hosts")
 def bench_hosts(
     hosts: Annotated[list[str] | None, typer.Argument(help="Names of hosts (none: all).")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Runs to time of each.")] = 7,
@@ -57,7 +60,6 @@ def bench_hosts(
     _report(measured.measure(rounds, hosts or (), tiny=tiny), as_json)
 
 
-@bench_app.command("parallel")
 def bench_parallel(
     rounds: Annotated[int, typer.Option(min=2, help="Steps to time of each.")] = 15, as_json: AsJson = False
 ) -> None:
@@ -67,7 +69,6 @@ def bench_parallel(
     _report(parallel.measure(rounds), as_json)
 
 
-@bench_app.command("scaling")
 def bench_scaling(
     branches: Annotated[int, typer.Option(help="Passes of a step.")] = 4,
     forward_ms: Annotated[float, typer.Option(help="Time of one forward, which sleeps.")] = 50.0,
@@ -101,8 +102,29 @@ def bench_scaling(
     _report(report, as_json)
 
 
+def bench_import(
+    rounds: Annotated[int, typer.Option(min=1, help="Processes to start of each.")] = 7, as_json: AsJson = False
+) -> None:
+    """Time what `import guidance_core` adds to `import torch`, in fresh processes, and sum what is installed."""
+    from guidance_core.bench import importing
+
+    _report(importing.measure(rounds), as_json)
+
+
 def _report(report: Any, as_json: bool) -> None:
     if as_json:
         print_json(report.to_dict())
     else:
         print(report)
+
+
+for _function, _name, *_examples in (
+    (bench_dispatch, "dispatch", "guidance-core bench dispatch", "guidance-core bench dispatch --rounds 20 --json"),
+    (bench_combine, "combine", "guidance-core bench combine"),
+    (bench_methods, "methods", "guidance-core bench methods", "guidance-core bench methods cfg apg --rounds 5"),
+    (bench_hosts, "hosts", "guidance-core bench hosts", "guidance-core bench hosts --tiny --rounds 3 --json"),
+    (bench_parallel, "parallel", "guidance-core bench parallel --rounds 5"),
+    (bench_scaling, "scaling", "guidance-core bench scaling --branches 4 --forward-ms 100 --ranks 4"),
+    (bench_import, "import", "guidance-core bench import --rounds 3"),
+):
+    add_command(bench_app, _function, *_examples, name=_name)

@@ -26,6 +26,9 @@ ALONE = (
 Waiting for exceptions that nobody can catch would collect the garbage five times: half a second, beside torch.
 """
 
+NEXT = "next: pytest, build, publish"
+FOLLOWING = ("pytest", "pip install build twine && python -m build", "twine upload dist/*")
+
 
 def check(
     plugins: Annotated[
@@ -139,16 +142,27 @@ def check(
     settings = {"PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with mock.patch.dict(os.environ, settings), contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
         status = int(pytest.main([*ALONE, "-v" if full else "-q", "-m", chosen], plugins=[suite]))
+    is_bad = bool(status or broken)
+    following = _following(subjects)
     if as_json:
         subjects = suite.subjects()
         if status in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR):
             subjects = [{**subject, "ok": False} for subject in subjects]  # not every check was made
-        print_json({"seed": seed, "subjects": subjects, "not_checked": broken})
+        print_json({"seed": seed, "subjects": subjects, "not_checked": broken, "next": [] if is_bad else following})
     else:
         print(f"seed {seed}", *(f"{name}: not checked: {why}" for name, why in broken.items()), sep="\n")
-    if status or broken:
+        if following and not is_bad:
+            print(NEXT, *(f"  {command}" for command in following), sep="\n")
+    if is_bad:
         interrupted = status == pytest.ExitCode.INTERRUPTED
         raise SystemExit(130 if interrupted else 1 if broken or status == pytest.ExitCode.INTERNAL_ERROR else status)
+
+
+def _following(subjects: Iterable[Any]) -> list[str]:
+    """Return the commands that come next for methods and executors of one's own; none for those of the library."""
+    ours = ("guidance_core.", "guidance_plugins.")
+    own = [subject for subject in subjects if not subject.cls.__module__.startswith(ours)]
+    return list(FOLLOWING) if own else []
 
 
 def _list(checks: Iterable[Any], *, as_json: bool) -> None:

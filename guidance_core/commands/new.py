@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from guidance_core.commands.options import AsJson, print_json
 from guidance_core.scaffold.library import library_from
 from guidance_core.scaffold.package import KINDS, LICENSES, NOBODY, new_package, write_package
 
@@ -35,7 +35,7 @@ def new(
         ),
     ] = None,
     into: Annotated[Path, typer.Option(help="The folder to write the package's own folder in.")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a package for a method of your own: a method that works, its tests, and what publishes it."""
     source = None if library is None else library_from(library)
@@ -50,12 +50,14 @@ def new(
     if as_json:
         facts = {"name": package.names.name, "kind": package.kind, "license": LICENSES[package.license]}
         facts["library"] = package.library.requirement()
-        print(json.dumps({**facts, "folder": str(folder), "files": list(package.files), "next": commands}, indent=2))
+        print_json({**facts, "folder": str(folder), "files": list(package.files), "next": commands})
         return
     print(f"{folder}: a method of the kind {package.kind}")
     for path in package.files:
         print(f"  {path}")
     print(f"guidance-core: {package.library.url or package.library.requirement()}")
+    if package.library.is_local:
+        print("  only this machine can install from there; before you publish, name versions in pyproject.toml")
     print("next:")
     for command in commands:
         print(f"  {command}")

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from guidance_core.commands.options import AsJson, print_json
+from guidance_core.commands.options import AsJson, Console, print_json
 from guidance_core.config.tables import encode
 from guidance_core.describe import shown
 from guidance_core.discovery import EXECUTORS, PLUGINS, Found, find_executors, find_plugins

@@ -5,27 +5,62 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from guidance_core.commands.options import AsJson, print_json
+from guidance_core.commands.command import GuidanceGroup, Quiet, add_command
+from guidance_core.commands.options import AsJson, Console, print_json
 from guidance_core.config.tables import encode
 from guidance_core.describe import shown
+from guidance_core.errors import UnknownNameError, brief
 from guidance_core.guidance import Guidance
-from guidance_core.recipes import FoundRecipe, Recipe, find_recipes, recipe_named
-
-recipes_app = typer.Typer(help="List the recipes: guidance rules of published models.", invoke_without_command=True)
+from guidance_core.recipes import FoundRecipe, Recipe, find_recipes, recipe_named, recipes_like
 
 
-@recipes_app.callback()
-def recipes(context: typer.Context, as_json: AsJson = False) -> None:
+class RecipesGroup(GuidanceGroup):
+    """`recipes TEXT` lists those that hold a text; `recipes show NAME` is a command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take a first word that is no command as the text to look for."""
+        words = [word for word in args if not word.startswith("-")]
+        if words and words[0] not in self.commands and not {"--filter", "-f"}.intersection(args):
+            at = args.index(words[0])
+            args = [*args[:at], "--filter", *args[at:]]
+        return super().parse_args(ctx, args)
+
+
+recipes_app = typer.Typer(cls=RecipesGroup, invoke_without_command=True, rich_markup_mode=None)
+
+
+@recipes_app.callback(
+    epilog="guidance-core recipes\nguidance-core recipes wan\nguidance-core recipes show qwen-image",
+    subcommand_metavar="[TEXT | show NAME]",
+)
+def recipes(
+    context: typer.Context,
+    text: Annotated[
+        str,
+        typer.Option(
+            "--filter",
+            "-f",
+            help="List those whose name, model or pipeline holds this text, such as wan or FluxPipeline.",
+        ),
+    ] = "",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
     """List the recipes: the guidance rules of published models, under the models' own parameter names."""
     if context.invoked_subcommand is not None:
         return
-    found = find_recipes()
+    found = recipes_like(text) if text else find_recipes()
+    if not found:
+        raise UnknownNameError(
+            f"no recipe holds the text {brief(text)} in its name, model or pipeline; `guidance-core recipes` lists all."
+        )
     if as_json:
         print_json([_row(each) for each in found])
+        return
+    if quiet:
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("recipe", "model", "parameters", "checked"):
@@ -40,7 +75,6 @@ def recipes(context: typer.Context, as_json: AsJson = False) -> None:
     Console().print(table)
 
 
-@recipes_app.command()
 def show(
     name: Annotated[str, typer.Argument(help="Name of a recipe, such as qwen-image.")], as_json: AsJson = False
 ) -> None:
@@ -72,6 +106,9 @@ def show(
     print(f"by default   {Guidance.recipe(recipe.name).expanded().to_spec() or 'no guidance: one pass'}")
     if recipe.notes:
         print(f"note         {recipe.notes}")
+
+
+add_command(recipes_app, show, "guidance-core recipes show qwen-image", "guidance-core recipes show wan2.1 --json")
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from guidance_core.commands.extras import check_extra, check_package
-from guidance_core.commands.options import SPEC, AsJson, print_json
+from guidance_core.commands.options import SPEC, AsJson, Console, print_json
 from guidance_core.commands.sample_keypad import SPEC as KEYPAD_SPEC
 from guidance_core.commands.sample_keypad import show_clips
 from guidance_core.commands.sample_mixture import SPECS as MIXTURE_SPECS
@@ -23,6 +22,7 @@ from guidance_core.commands.sample_mixture import show_clouds
 from guidance_core.commands.sample_page import Page, command_line, write_page
 from guidance_core.commands.scored import as_data, score_table
 from guidance_core.commands.sweep import Sweep
+from guidance_core.commands.terminal import is_quiet
 from guidance_core.errors import ConfigurationError, brief, shortened, suggest
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def sample(
 def _progress(rows: int, steps: int) -> Iterator[Callable[[str, int], Callable[[], object]]]:
     """Show one bar for all rows, with the row that is being drawn and the time left."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True, quiet=is_quiet()), transient=True) as progress:
         task = progress.add_task("", total=rows * steps)
         numbers = itertools.count(1)
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
-from guidance_core.commands.options import print_json
+from guidance_core.commands.options import Console, print_json
 from guidance_core.commands.sample_page import Page
 from guidance_core.commands.scored import as_data
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Column, Table
 
-from guidance_core.commands.options import print_json
+from guidance_core.commands.options import Console, print_json
 from guidance_core.commands.sample_page import Page
 from guidance_core.commands.scored import as_data, score_table
 

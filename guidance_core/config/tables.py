@@ -10,18 +10,16 @@ a tensor is `{"tensor": [1.0, 3.0]}`.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, get_type_hints
 
 import attrs
-import cattrs
-import tomli_w
 import torch
 
 from guidance_core.config.spec import MOST_DEPTH, MOST_TEXT
@@ -44,7 +42,14 @@ from guidance_core.parameters.values import PerOutput, TensorValue, by_name
 TABLE = "guidance"
 MOST_PLUGINS = 256
 MOST = 10**300
-_converter = cattrs.Converter(detailed_validation=False)
+
+
+@functools.cache
+def _converter() -> Any:
+    """Return what converts by annotations; made when it is first needed, so that importing the library stays quick."""
+    import cattrs
+
+    return cattrs.Converter(detailed_validation=False)
 
 
 def tables_of(data: Any) -> list[Mapping[str, Any]]:
@@ -160,7 +165,7 @@ def _typed(field: attrs.Attribute[Any], types: Mapping[str, Any], value: Any) ->
     try:
         if wanted is float and isinstance(decoded, str):
             raise ValueError("not a number")
-        return _converter.structure(value, wanted)
+        return _converter().structure(value, wanted)
     except Exception:
         raise ConfigurationError(
             f"{field.name} must be {getattr(wanted, '__name__', wanted)}; got {brief(value)}."
@@ -262,7 +267,7 @@ def encode(value: Any, what: str) -> Any:
     if isinstance(value, list | tuple):
         return [encode(inner, what) for inner in value]
     if attrs.has(type(value)) and not isinstance(value, Schedule):
-        return _converter.unstructure(value)
+        return _converter().unstructure(value)
     raise SpecError(f"{what} holds {brief(value)}, which cannot be written as data.")
 
 
@@ -283,6 +288,8 @@ _LONG_KEY = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*
 def _toml(text: str) -> Any:
     if _LONG_KEY.search(text):
         raise RecursionError
+    import tomllib
+
     return tomllib.loads(text)
 
 
@@ -332,6 +339,8 @@ def _without_null(data: Any) -> Any:
 
 def to_toml(data: Any) -> str:
     """Write plain data as TOML text."""
+    import tomli_w
+
     try:
         return tomli_w.dumps(_without_null(data))
     except TypeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib.metadata
 import os
 import re
@@ -194,6 +195,22 @@ def without_unreadable() -> Iterator[None]:
             del os.environ[switch]
         else:
             os.environ[switch] = before
+
+
+@contextlib.contextmanager
+def without_collections() -> Iterator[None]:
+    """Have modules imported inside the block without garbage collections.
+
+    The classes of a library stay; but to make hundreds of them starts a collection of all that torch holds, which takes
+    as long as the rest of importing the library (docs/benchmarks.md).
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _can_all_be_read() -> bool:

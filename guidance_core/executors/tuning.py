@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-import cattrs
 import torch
 from torch import Tensor
 
@@ -201,7 +201,8 @@ class Tuning:
         if not isinstance(data, Mapping) or set(data) != {TABLE}:
             raise SpecError(f'a tuning is a table under "{TABLE}"; got {brief(data)}.')
         try:
-            return _converter.structure(data[TABLE], cls)
+            read: Tuning = _converter().structure(data[TABLE], cls)
+            return read
         except GuidanceError:
             raise
         except Exception as error:
@@ -296,6 +297,12 @@ def _bool(value: Any, _: Any) -> bool:
     return value
 
 
-_converter = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
-for _kind, _read in ((str, _text), (float, _float), (int, _int), (bool, _bool)):
-    _converter.register_structure_hook(_kind, _read)
+@functools.cache
+def _converter() -> Any:
+    """Return what reads a tuning; made when it is first needed, so that importing the library stays quick."""
+    import cattrs
+
+    converter = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
+    for kind, read in ((str, _text), (float, _float), (int, _int), (bool, _bool)):
+        converter.register_structure_hook(kind, read)
+    return converter

@@ -69,7 +69,7 @@ def diversity(features: Tensor, group: Tensor) -> Score:
         for each, distances in zip(members, apart, strict=True):
             inside = weights[:, each]
             distance += (inside @ distances * inside).sum(1)
-            pairs += inside.sum(1).square() - inside.square().sum(1)  # a sample that is drawn twice is no pair
+            pairs += inside.sum(1).square() - inside.square().sum(1)  # a sample drawn twice is not a pair
         return distance / pairs
 
     return bootstrapped(spread, len(features), least=0.0)

@@ -6,6 +6,7 @@ from guidance_core.recipes.finding import (
     recipe_named,
     recipe_names,
     recipe_of,
+    recipes_like,
     register_recipe,
     unregister_recipe,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "recipe_named",
     "recipe_names",
     "recipe_of",
+    "recipes_like",
     "register_recipe",
     "unregister_recipe",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import tomllib
+import re
 from collections.abc import Collection, Mapping
 from importlib import resources
 from importlib.metadata import EntryPoint
@@ -15,11 +15,17 @@ import attrs
 
 from guidance_core.discovery import RECIPES, entries_of
 from guidance_core.discovery.loading import comes_from_a_signal, visible_interrupts
-from guidance_core.errors import ConfigurationError, UnknownNameError, brief, suggest, told
+from guidance_core.errors import ConfigurationError, UnknownNameError, brief, did_you_mean, suggest, told
 from guidance_core.recipes.recipe import Recipe
 from guidance_core.version import __version__
 
 _registered: dict[str, Recipe] = {}
+FAMILY_LETTERS = 2
+"What a name needs at least to stand for a family of models."
+ONE_LETTER = 0.93
+"How near a name is to one that differs in a letter."
+MOST_HINTS = 8
+"Recipes of a family that an error names."
 
 
 @attrs.frozen
@@ -37,6 +43,8 @@ class FoundRecipe:
 @functools.cache
 def shipped() -> Mapping[str, Recipe]:
     """Return the recipes of this library by name."""
+    import tomllib  # here, for importing the library to stay quick
+
     found: dict[str, Recipe] = {}
     for file in sorted(
         resources.files("guidance_core.recipes").joinpath("models").iterdir(), key=lambda each: each.name
@@ -73,15 +81,57 @@ def recipe_named(name: str) -> Recipe:
     if found is not None:
         return found
     if name not in recipe_names():
-        same = [known for known, recipe in shipped().items() if known == name.lower() or _is_named(name, recipe)]
-        hint = f" Did you mean {same[0]!r}?" if same else suggest(name, recipe_names())
-        raise UnknownNameError(f"there is no recipe {brief(name)}.{hint}")
+        raise UnknownNameError(f"there is no recipe {brief(name)}.{_hint(name)}")
     published = _published(name)
     if published.recipe is None:
         raise ConfigurationError(
             f"the recipe {name!r} of {published.distribution} could not be loaded: {published.failure}."
         )
     return published.recipe
+
+
+def recipes_like(text: str) -> list[FoundRecipe]:
+    """Return the recipes whose name, model or pipelines hold a text; capitals, hyphens, dots and spaces do not count.
+
+    Those whose name begins with it come first: `wan` finds every Wan, `FluxPipeline` what that pipeline runs.
+    """
+    found = {each.name: each for each in find_recipes()}
+    return [found[name] for name in _like(text, {name: each.recipe for name, each in found.items()})]
+
+
+def _like(text: str, known: Mapping[str, Recipe | None]) -> list[str]:
+    wanted = _letters(text)
+    begins = [name for name in known if _letters(name).startswith(wanted)]
+    holds = [
+        name for name, recipe in known.items() if any(wanted in _letters(each) for each in _words_of(name, recipe))
+    ]
+    return list(dict.fromkeys(begins + holds))
+
+
+def _words_of(name: str, recipe: Recipe | None) -> list[str]:
+    return [name] if recipe is None else [name, recipe.title, *recipe.models, *recipe.pipelines]
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.lower())
+
+
+def _hint(name: str) -> str:
+    """Return what may be meant by the name of no recipe: a model of ours, the recipes of a family, or one name."""
+    same = [known for known, recipe in shipped().items() if known == name.lower() or _is_named(name, recipe)]
+    if same:
+        return f" Did you mean {same[0]!r}?"
+    if typing_error := did_you_mean(name, recipe_names(), nearness=ONE_LETTER):
+        return typing_error
+    if len(_letters(name)) >= FAMILY_LETTERS:
+        loaded = {**shipped(), **_registered}  # to find what others publish, only their names are read
+        of_family = _like(name, {each: loaded.get(each) for each in recipe_names()})
+        if len(of_family) > 1:
+            more = f" and {len(of_family) - MOST_HINTS} more" if len(of_family) > MOST_HINTS else ""
+            return f" Of that family there are {', '.join(of_family[:MOST_HINTS])}{more}."
+        if of_family:
+            return f" Did you mean {of_family[0]!r}?"
+    return suggest(name, recipe_names())
 
 
 def register_recipe(recipe: Recipe) -> None:

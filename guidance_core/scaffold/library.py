@@ -6,11 +6,14 @@ import importlib.metadata
 import json
 import os
 import re
+import urllib.parse
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 
+import guidance_core
 from guidance_core.errors import ConfigurationError
 from guidance_core.version import __version__
 
@@ -26,6 +29,11 @@ class Library:
     url: str = ""
     "Of a checkout, an archive or a repository; empty for an index."
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder or an archive of this machine, which no other can install from."""
+        return self.url.startswith("file:")
+
     def requirement(self, extras: Sequence[str] = ()) -> str:
         """Return the requirement as pyproject.toml writes it (PEP 508)."""
         name = f"{NAME}[{','.join(extras)}]" if extras else NAME
@@ -35,19 +43,38 @@ class Library:
 def installed_library() -> Library:
     """Return where the running guidance-core was installed from: an index, a folder, an archive or a repository.
 
-    What is installed from a place of its own has it written down beside its metadata (PEP 610).
+    What is installed from a place of its own has it written down beside its metadata (PEP 610). One that is not
+    installed, but runs from its sources, is taken from there.
+
+    Raises:
+        ConfigurationError: it was installed from a folder or an archive that is not there any more.
     """
     try:
         text = importlib.metadata.distribution(NAME).read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
+        sources = Path(guidance_core.__file__).parents[1]
+        if (sources / "pyproject.toml").is_file():
+            return Library(url=sources.resolve().as_uri())
         text = None
     if not text:
         return Library(versions=f">={__version__}")
     origin = json.loads(text)
+    place = file_of(str(origin["url"]))
+    if place is not None and not place.exists():
+        raise ConfigurationError(
+            f"guidance-core was installed from {place}, which is not there any more. Say where to get it from: "
+            f"--library '>={__version__}', a folder, an archive, or a URL such as git+https://host/guidance-core@main."
+        )
     url, source = str(origin["url"]), origin.get("vcs_info")
     if source:
         url = f"{source['vcs']}+{url}@{source['commit_id']}"
     return Library(url=f"{url}#subdirectory={origin['subdirectory']}" if "subdirectory" in origin else url)
+
+
+def file_of(url: str) -> Path | None:
+    """Return the folder or file of this machine that a URL names, or None."""
+    parts = urllib.parse.urlsplit(url)
+    return Path(urllib.request.url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
 def library_from(given: str) -> Library:

@@ -156,6 +156,7 @@ def _facts(names: Names, kind: Kind, license: str, author: str, year: int, libra
         "library_for_tests": json.dumps(library.requirement(("cli", "demo", "testing"))),
         "hatch_fields": "\n[tool.hatch.metadata]\nallow-direct-references = true\n" if library.url else "",
         "library_section": _LIBRARY_SECTION.format(url=library.url) if library.url else "",
+        "library_remark": _LIBRARY_REMARK if library.is_local else "",
         "summary": kind.summary,
         "formula": kind.formula,
         "spec": Template(kind.spec).substitute(name=names.name),
@@ -177,6 +178,12 @@ This also installs guidance-core, from the place that `pyproject.toml` names:
 
 Before you publish the package, replace that place by versions, such as `guidance-core>=0.2`, in both lines of
 `pyproject.toml`: package indexes refuse a package that depends on a place.
+"""
+
+
+_LIBRARY_REMARK = """\
+# pyproject.toml takes guidance-core from a folder or an archive of one machine. For runners elsewhere, name versions
+# or a Git URL there.
 """
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError
+from guidance_core.errors import ConfigurationError, UnknownNameError
 from guidance_core.executors.base import Executor
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.guidance import Guidance
@@ -20,6 +20,10 @@ from guidance_core.hosts.diffusers.pipelines import pattern_named, pattern_of
 from guidance_core.hosts.diffusers.seam import Seam
 from guidance_core.hosts.diffusers.versions import warn_of_version
 from guidance_core.recipes import Recipe, recipe_of
+
+
+class GuidanceRecipeWarning(UserWarning):
+    """The stack is made from the recipe of a model that the pipeline does not run."""
 
 
 class GuidanceArgumentWarning(UserWarning):
@@ -76,7 +80,7 @@ def guided(
 
     Each call is a run of its own. Takes and raises what `guide` does.
     """
-    stack, pattern = _checked(pipe, guidance, executor, pattern)
+    stack, pattern = _checked(pipe, guidance, executor, pattern, stacklevel=5)
     own = type(pipe)
 
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -107,7 +111,12 @@ class _Guided:
 
 
 def _checked(
-    pipe: Any, guidance: str | Guidance | Sequence[Any] | None, executor: str | Executor, pattern: Pattern | str | None
+    pipe: Any,
+    guidance: str | Guidance | Sequence[Any] | None,
+    executor: str | Executor,
+    pattern: Pattern | str | None,
+    *,
+    stacklevel: int = 4,
 ) -> tuple[Guidance, Pattern]:
     """Return the stack, and how the pipeline calls its model; find every mistake that needs no call."""
     if isinstance(pipe, type) or inspect.isroutine(pipe) or isinstance(pipe, (str, Guidance)):
@@ -126,6 +135,8 @@ def _checked(
     else:
         is_one = hasattr(guidance, "__attrs_attrs__")
         stack = guidance if isinstance(guidance, Guidance) else Guidance([guidance] if is_one else guidance)
+    if guidance is not None:
+        _warn_of_other_model(pipe, stack, stacklevel)
     if isinstance(pattern, str):
         pattern = pattern_named(pattern)
     if pattern is not None and not isinstance(pattern, Pattern):
@@ -153,6 +164,24 @@ def _recipe_of(pipe: Any) -> Recipe:
     parts |= {name for name, value in dict(getattr(pipe, "config", {})).items() if value is True}
     names = {str(name) for name in (getattr(pipe, "name_or_path", None),) if name}
     return recipe_of(names, type(pipe).__name__, parts)
+
+
+def _warn_of_other_model(pipe: Any, stack: Guidance, stacklevel: int) -> None:
+    """Warn where a stack is made from the recipe of a model that this pipeline does not run."""
+    chosen = stack.recipe
+    classes = {cls.__name__ for cls in type(pipe).__mro__}  # a pipeline of one's own may inherit one of diffusers'
+    if chosen is None or not chosen.recipe.pipelines or classes & set(chosen.recipe.pipelines):
+        return
+    try:
+        own = f"The recipe of this pipeline is @{_recipe_of(pipe).name}; guide(pipe) takes it."
+    except UnknownNameError:
+        own = "For another model, give a spec such as 'cfg:scale=5'."
+    warnings.warn(
+        f"the recipe {chosen.name!r} is for {' or '.join(chosen.recipe.pipelines)}; this is a "
+        f"{type(pipe).__name__}, which may count its scale in another way. {own}",
+        GuidanceRecipeWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def _settings_of(pipe: Any, recipe: Recipe) -> dict[str, Any]:
