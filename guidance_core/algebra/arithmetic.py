@@ -72,6 +72,9 @@ def evaluate(
         # In half precision too it computes in float32 and rounds once: the same bits, in one pass over the data.
         return torch.lerp(away[0][0], first, 1.0 + away[0][1])
     if first.numel() > BLOCK and first.is_cpu and not _is_tracked((*terms, *away), sample):
+        is_plain = dtype is given and given in _LERPS and space is IDENTITY and len(terms) == 1
+        if is_plain and _is_lerp_by_sample(away, working) and away[0][0].dtype is given:
+            return _lerp_by_sample(first, *away[0])
         is_one = len(terms) == 1 and not away and type(weight) is float and weight == 1.0
         if is_one and space is IDENTITY and given is dtype:
             return first
@@ -110,6 +113,8 @@ def _moved_away(base: Tensor, away: Sequence[Term]) -> Tensor:
     not show.
     """
     dtype, (prediction, first) = base.dtype, away[0]
+    if _is_lerp_by_sample(away, dtype):
+        return torch.lerp(prediction.to(dtype), base, 1.0 + first)
     if _is_lerp(first) and (len(away) == 1 or prediction.dtype is not dtype):
         total = torch.lerp(prediction if prediction.dtype is dtype else prediction.to(dtype), base, 1.0 + first)
         for prediction, strength in away[1:]:
@@ -148,6 +153,28 @@ def _is_lerp(strength: Weight) -> bool:
     Nearer to 0 the rounding of `1 + s` would cost digits of `s`.
     """
     return type(strength) is float and not -1.0 < strength < 1.0
+
+
+def _is_lerp_by_sample(away: Sequence[Term], working: torch.dtype) -> bool:
+    """Whether to form `c + s·(c − q)` like this with a strength for each sample, of predictions in half precision.
+
+    The digits that the rounding of `1 + s` costs do not show there.
+    """
+    if len(away) != 1:
+        return False
+    prediction, strength = away[0]
+    return isinstance(strength, Tensor) and strength.shape[1:].numel() == 1 and prediction.dtype is not working
+
+
+def _lerp_by_sample(first: Tensor, prediction: Tensor, strength: Weight) -> Tensor:
+    """Return `c + s·(c − q)` in one pass over the data on a CPU, with the bits of the same in float32, rounded once."""
+    result = torch.empty_like(first, memory_format=torch.contiguous_format)
+    weights: list[float] = (
+        (1.0 + torch.as_tensor(strength)).expand(first.shape[0], *(1,) * (first.ndim - 1)).flatten().tolist()
+    )
+    for row, base, other, weight in zip(result, first, prediction, weights, strict=True):
+        torch.lerp(other, base, weight, out=row)
+    return result
 
 
 def _is_one_lerp(terms: Sequence[Term], away: Sequence[Term]) -> bool:
@@ -203,6 +230,8 @@ def _by_blocks(
         [(_blocks(p.reshape(shape), shape), _factors(weight, p, shape, working)) for p, weight in each]
         for each in (terms, away)
     )
+    if by_sample := _is_lerp_by_sample(away, working):
+        others = [(others[0][0], _factors(1.0 + away[0][1], away[0][0], shape, working))]
     samples = _blocks(sample.reshape(shape), shape) if sample is not None and space is not IDENTITY else None
     memory = [torch.empty(_largest(shape), dtype=working, device=result.device) for _ in range(3 if others else 2)]
     buffers: list[Tensor] = []
@@ -215,7 +244,10 @@ def _by_blocks(
         base = None
         if others:
             base = _loaded(views[0][0][number], more[0])
-            _move_away(total, base, [(parts[number], factors[number]) for parts, factors in others], buffer)
+            if by_sample:
+                torch.lerp(_loaded(others[0][0][number], buffer), base, others[0][1][number], out=total)
+            else:
+                _move_away(total, base, [(parts[number], factors[number]) for parts, factors in others], buffer)
         else:
             _multiply(views[0][0][number], views[0][1][number], total)
         for (parts, factors), (given, _) in zip(views[1:], terms[1:], strict=True):
@@ -265,7 +297,9 @@ def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:
 
 
 def _multiply(prediction: Tensor, weight: Weight, out: Tensor) -> None:
-    if prediction.dtype == out.dtype:
+    if type(weight) is float and weight == 1.0:
+        out.copy_(prediction)
+    elif prediction.dtype == out.dtype:
         torch.mul(prediction, weight, out=out)
     else:
         out.copy_(prediction).mul_(weight)

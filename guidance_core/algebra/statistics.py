@@ -24,7 +24,18 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import accumulation_dtype
-from guidance_core.algebra.reductions import SHORT, Read, norm_of, norms, products, std_of, stds, sums
+from guidance_core.algebra.reductions import (
+    SHORT,
+    Read,
+    distance_of,
+    norm_of,
+    norms,
+    product_of,
+    products,
+    std_of,
+    stds,
+    sums,
+)
 from guidance_core.errors import ConfigurationError, brief, suggest
 
 Range: TypeAlias = Literal["sample", "channel", "channel_last", "token", "tensor"]
@@ -119,8 +130,8 @@ class Statistic:
         """Return it as `[R]`, from the parts `[pieces, R, K]` of all pieces in order."""
         raise ConfigurationError(f"{self} cannot be formed from pieces; it needs the whole tensor.")
 
-    def of_long_row(self, read: Read, n: int) -> Tensor | None:
-        """Return it for `n` elements that are read a block at a time; None if it is not formed like this."""
+    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
+        """Return it for rows of `n` elements that are read a block at a time; None if it is not formed like this."""
         return None
 
     @property
@@ -213,9 +224,9 @@ class Std(Statistic):
         apart = means - (means * counts).sum(dim=0) / n
         return ((squares + counts * apart.square()).sum(dim=0) / n).sqrt()
 
-    def of_long_row(self, read: Read, n: int) -> Tensor | None:
-        """Return it for elements that are read a block at a time."""
-        return std_of(read, n)
+    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
+        """Return it for a row that is read a block at a time."""
+        return std_of(reads[0], n)
 
 
 @attrs.frozen(cache_hash=True)
@@ -234,9 +245,27 @@ class Norm(Statistic):
         joined: Tensor = torch.linalg.vector_norm(parts[:, :, 0], dim=0)
         return joined
 
-    def of_long_row(self, read: Read, n: int) -> Tensor | None:
-        """Return it for elements that are read a block at a time."""
-        return norm_of(read, n)
+    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
+        """Return it for a row that is read a block at a time."""
+        return norm_of(reads[0], n)
+
+
+@attrs.frozen(cache_hash=True)
+class Distance(Norm):
+    """The Euclidean norm `‖x − y‖` of the difference of two tensors."""
+
+    takes: ClassVar[int] = 2
+
+    def _of(self, *rows: Tensor) -> Tensor:
+        return norms(rows[0] - rows[1])
+
+    def parts(self, *tensors: Tensor) -> Tensor:
+        """Return the norm of the difference."""
+        return Norm.parts(self, tensors[0] - tensors[1])
+
+    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
+        """Return it for two rows that are read a block at a time."""
+        return distance_of((reads[0], reads[1]), n)
 
 
 @attrs.frozen(cache_hash=True)
@@ -284,6 +313,10 @@ class Inner(Statistic):
     def joined(self, parts: Tensor) -> Tensor:
         """Join them as their sum."""
         return parts[:, :, 0].sum(dim=0)
+
+    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
+        """Return it for two rows that are read a block at a time."""
+        return product_of((reads[0], reads[1]), n)
 
 
 def _check_q(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
