@@ -130,9 +130,13 @@ class Statistic:
         """Return it as `[R]`, from the parts `[pieces, R, K]` of all pieces in order."""
         raise ConfigurationError(f"{self} cannot be formed from pieces; it needs the whole tensor.")
 
-    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
-        """Return it for rows of `n` elements that are read a block at a time; None if it is not formed like this."""
+    def of_long_row(self, read: Read, n: int) -> Tensor | None:
+        """Return it for `n` elements that are read a block at a time; None if it is not formed like this."""
         return None
+
+    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
+        """Return it for as many rows as it takes, each read a block at a time; None if it is not formed like this."""
+        return self.of_long_row(reads[0], n) if self.takes == 1 else None
 
     @property
     def covers_batch(self) -> bool:
@@ -224,9 +228,9 @@ class Std(Statistic):
         apart = means - (means * counts).sum(dim=0) / n
         return ((squares + counts * apart.square()).sum(dim=0) / n).sqrt()
 
-    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
-        """Return it for a row that is read a block at a time."""
-        return std_of(reads[0], n)
+    def of_long_row(self, read: Read, n: int) -> Tensor | None:
+        """Return it for elements that are read a block at a time."""
+        return std_of(read, n)
 
 
 @attrs.frozen(cache_hash=True)
@@ -245,9 +249,9 @@ class Norm(Statistic):
         joined: Tensor = torch.linalg.vector_norm(parts[:, :, 0], dim=0)
         return joined
 
-    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
-        """Return it for a row that is read a block at a time."""
-        return norm_of(reads[0], n)
+    def of_long_row(self, read: Read, n: int) -> Tensor | None:
+        """Return it for elements that are read a block at a time."""
+        return norm_of(read, n)
 
 
 @attrs.frozen(cache_hash=True)
