@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
-import attrs
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import Weight
-from guidance_core.algebra.statistics import Statistic
+from guidance_core.algebra.statistics import Distance, Inner, Norm, Statistic
 from guidance_core.errors import PluginError
 from guidance_core.methods.requests import BASE
 
+_NORM, _DISTANCE, _INNER = Norm(), Distance(), Inner()
 
-@attrs.frozen(eq=False)
-class Away:
+
+class Away(NamedTuple):  # torch.compile traces it, and not a frozen attrs class
     """A delta of predictions alone: `Σ strength·(c − branch) + base·c`, with strengths that depend on predictions.
 
     Returning it instead of the sum lets the core form it in its one pass over memory. The differences are the same in
@@ -62,6 +63,18 @@ class Predictions(Mapping[str, Tensor]):
         for branch in branches:
             self._check(branch)
         return self._measure(statistic, branches)
+
+    def norm(self, branch: str) -> Tensor:
+        """Return the Euclidean norm of each sample of a prediction, `[B, 1, ...]`."""
+        return self.measure(_NORM, branch)
+
+    def distance(self, branch: str, other: str) -> Tensor:
+        """Return the norm of the difference of two predictions, of each sample, `[B, 1, ...]`."""
+        return self.measure(_DISTANCE, branch, other)
+
+    def inner(self, branch: str, other: str) -> Tensor:
+        """Return the inner product of two predictions, of each sample, `[B, 1, ...]`."""
+        return self.measure(_INNER, branch, other)
 
     def _check(self, branch: str) -> None:
         if branch not in self._names:

@@ -9,7 +9,6 @@ import attrs
 
 from guidance_core import (
     Away,
-    Inner,
     Needs,
     Predictions,
     Request,
@@ -56,8 +55,7 @@ class CFGZeroStar:
         """Return what to add to c."""
         if step.index < self.zero_steps:
             return Away({}, base=-1.0)
-        c_u = predictions.measure(Inner(), "cond", "uncond")
-        alpha = ratio(c_u, predictions.measure(Inner(), "uncond", "uncond") + 1e-8)
+        alpha = ratio(predictions.inner("cond", "uncond"), predictions.inner("uncond", "uncond") + 1e-8)
         strength = step.value(self.scale) - 1
         # c − α·u = α·(c − u) + (1 − α)·c
         return Away({"uncond": alpha * strength}, base=(1 - alpha) * strength)

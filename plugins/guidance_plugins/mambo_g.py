@@ -9,8 +9,6 @@ import torch
 
 from guidance_core import (
     Away,
-    Distance,
-    Norm,
     Predictions,
     Request,
     Scale,
@@ -49,7 +47,6 @@ class MamboG:
     @hookimpl
     def combine(self, step: Step, predictions: Predictions) -> Away:
         """Move away from u by s′ − 1."""
-        distance = predictions.measure(Distance(), "cond", "uncond")
-        ratio = torch.nan_to_num(distance / predictions.measure(Norm(), "uncond"), nan=0.0)
+        ratio = torch.nan_to_num(predictions.distance("cond", "uncond") / predictions.norm("uncond"), nan=0.0)
         damped = torch.exp(-(ratio * step.value(self.alpha)).nan_to_num(nan=0.0))
         return Away({"uncond": damped * (step.value(self.scale) - 1)})
