@@ -1,9 +1,9 @@
 """What the arithmetic of each method costs: two shapes in half precision, new tensors in every step.
 
 A method that diffusers has is compared with its guider under the same settings, which `hosts.guiders` converts. Methods
-that act on others stand above `cfg`, and some beside the least that their formula costs in float32 (`floors`). Every time
-is also stated in copies of the bytes that the step reads, and the fastest step of each is given: on a shared machine it
-says more than the median.
+that act on others stand above `cfg`, and some beside the least that their formula costs in float32 (`floors`). Every
+time is also stated in copies of the bytes that the step reads, and the fastest step of each is given: on a shared
+machine it says more than the median.
 """
 
 from __future__ import annotations
