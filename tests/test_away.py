@@ -157,3 +157,13 @@ def test_away_carries_gradients(count):
     guided([Moves(by_sample)], x, c, u).sum().backward()
     assert torch.isfinite(c.grad).all()
     assert c.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_numbers_and_tensors_may_stand_in_any_order(shape):
+    x, c, u = drawn(shape, torch.bfloat16)
+    by_row = torch.arange(shape[0]).view(-1, 1, 1) - 1.5
+    exact = c.double() + 2.5 * (c.double() - u.double()) + by_row * (c.double() - x.double())
+    for away in ([(u, 2.5), (x, by_row)], [(x, by_row), (u, 2.5)]):
+        made = evaluate([(c, 1.0)], away=away, dtype=torch.bfloat16)
+        assert ((made.double() - exact).abs() <= 0.51 * 2**-7 * exact.abs().clamp(min=1e-2)).all()

@@ -115,10 +115,10 @@ def _moved_away(base: Tensor, away: Sequence[Term]) -> Tensor:
     dtype, (prediction, first) = base.dtype, away[0]
     if _is_lerp_by_sample(away, dtype):
         return torch.lerp(prediction.to(dtype), base, 1.0 + first)
-    if _is_lerp(first) and (len(away) == 1 or prediction.dtype is not dtype):
+    if _begins_with_lerp(away, dtype):
         total = torch.lerp(prediction if prediction.dtype is dtype else prediction.to(dtype), base, 1.0 + first)
         for prediction, strength in away[1:]:
-            assert type(strength) is float  # tensors come first
+            assert type(strength) is float
             total.add_(base - prediction.to(dtype), alpha=strength)
         return total
     is_mean = _is_mean(away)
@@ -153,6 +153,14 @@ def _is_lerp(strength: Weight) -> bool:
     Nearer to 0 the rounding of `1 + s` would cost digits of `s`.
     """
     return type(strength) is float and not -1.0 < strength < 1.0
+
+
+def _begins_with_lerp(away: Sequence[Term], working: torch.dtype) -> bool:
+    """Whether the first difference is added at once: alone, or in half precision with numbers after it."""
+    prediction, first = away[0]
+    if not _is_lerp(first):
+        return False
+    return len(away) == 1 or (prediction.dtype != working and all(type(each) is float for _, each in away))
 
 
 def _is_lerp_by_sample(away: Sequence[Term], working: torch.dtype) -> bool:
@@ -269,7 +277,7 @@ def _move_away(total: Tensor, base: Tensor, away: Sequence[Term], buffer: Tensor
     """Do what `_moved_away` does, operation for operation, in the memory of `total`."""
     first, is_mean = away[0][1], _is_mean(away)
     one = 1.0 if isinstance(first, Tensor) or is_mean else first
-    if _is_lerp(first) and (len(away) == 1 or away[0][0].dtype != base.dtype):
+    if _begins_with_lerp(away, base.dtype):
         torch.lerp(_loaded(away[0][0], buffer), base, 1.0 + one, out=total)
         for prediction, strength in away[1:]:
             assert type(strength) is float
