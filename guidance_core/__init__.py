@@ -19,6 +19,7 @@ from guidance_core.algebra.planes import from_planes, planes
 from guidance_core.algebra.pyramids import bands, collapsed, reweighted
 from guidance_core.algebra.spaces import PredictionType, Space
 from guidance_core.algebra.statistics import (
+    Distance,
     Inner,
     Mean,
     Norm,
@@ -85,6 +86,7 @@ from guidance_core.methods.pieces import chosen_inputs, nearest_scale, negative_
 from guidance_core.methods.randomized import DropOut, NoisedTimestep, RandomPerturbation, ShuffledTokens
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Amend, Branch, Hold, Needs, Request
+from guidance_core.methods.seen import Away, Predictions
 from guidance_core.methods.sliding import SlidingWindows
 from guidance_core.methods.step import Step
 from guidance_core.methods.weakened import WeakenedPass, Windowed
@@ -120,6 +122,7 @@ __all__ = [
     "AllReduceExecutor",
     "Amend",
     "AutoExecutor",
+    "Away",
     "Axis",
     "BatchedExecutor",
     "Beta",
@@ -136,6 +139,7 @@ __all__ = [
     "Degrees",
     "Denoiser",
     "DenoiserError",
+    "Distance",
     "DropOut",
     "Ends",
     "Executor",
@@ -169,6 +173,7 @@ __all__ = [
     "PluginError",
     "Position",
     "PredictionType",
+    "Predictions",
     "Quantile",
     "RandomPerturbation",
     "RankError",

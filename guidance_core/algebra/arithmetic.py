@@ -11,7 +11,7 @@ On CPUs large tensors are worked on in blocks that stay in cache, which also kee
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -29,7 +29,7 @@ Weight: TypeAlias = float | Tensor
 "A number, or a tensor with as many dimensions as the prediction, each its size or 1."
 
 Term: TypeAlias = tuple[Tensor, Weight]
-Span: TypeAlias = tuple[slice, slice]
+Shape: TypeAlias = tuple[int, int, int]
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
@@ -72,6 +72,9 @@ def evaluate(
         # In half precision too it computes in float32 and rounds once: the same bits, in one pass over the data.
         return torch.lerp(away[0][0], first, 1.0 + away[0][1])
     if first.numel() > BLOCK and first.is_cpu and not _is_tracked((*terms, *away), sample):
+        is_plain = dtype is given and given in _LERPS and space is IDENTITY and len(terms) == 1
+        if is_plain and _is_lerp_by_sample(away, working) and away[0][0].dtype is given:
+            return _lerp_by_sample(first, *away[0])
         is_one = len(terms) == 1 and not away and type(weight) is float and weight == 1.0
         if is_one and space is IDENTITY and given is dtype:
             return first
@@ -104,10 +107,20 @@ def evaluate(
 
 
 def _moved_away(base: Tensor, away: Sequence[Term]) -> Tensor:
-    """Return `c + Σ sⱼ·(c − qⱼ)`. The small differences are added up first, so that `c` is rounded once."""
+    """Return `c + Σ sⱼ·(c − qⱼ)`. The small differences are added up first, so that `c` is rounded once.
+
+    Of predictions in half precision the first is added at once: one operation less, and the last places of float32 do
+    not show.
+    """
     dtype, (prediction, first) = base.dtype, away[0]
-    if len(away) == 1 and _is_lerp(first):
-        return torch.lerp(prediction if prediction.dtype is dtype else prediction.to(dtype), base, 1.0 + first)
+    if _is_lerp_by_sample(away, dtype):
+        return torch.lerp(prediction.to(dtype), base, 1.0 + first)
+    if _begins_with_lerp(away, dtype):
+        total = torch.lerp(prediction if prediction.dtype is dtype else prediction.to(dtype), base, 1.0 + first)
+        for prediction, strength in away[1:]:
+            assert type(strength) is float
+            total.add_(base - prediction.to(dtype), alpha=strength)
+        return total
     is_mean = _is_mean(away)
     one = first if type(first) is float and not is_mean else 1.0
     delta = None
@@ -140,6 +153,36 @@ def _is_lerp(strength: Weight) -> bool:
     Nearer to 0 the rounding of `1 + s` would cost digits of `s`.
     """
     return type(strength) is float and not -1.0 < strength < 1.0
+
+
+def _begins_with_lerp(away: Sequence[Term], working: torch.dtype) -> bool:
+    """Whether the first difference is added at once: alone, or in half precision with numbers after it."""
+    prediction, first = away[0]
+    if not _is_lerp(first):
+        return False
+    return len(away) == 1 or (prediction.dtype != working and all(type(each) is float for _, each in away))
+
+
+def _is_lerp_by_sample(away: Sequence[Term], working: torch.dtype) -> bool:
+    """Whether to form `c + s·(c − q)` like this with a strength for each sample, of predictions in half precision.
+
+    The digits that the rounding of `1 + s` costs do not show there.
+    """
+    if len(away) != 1:
+        return False
+    prediction, strength = away[0]
+    return isinstance(strength, Tensor) and strength.shape[1:].numel() == 1 and prediction.dtype is not working
+
+
+def _lerp_by_sample(first: Tensor, prediction: Tensor, strength: Weight) -> Tensor:
+    """Return `c + s·(c − q)` in one pass over the data on a CPU, with the bits of the same in float32, rounded once."""
+    result = torch.empty_like(first, memory_format=torch.contiguous_format)
+    weights: list[float] = (
+        (1.0 + torch.as_tensor(strength)).expand(first.shape[0], *(1,) * (first.ndim - 1)).flatten().tolist()
+    )
+    for row, base, other, weight in zip(result, first, prediction, weights, strict=True):
+        torch.lerp(other, base, weight, out=row)
+    return result
 
 
 def _is_one_lerp(terms: Sequence[Term], away: Sequence[Term]) -> bool:
@@ -192,56 +235,65 @@ def _by_blocks(
     """Do what `evaluate` does, operation for operation, in blocks."""
     shape = _three_dims((*terms, *away))
     views, others = (
-        [(prediction.reshape(shape), _view(weight, prediction, shape, working)) for prediction, weight in each]
+        [(_blocks(p.reshape(shape), shape), _factors(weight, p, shape, working)) for p, weight in each]
         for each in (terms, away)
     )
-    samples = sample.reshape(shape) if sample is not None and space is not IDENTITY else None
-    results = result.view(shape)
-    count = 4 if others else 2
-    buffers = [torch.empty(_largest(shape), dtype=working, device=result.device) for _ in range(count)]
-    for span in _spans(shape):
-        target = results[span]
-        total, buffer, *more = (each[: target.numel()].view(target.shape) for each in buffers)
+    if by_sample := _is_lerp_by_sample(away, working):
+        others = [(others[0][0], _factors(1.0 + away[0][1], away[0][0], shape, working))]
+    samples = _blocks(sample.reshape(shape), shape) if sample is not None and space is not IDENTITY else None
+    memory = [torch.empty(_largest(shape), dtype=working, device=result.device) for _ in range(3 if others else 2)]
+    buffers: list[Tensor] = []
+    for number, target in enumerate(_blocks(result.view(shape), shape)):
+        if not buffers or buffers[0].shape != target.shape:
+            buffers = [each[: target.numel()].view(target.shape) for each in memory]
+        total, buffer, *more = buffers
         if result.dtype == working:
             total = target
+        base = None
         if others:
-            base, delta = _loaded(views[0][0][span], more[0]), more[1]
-            _move_away(total, base, [(q[span], _part(s, span)) for q, s in others], delta, buffer)
-        for number, (prediction, weight) in enumerate(views):
-            part, factor = prediction[span], _part(weight, span)
-            if number == 0 and others:
-                continue
-            if number == 0:
-                _multiply(part, factor, total)
-            elif isinstance(factor, Tensor):
+            base = _loaded(views[0][0][number], more[0])
+            if by_sample:
+                torch.lerp(_loaded(others[0][0][number], buffer), base, others[0][1][number], out=total)
+            else:
+                _move_away(total, base, [(parts[number], factors[number]) for parts, factors in others], buffer)
+        else:
+            _multiply(views[0][0][number], views[0][1][number], total)
+        for (parts, factors), (given, _) in zip(views[1:], terms[1:], strict=True):
+            # Where the first is added once more, it has been loaded.
+            part = parts[number] if base is None or given is not terms[0][0] else base
+            factor = factors[number]
+            if isinstance(factor, Tensor):
                 _multiply(part, factor, buffer)
                 total.add_(buffer)
             else:
                 total.add_(_loaded(part, buffer), alpha=factor)
         if samples is not None:
-            _to_space_in_place(total, _loaded(samples[span], buffer), space)
+            _to_space_in_place(total, _loaded(samples[number], buffer), space)
         if total is not target:
             target.copy_(total)
 
 
-def _move_away(total: Tensor, base: Tensor, away: Sequence[Term], delta: Tensor, buffer: Tensor) -> None:
+def _move_away(total: Tensor, base: Tensor, away: Sequence[Term], buffer: Tensor) -> None:
     """Do what `_moved_away` does, operation for operation, in the memory of `total`."""
     first, is_mean = away[0][1], _is_mean(away)
     one = 1.0 if isinstance(first, Tensor) or is_mean else first
+    if _begins_with_lerp(away, base.dtype):
+        torch.lerp(_loaded(away[0][0], buffer), base, 1.0 + one, out=total)
+        for prediction, strength in away[1:]:
+            assert type(strength) is float
+            total.add_(torch.sub(base, _loaded(prediction, buffer), out=buffer), alpha=strength)
+        return
     for number, (prediction, strength) in enumerate(away):
-        if len(away) == 1 and _is_lerp(strength):
-            torch.lerp(_loaded(prediction, buffer), base, 1.0 + one, out=total)
-            return
-        difference = delta if number == 0 else buffer
+        difference = buffer if number else total  # the sum grows where it will lie: memory in cache is what counts
         if is_mean:
             difference.copy_(prediction).mul_(-0.5).add_(base, alpha=0.5)
         else:
-            torch.sub(base, _loaded(prediction, buffer), out=difference)
+            torch.sub(base, _loaded(prediction, difference), out=difference)
         if isinstance(strength, Tensor) or (is_mean and number == 0):
             difference.mul_(strength)
         if number:
-            delta.add_(difference, alpha=(1.0 if isinstance(strength, Tensor) else strength) / one)
-    torch.add(base, delta, alpha=2.0 if is_mean else one, out=total)
+            total.add_(difference, alpha=(1.0 if isinstance(strength, Tensor) else strength) / one)
+    torch.add(base, total, alpha=2.0 if is_mean else one, out=total)
 
 
 def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:
@@ -253,7 +305,9 @@ def _to_space_in_place(total: Tensor, sample: Tensor, space: Affine) -> None:
 
 
 def _multiply(prediction: Tensor, weight: Weight, out: Tensor) -> None:
-    if prediction.dtype == out.dtype:
+    if type(weight) is float and weight == 1.0:
+        out.copy_(prediction)
+    elif prediction.dtype == out.dtype:
         torch.mul(prediction, weight, out=out)
     else:
         out.copy_(prediction).mul_(weight)
@@ -263,47 +317,61 @@ def _loaded(given: Tensor, buffer: Tensor) -> Tensor:
     return given if given.dtype == buffer.dtype else buffer.copy_(given)
 
 
-def _three_dims(terms: Sequence[Term]) -> tuple[int, int, int]:
+def _three_dims(terms: Sequence[Term]) -> Shape:
     """Return the shape `[batch, rows, rest]` to walk through: blocks are made of whole rows."""
     shape = terms[0][0].shape
-    inner = any(isinstance(weight, Tensor) and weight[:1].numel() > 1 for _, weight in terms)
-    if not inner or len(shape) == 1:
+    weights = [weight for _, weight in terms if isinstance(weight, Tensor)]
+    if all(weight.numel() == 1 for weight in weights):
+        return 1, shape.numel(), 1
+    if len(shape) == 1 or all(weight[:1].numel() == 1 for weight in weights):
         return shape[0], shape[1:].numel(), 1
     return shape[0], shape[1], shape[2:].numel()
 
 
-def _view(weight: Weight, prediction: Tensor, shape: tuple[int, int, int], working: torch.dtype) -> Weight:
+def _factors(weight: Weight, prediction: Tensor, shape: Shape, working: torch.dtype) -> Sequence[Weight]:
+    """Return a weight for each block."""
     if not isinstance(weight, Tensor):
-        return weight
+        return [weight] * _count(shape)
     weight = weight.to(working)
+    if weight.numel() == 1:
+        return [weight.reshape(())] * _count(shape)
     if weight[:1].numel() == 1:
-        return weight.reshape(-1, 1, 1)
-    if weight.shape[2:].numel() > 1:
-        weight = weight.expand(*weight.shape[:2], *prediction.shape[2:])
-    return weight.reshape(weight.shape[0], weight.shape[1], -1)
+        weight = weight.reshape(-1, 1, 1)
+    else:
+        if weight.shape[2:].numel() > 1:
+            weight = weight.expand(*weight.shape[:2], *prediction.shape[2:])
+        weight = weight.reshape(weight.shape[0], weight.shape[1], -1)
+    return _blocks(weight.expand(*shape[:2], -1), shape)
 
 
-def _part(weight: Weight, span: Span) -> Weight:
-    if not isinstance(weight, Tensor):
-        return weight
-    batch, rows = span
-    return weight[batch if weight.shape[0] > 1 else slice(None), rows if weight.shape[1] > 1 else slice(None)]
+def _blocks(tensor: Tensor, shape: Shape) -> Sequence[Tensor]:
+    """Take `[batch, rows, ...]` apart into blocks of at most `BLOCK` elements of `shape`, or of one longer row.
+
+    A block is made of rows of one sample, or of several whole samples.
+    """
+    samples, height = _block(shape)
+    if samples:
+        return _cut(tensor, 0, samples)
+    return [block for each in tensor.unbind() for block in _cut(each, 0, height)]
 
 
-def _spans(shape: tuple[int, int, int]) -> Iterator[Span]:
-    """Yield blocks of at most `BLOCK` elements: rows of one sample, or several whole samples."""
-    batch, rows, rest = shape
-    if rows * rest <= BLOCK:
-        samples = BLOCK // (rows * rest)
-        for first in range(0, batch, samples):
-            yield slice(first, min(first + samples, batch)), slice(None)
-        return
-    height = max(1, BLOCK // rest)
-    for number in range(batch):
-        for first in range(0, rows, height):
-            yield slice(number, number + 1), slice(first, min(first + height, rows))
+def _cut(tensor: Tensor, dim: int, size: int) -> Sequence[Tensor]:
+    whole = tensor.shape[dim]  # `Tensor.split` takes five times as long
+    return [tensor.narrow(dim, start, min(size, whole - start)) for start in range(0, whole, size)]
 
 
-def _largest(shape: tuple[int, int, int]) -> int:
+def _block(shape: Shape) -> tuple[int, int]:
+    """Return how many samples make a block, or 0 and how many rows of one."""
+    _, rows, rest = shape
+    return (BLOCK // (rows * rest), 0) if rows * rest <= BLOCK else (0, max(1, BLOCK // rest))
+
+
+def _count(shape: Shape) -> int:
+    batch, rows, _ = shape
+    samples, height = _block(shape)
+    return -(-batch // samples) if samples else batch * -(-rows // height)
+
+
+def _largest(shape: Shape) -> int:
     batch, rows, rest = shape
     return max(min(batch * rows * rest, BLOCK), rest)

@@ -49,15 +49,7 @@ def products(x: Tensor, y: Tensor) -> Tensor:
     whole = n - n % LEAF
     if whole == 0 or not is_by_leaves(x) or is_tracked(x) or is_tracked(y) or x.dtype != y.dtype:
         return sums(x * y)
-    # Block by block in one buffer: fresh memory for all products costs more than forming them.
-    buffer = torch.empty(min(whole, BLOCK), dtype=x.dtype, device=x.device)
-    leaves = x.new_empty(x.shape[0], whole // LEAF)
-    for row, (one, other) in enumerate(zip(x, y, strict=True)):
-        for start in range(0, whole, BLOCK):
-            stop = min(start + BLOCK, whole)
-            product = torch.mul(one[start:stop], other[start:stop], out=buffer[: stop - start])
-            torch.sum(product.view(-1, LEAF), dim=1, out=leaves[row, start // LEAF : stop // LEAF])
-    return leaves.sum(dim=1) + (x[:, whole:] * y[:, whole:]).sum(dim=1)
+    return torch.stack([product_of((_reader(one), _reader(other)), n) for one, other in zip(x, y, strict=True)])
 
 
 def is_by_leaves(x: Tensor) -> bool:
@@ -105,6 +97,34 @@ def std_of(read: Read, n: int) -> Tensor:
 def norm_of(read: Read, n: int) -> Tensor:
     """Return the Euclidean norm of `n` elements that `read(start, stop)` gives as 1-D tensors."""
     return _norms(torch.cat([_norms(leaves) for leaves in _leaves(read, n)]).unsqueeze(0)).squeeze(0)
+
+
+def product_of(reads: tuple[Read, Read], n: int) -> Tensor:
+    """Return the sum of the products of `n` elements of two rows, each read as 1-D tensors; one may be both."""
+    # Block by block in one buffer: fresh memory for all products costs more than forming them.
+    leaves = [products.sum(dim=1) for products in _leaves(_joined(reads, torch.mul), n)]
+    rest = leaves.pop() if n % LEAF else 0.0
+    return (torch.cat(leaves).unsqueeze(0).sum(dim=1) + rest).squeeze(0)
+
+
+def distance_of(reads: tuple[Read, Read], n: int) -> Tensor:
+    """Return the Euclidean distance of two rows of `n` elements, each read as 1-D tensors."""
+    return norm_of(_joined(reads, torch.sub), n)
+
+
+def _joined(reads: tuple[Read, Read], join: Callable[..., Tensor]) -> Read:
+    """Read what becomes of two rows, in one buffer."""
+    buffer: Tensor | None = None
+
+    def read(start: int, stop: int) -> Tensor:
+        nonlocal buffer
+        one = reads[0](start, stop)
+        other = one if reads[1] is reads[0] else reads[1](start, stop)
+        if buffer is None:
+            buffer = torch.empty(max(BLOCK, LEAF), dtype=one.dtype, device=one.device)
+        return join(one, other, out=buffer[: stop - start])
+
+    return read
 
 
 def _stds(x: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -24,7 +24,18 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import accumulation_dtype
-from guidance_core.algebra.reductions import SHORT, Read, norm_of, norms, products, std_of, stds, sums
+from guidance_core.algebra.reductions import (
+    SHORT,
+    Read,
+    distance_of,
+    norm_of,
+    norms,
+    product_of,
+    products,
+    std_of,
+    stds,
+    sums,
+)
 from guidance_core.errors import ConfigurationError, brief, suggest
 
 Range: TypeAlias = Literal["sample", "channel", "channel_last", "token", "tensor"]
@@ -130,6 +141,10 @@ class Statistic:
     def of_long_row(self, read: Read, n: int) -> Tensor | None:
         """Return it for `n` elements that are read a block at a time; None if it is not formed like this."""
         return None
+
+    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
+        """Return it for as many rows as it takes, each read a block at a time; None if it is not formed like this."""
+        return self.of_long_row(reads[0], n) if self.takes == 1 else None
 
     @property
     def covers_batch(self) -> bool:
@@ -256,6 +271,24 @@ class Norm(Statistic):
 
 
 @attrs.frozen(cache_hash=True)
+class Distance(Norm):
+    """The Euclidean norm `‖x − y‖` of the difference of two tensors."""
+
+    takes: ClassVar[int] = 2
+
+    def _of(self, *rows: Tensor) -> Tensor:
+        return norms(rows[0] - rows[1])
+
+    def parts(self, *tensors: Tensor) -> Tensor:
+        """Return the norm of the difference."""
+        return Norm.parts(self, tensors[0] - tensors[1])
+
+    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
+        """Return it for two rows that are read a block at a time."""
+        return distance_of((reads[0], reads[1]), n)
+
+
+@attrs.frozen(cache_hash=True)
 class Mean(Statistic):
     """The mean."""
 
@@ -300,6 +333,10 @@ class Inner(Statistic):
     def joined(self, parts: Tensor) -> Tensor:
         """Join them as their sum."""
         return parts[:, :, 0].sum(dim=0)
+
+    def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
+        """Return it for two rows that are read a block at a time."""
+        return product_of((reads[0], reads[1]), n)
 
 
 def _check_q(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:

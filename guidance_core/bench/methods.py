@@ -1,8 +1,9 @@
 """What the arithmetic of each method costs: two shapes in half precision, new tensors in every step.
 
 A method that diffusers has is compared with its guider under the same settings, which `hosts.guiders` converts. Methods
-that act on others stand above `cfg`. Every time is also stated in copies of the bytes that the step reads, and the
-fastest step of each is given: on a shared machine it says more than the median.
+that act on others stand above `cfg`, and some beside the least that their formula costs in float32 (`floors`). Every
+time is also stated in copies of the bytes that the step reads, and the fastest step of each is given: on a shared
+machine it says more than the median.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from guidance_core.bench.floors import FLOORS
 from guidance_core.bench.timing import Comparison, Report, medians_of, one_thread
 from guidance_core.discovery.shipped import PLUGINS, SHIPPED
 from guidance_core.errors import ConfigurationError, GuidanceError, told
@@ -25,7 +27,7 @@ from guidance_core.hosts.guiders import ROWS, guidance_of
 SHAPES = (((1, 6144, 128), torch.bfloat16), ((1, 16, 128, 128), torch.float16))
 FIRST, LAST = 0.9, 0.5
 "Noise levels of the first step and the one after the last; every one is different."
-CFG, COPY = "guidance-core cfg", "copy of the same bytes"
+CFG, COPY, FLOOR = "guidance-core cfg", "copy of the same bytes", "least in float32, by hand"
 WARM_UP = 2
 
 SPECS: Mapping[str, str] = {
@@ -135,6 +137,9 @@ def compare(job: Job, shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -
     contenders: dict[str, Contender] = {ours: mine, COPY: lambda _, x, passes: _copies(x, passes)}
     if job.name != "cfg":
         contenders[CFG] = _stack(Guidance.from_spec("cfg"), steps)[0]
+    if job.name in FLOORS and len(names) > 1:
+        floor = FLOORS[job.name]
+        contenders[FLOOR] = lambda _, x, passes: floor(passes)
     extra: dict[str, Any] = {}
     if job.guider is not None and importlib.util.find_spec("diffusers"):
         try:

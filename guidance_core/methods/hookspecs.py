@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pluggy
 from torch import Tensor
 
 from guidance_core.methods.reference import Multiply, Reference
 from guidance_core.methods.requests import Request
+from guidance_core.methods.seen import Away, Predictions
 from guidance_core.methods.step import Step
 
 PROJECT = "guidance_core"
@@ -29,11 +28,12 @@ def build_branches(step: Step) -> list[Request]:  # type: ignore[empty-body]
 
 
 @hookspec
-def combine(step: Step, predictions: Mapping[str, Tensor]) -> Tensor | None:
+def combine(step: Step, predictions: Predictions) -> Tensor | Away | None:
     """Return a delta to add to the base prediction of one output, or None.
 
     `predictions` holds `cond` and the branches this plugin asked for, `[B, ...]`, float32, in the
-    space it needs. A wrapper's `yield` gives the sum of all deltas (or None).
+    space it needs, and `predictions.measure` forms statistics of them. A delta of predictions alone may be returned as
+    `Away`. A wrapper's `yield` gives the sum of all deltas (or None); it returns a tensor.
     """
 
 

@@ -9,10 +9,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from guidance_core.algebra.arithmetic import BLOCK, accumulation_dtype, evaluate, is_blocked, to_space
-from guidance_core.algebra.reductions import LEAF, Read, is_by_leaves, is_tracked
-from guidance_core.algebra.spaces import IDENTITY, Noise, affine
+from guidance_core.algebra.arithmetic import evaluate
+from guidance_core.algebra.spaces import Noise, affine
 from guidance_core.algebra.statistics import Norm, Over, Statistic, Std
+from guidance_core.algebra.unheld import by_leaves
 from guidance_core.errors import PluginError
 from guidance_core.methods.requests import Needs
 from guidance_core.methods.split import Piece
@@ -76,8 +76,8 @@ class BasePrediction:
         if found is None:
             tensor = self._tensors.get(space)
             piece = self._piece
-            if tensor is None and piece is None and statistic.is_of_samples:
-                found = self._by_leaves(space, statistic)
+            if tensor is None and piece is None:
+                found = by_leaves(statistic, [self._prediction], self._sample, affine(self._own, space, self._noise))
             if found is None:
                 tensor = self.tensor(space) if tensor is None else tensor
                 found = statistic(tensor) if piece is None else piece.measure(statistic, [tensor], "a correction")
@@ -90,35 +90,6 @@ class BasePrediction:
             if own == space and (each is statistic or each == statistic):
                 return value
         return None
-
-    def _by_leaves(self, space: str, statistic: Statistic) -> Tensor | None:
-        """Return a statistic per sample of a large prediction, which is never held in that space; None of another."""
-        prediction = self._prediction
-        if affine(self._own, space, self._noise).by_element:
-            return None
-        if not is_blocked(prediction) or not is_by_leaves(prediction) or (n := prediction[0].numel()) <= LEAF:
-            return None
-        if is_tracked(prediction) or is_tracked(self._sample):
-            return None  # the blocks share their memory, which gradients would need
-        each = [statistic.of_long_row(self._reader(number, space), n) for number in range(prediction.shape[0])]
-        known = [row for row in each if row is not None]
-        return torch.stack(known).view(-1, *(1,) * (prediction.ndim - 1)) if len(known) == len(each) else None
-
-    def _reader(self, number: int, space: str) -> Read:
-        """Read one sample's prediction in a space a block at a time, without ever holding it whole."""
-        row, noisy = self._prediction[number].reshape(-1), self._sample[number].reshape(-1)
-        working = accumulation_dtype(row)
-        buffer, loaded = (torch.empty(BLOCK, dtype=working, device=row.device) for _ in range(2))
-        conversion = affine(self._own, space, self._noise)
-
-        def read(start: int, stop: int) -> Tensor:
-            total = buffer[: stop - start].copy_(row[start:stop])
-            sample = noisy[start:stop]
-            if conversion is not IDENTITY and sample.dtype != working:
-                sample = loaded[: stop - start].copy_(sample)
-            return to_space(total, sample, conversion)
-
-        return read
 
 
 _STD, _NORM = Std(), Norm()

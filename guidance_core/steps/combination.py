@@ -8,7 +8,7 @@ rounded once to the dtype of the predictions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
@@ -19,14 +19,17 @@ from torch import Tensor
 from guidance_core.algebra.arithmetic import Term, Weight, accumulation_dtype, evaluate, is_blocked
 from guidance_core.algebra.outputs import is_dense
 from guidance_core.algebra.spaces import IDENTITY, Affine, Noise, affine
+from guidance_core.algebra.statistics import Statistic
+from guidance_core.algebra.unheld import by_leaves
 from guidance_core.errors import PluginError
 from guidance_core.methods.hooks import Implementation, around
 from guidance_core.methods.moment import Moment, States
 from guidance_core.methods.reference import BasePrediction, Measured, Multiply, Reference
 from guidance_core.methods.requests import BASE
+from guidance_core.methods.seen import Away, Predictions, written_out
 from guidance_core.methods.step import Step
 from guidance_core.methods.tracked import Tracked
-from guidance_core.steps.layout import Acting, OutputLayout
+from guidance_core.steps.layout import Acting, OutputLayout, largest_first
 from guidance_core.steps.lent import Lent
 
 
@@ -93,33 +96,6 @@ class Workspace:
         self._buffers = {}
 
 
-class Predictions(Mapping[str, Tensor]):
-    """What a `combine` may look at: `cond` and the branches its plugin asked for, in its space."""
-
-    def __init__(self, plugin: str, names: tuple[str, ...], convert: Callable[[str], Tensor]) -> None:
-        self._plugin = plugin
-        self._names = names
-        self._convert = convert
-
-    def __getitem__(self, branch: str) -> Tensor:
-        if branch not in self._names:
-            raise PluginError(
-                f"plugin {self._plugin!r} looked for the prediction {branch!r}, but it can see "
-                f"{', '.join(self._names)}. It sees the branches it returned from build_branches in this step; "
-                "one of strength 0 has to be required=True."
-            )
-        return self._convert(branch)
-
-    def __contains__(self, branch: object) -> bool:
-        return branch in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
     """Return the guided prediction of one output, `[B, ...]` in the dtype of its base prediction.
 
@@ -140,7 +116,12 @@ def guide(scene: Scene, predictions: Mapping[str, Tensor]) -> Tensor:
     center, away = layout.centered(predictions)
     terms: list[Term] = [(center, 1.0)]
     if layout.combining or layout.combine_wrappers:
-        terms += _deltas(scene, predictions, tracked)
+        deltas, moves = _deltas(scene, predictions, tracked)
+        terms += deltas
+        if center is base:
+            away = largest_first([*away, *moves])
+        else:
+            terms += [term for branch, strength in moves for term in ((base, strength), (branch, -strength))]
     return correct(scene, terms, away, base, base)
 
 
@@ -220,22 +201,25 @@ def _chained(scene: Scene, guided: _Guided, base: BasePrediction) -> _Guided:
             raise implementation.failed(error) from error
         factor, source = 1.0, space
         if isinstance(result, Multiply):
-            factor = _factor(implementation, result, tensor)
+            factor = _factor(implementation, result.factor, tensor, "Multiply")
         elif result is not None:
             _check_tensor(implementation, result, tensor)
             tensor = result
     return tensor, factor, source
 
 
-def _deltas(scene: Scene, predictions: Mapping[str, Tensor], tracked: Mapping[str, Tensor]) -> list[Term]:
-    """Call every `combine` and return the deltas as terms of the sum in the host's space.
+def _deltas(
+    scene: Scene, predictions: Mapping[str, Tensor], tracked: Mapping[str, Tensor]
+) -> tuple[list[Term], list[Term]]:
+    """Call every `combine` and return the deltas as terms of the sum in the host's space, and what to move away from.
 
     Those that differentiate see the `tracked` predictions, with the graph of their forward.
     """
     own = scene.moment.run.prediction_type
     converted: dict[tuple[str, str, bool], Tensor] = {}
+    moves: list[Term] = []
 
-    def visible(acting: Acting) -> Predictions:
+    def visible(acting: Acting, step: Step) -> Predictions:
         space, differentiates = acting.space, acting.needs.gradient
         given, sample = predictions, scene.sample
         if differentiates and scene.tracked is not None:
@@ -247,14 +231,32 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor], tracked: Mapping[st
                 converted[key] = evaluate([(given[branch], 1.0)], sample, scene.affine(own, space))
             return converted[key]
 
-        return Predictions(acting.implementation.plugin, acting.branches, convert)
+        def measure(statistic: Statistic, branches: tuple[str, ...]) -> Tensor:
+            found = None
+            if len(branches) == statistic.takes and scene.moment.run.piece(scene.layout.name) is None:
+                found = by_leaves(statistic, [given[branch] for branch in branches], sample, scene.affine(own, space))
+            return step.measure(statistic, *map(convert, branches)) if found is None else found
+
+        return Predictions(acting.implementation.plugin, acting.branches, convert, measure)
+
+    def moved(acting: Acting, away: Away, seen: Predictions) -> list[Term]:
+        """Note the branches to move away from, and return the rest as terms; all as one tensor where it must be."""
+        weights = _placed_weights(acting, away, predictions[BASE])
+        if scene.layout.combine_wrappers or acting.needs.gradient:
+            return [(written_out(weights, seen), scene.affine(acting.space, own).b)]
+        moves.extend((predictions[branch], strength) for branch, strength in weights.strengths.items())
+        if type(weights.base) is float and weights.base == 0.0:
+            return []
+        if acting.space == own:
+            return [(predictions[BASE], weights.base)]
+        return [(seen[BASE], weights.base * scene.affine(acting.space, own).b)]
 
     def added(wrappers: list[Acting]) -> list[Term]:
         callers = wrappers[-1:] or scene.layout.combining
         terms: list[Term] = []
         for acting in callers:
-            space = acting.space
-            given = (scene.step(acting), visible(acting))
+            space, step = acting.space, scene.step(acting)
+            given = (step, seen := visible(acting, step))
             if wrappers:
                 inside = wrappers[:-1]
                 factor = scene.affine(own, space).b
@@ -267,6 +269,9 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor], tracked: Mapping[st
             else:
                 with torch.enable_grad() if acting.needs.gradient else nullcontext():
                     delta = acting.implementation(*given)
+                if isinstance(delta, Away):
+                    terms += moved(acting, delta, seen)
+                    continue
                 if acting.needs.gradient and isinstance(delta, Tensor):
                     delta = delta.detach()
             if delta is not None:
@@ -274,7 +279,7 @@ def _deltas(scene: Scene, predictions: Mapping[str, Tensor], tracked: Mapping[st
                 terms.append((delta, scene.affine(space, own).b))
         return terms
 
-    return added(list(scene.layout.combine_wrappers))
+    return added(list(scene.layout.combine_wrappers)), moves
 
 
 def _check_tensor(implementation: Implementation, result: Any, like: Tensor) -> None:
@@ -291,8 +296,24 @@ def _check_tensor(implementation: Implementation, result: Any, like: Tensor) -> 
     raise implementation.wrong(expected, result)
 
 
-def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> Tensor:
-    factor = result.factor
+def _placed_weights(acting: Acting, away: Away, like: Tensor) -> Away:
+    """Return the weights of an `Away` ready to be multiplied with a prediction."""
+    unseen = [branch for branch in away.strengths if branch not in acting.branches or branch == BASE]
+    if unseen:
+        others = ", ".join(branch for branch in acting.branches if branch != BASE) or "none"
+        raise acting.implementation.wrong(f"Away with branches that it sees ({others})", unseen[0])
+
+    def placed(weight: Any) -> Weight:
+        if isinstance(weight, Tensor):
+            return _factor(acting.implementation, weight, like, "Away")
+        if isinstance(weight, (int, float)) and not isinstance(weight, bool):
+            return float(weight)
+        raise acting.implementation.wrong("Away with numbers or tensors", weight)
+
+    return Away({branch: placed(each) for branch, each in away.strengths.items()}, placed(away.base))
+
+
+def _factor(implementation: Implementation, factor: Any, like: Tensor, kind: str) -> Tensor:
     if (
         isinstance(factor, Tensor)
         and is_dense(factor)
@@ -301,9 +322,9 @@ def _factor(implementation: Implementation, result: Multiply, like: Tensor) -> T
             factor.numel() == 1 or all(size in (1, whole) for size, whole in zip(factor.shape, like.shape, strict=True))
         )
     ):
-        if factor.dtype is like.dtype:
+        if factor.dtype is (working := accumulation_dtype(like)):
             return factor
         if factor.dtype.is_floating_point:
-            return factor.to(accumulation_dtype(like))
-    expected = f"Multiply with a floating-point tensor that broadcasts to {tuple(like.shape)}"
+            return factor.to(working)
+    expected = f"{kind} with a floating-point tensor that broadcasts to {tuple(like.shape)}"
     raise implementation.wrong(expected, factor)

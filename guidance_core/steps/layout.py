@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -22,6 +22,13 @@ from guidance_core.methods.randomized import draws
 from guidance_core.methods.requests import BASE, Amend, Branch, Needs
 from guidance_core.methods.resolving import placed
 from guidance_core.methods.step import Answers
+
+Of = TypeVar("Of")
+
+
+def largest_first(away: Iterable[tuple[Of, Weight]]) -> list[tuple[Of, Weight]]:
+    """Return what to move away from in the order in which it is summed: tensors, then the largest number first."""
+    return sorted(away, key=lambda each: -math.inf if isinstance(each[1], Tensor) else -abs(each[1]))
 
 
 @attrs.frozen
@@ -158,7 +165,7 @@ class OutputLayout:
             del away[self.center]
             away[BASE] = -self._weight_of_base
         moving = [each for each in away.items() if isinstance(each[1], Tensor) or each[1] != 0.0]
-        return tuple(sorted(moving, key=lambda each: -math.inf if isinstance(each[1], Tensor) else -abs(each[1])))
+        return tuple(largest_first(moving))
 
     def centered(self, predictions: Mapping[str, Tensor]) -> tuple[Tensor, list[Term]]:
         """Return the prediction from which the sum is formed, and how far to move it away from others.

@@ -6,9 +6,21 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import attrs
-import torch
 
-from guidance_core import Needs, Request, Scale, Step, documented, hookimpl, nearest_scale, negative_pass, number, whole
+from guidance_core import (
+    Away,
+    Needs,
+    Predictions,
+    Request,
+    Scale,
+    Step,
+    documented,
+    hookimpl,
+    negative_pass,
+    number,
+    ratio,
+    whole,
+)
 
 
 @documented
@@ -39,10 +51,11 @@ class CFGZeroStar:
         return negative_pass(step, self.scale)
 
     @hookimpl
-    def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def combine(self, step: Step, predictions: Predictions) -> Away:
         """Return what to add to c."""
-        c = predictions["cond"]
         if step.index < self.zero_steps:
-            return -c
-        u = predictions["uncond"]
-        return torch.addcmul(c, nearest_scale(step, c, u), u, value=-1).mul_(step.value(self.scale) - 1)
+            return Away({}, base=-1.0)
+        alpha = ratio(predictions.inner("cond", "uncond"), predictions.inner("uncond", "uncond") + 1e-8)
+        strength = step.value(self.scale) - 1
+        # c − α·u = α·(c − u) + (1 − α)·c
+        return Away({"uncond": alpha * strength}, base=(1 - alpha) * strength)

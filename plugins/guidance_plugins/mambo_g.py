@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import attrs
 import torch
 
-from guidance_core import Request, Scale, Step, documented, hookimpl, negative_pass, number
+from guidance_core import (
+    Away,
+    Predictions,
+    Request,
+    Scale,
+    Step,
+    documented,
+    hookimpl,
+    negative_pass,
+    number,
+)
 
 
 @documented
@@ -36,10 +45,8 @@ class MamboG:
         return negative_pass(step, self.scale)
 
     @hookimpl
-    def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return what to add to c."""
-        c, u = predictions["cond"], predictions["uncond"]
-        d = c - u
-        ratio = torch.nan_to_num(step.norm(d) / step.norm(u), nan=0.0)
+    def combine(self, step: Step, predictions: Predictions) -> Away:
+        """Move away from u by s′ − 1."""
+        ratio = torch.nan_to_num(predictions.distance("cond", "uncond") / predictions.norm("uncond"), nan=0.0)
         damped = torch.exp(-(ratio * step.value(self.alpha)).nan_to_num(nan=0.0))
-        return d * (damped * (step.value(self.scale) - 1))
+        return Away({"uncond": damped * (step.value(self.scale) - 1)})

@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from guidance_core import Request, Scale, Step, documented, hookimpl, negative_pass, number
+from guidance_core import Away, Request, Scale, Step, documented, hookimpl, negative_pass, number
 
 
 @documented
@@ -37,14 +37,15 @@ class TCFG:
         return negative_pass(step, self.scale)
 
     @hookimpl
-    def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> Away:
         """Return what to add to c."""
         c, u = predictions["cond"], predictions["uncond"]
         size = torch.maximum(step.norm(c), step.norm(u))
         size = torch.where(size > 0, size, 1.0)  # squares of large predictions would overflow
         x, y = c / size, u / size
         a, b = _principal(step.inner(x, x), step.inner(x, y), step.inner(y, y))
-        return (c - a * c - b * u) * (step.value(self.scale) - 1)
+        strength = step.value(self.scale) - 1
+        return Away({"uncond": b * strength}, base=(1 - a - b) * strength)  # (s − 1)·(c − a·c − b·u)
 
 
 def _principal(cc: torch.Tensor, cu: torch.Tensor, uu: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ from guidance_core.conformance.strategies import cases
 from guidance_core.conformance.subject import Subject, follows_predictions, unreachable
 from guidance_core.conformance.violation import NotApplicable, Violation
 from guidance_core.discovery.tracebacks import short_traceback
+from guidance_core.methods.seen import Away, Predictions
 from guidance_core.methods.step import Step
 from guidance_core.steps.layout import Acting
 from guidance_core.steps.plan import Plan
@@ -127,7 +128,14 @@ def _compiles(plan: Plan, output: str, acting: Acting, given: dict[str, Tensor])
 
     def combine(sample: Tensor, predictions: dict[str, Tensor]) -> Any:
         step = Step(plan.moment, acting.implementation.plugin, acting.plugin, state, output, sample)
-        return acting.implementation.function(step, predictions)
+        seen = Predictions(
+            acting.implementation.plugin,
+            acting.branches,
+            lambda branch: predictions[branch],
+            lambda statistic, branches: step.measure(statistic, *(predictions[branch] for branch in branches)),
+        )
+        delta = acting.implementation.function(step, seen)
+        return (dict(delta.strengths), delta.base) if isinstance(delta, Away) else delta
 
     torch._dynamo.reset()
     logging.disable(logging.ERROR)  # what the compiler has to say is in the error

@@ -1,0 +1,103 @@
+"""The predictions that a `combine` sees, and what it may return beside a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from guidance_core.algebra.arithmetic import Weight
+from guidance_core.algebra.statistics import Distance, Inner, Norm, Statistic
+from guidance_core.errors import PluginError
+from guidance_core.methods.requests import BASE
+
+_NORM, _DISTANCE, _INNER = Norm(), Distance(), Inner()
+
+
+class Away(NamedTuple):  # torch.compile traces it, and not a frozen attrs class
+    """A delta of predictions alone: `Σ strength·(c − branch) + base·c`, with strengths that depend on predictions.
+
+    Returning it instead of the sum lets the core form it in its one pass over memory. The differences are the same in
+    every space; `base` counts in the plugin's.
+    """
+
+    strengths: Mapping[str, Weight]
+    "By branch: a number, or a float32 tensor with as many dimensions as the prediction; statistics have that shape."
+    base: Weight = 0.0
+    "How much of c to add, likewise."
+
+
+class Predictions(Mapping[str, Tensor]):
+    """What a `combine` may look at: `cond` and the branches its plugin asked for, in its space, float32."""
+
+    def __init__(
+        self,
+        plugin: str,
+        names: tuple[str, ...],
+        convert: Callable[[str], Tensor],
+        measure: Callable[[Statistic, tuple[str, ...]], Tensor],
+    ) -> None:
+        self._plugin = plugin
+        self._names = names
+        self._convert = convert
+        self._measure = measure
+
+    def __getitem__(self, branch: str) -> Tensor:
+        self._check(branch)
+        return self._convert(branch)
+
+    def measure(self, statistic: Statistic, *branches: str) -> Tensor:
+        """Return a statistic of predictions, as `step.measure` does of tensors, dimensions kept.
+
+        Large predictions are read block by block for it, and never held in float32 or in another space.
+
+        Args:
+            statistic: such as `Norm()`, or `Inner()` and `Distance()` of two predictions.
+            branches: names of the predictions.
+
+        Raises:
+            PluginError: the plugin cannot see such a branch.
+            ConfigurationError: the statistic does not fit the predictions, or is formed from another number of them.
+        """
+        for branch in branches:
+            self._check(branch)
+        return self._measure(statistic, branches)
+
+    def norm(self, branch: str) -> Tensor:
+        """Return the Euclidean norm of each sample of a prediction, `[B, 1, ...]`."""
+        return self.measure(_NORM, branch)
+
+    def distance(self, branch: str, other: str) -> Tensor:
+        """Return the norm of the difference of two predictions, of each sample, `[B, 1, ...]`."""
+        return self.measure(_DISTANCE, branch, other)
+
+    def inner(self, branch: str, other: str) -> Tensor:
+        """Return the inner product of two predictions, of each sample, `[B, 1, ...]`."""
+        return self.measure(_INNER, branch, other)
+
+    def _check(self, branch: str) -> None:
+        if branch not in self._names:
+            raise PluginError(
+                f"plugin {self._plugin!r} looked for the prediction {branch!r}, but it can see "
+                f"{', '.join(self._names)}. It sees the branches it returned from build_branches in this step; "
+                "one of strength 0 has to be required=True."
+            )
+
+    def __contains__(self, branch: object) -> bool:
+        return branch in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def written_out(away: Away, predictions: Mapping[str, Tensor]) -> Tensor:
+    """Return what an `Away` stands for, in the space of the predictions."""
+    c = predictions[BASE]
+    total = c * away.base
+    for branch, strength in away.strengths.items():
+        total = total + (c - predictions[branch]) * strength
+    return total
