@@ -186,6 +186,7 @@ bench: $(VENV)/.dev
 
 # A warning is an error: a broken link, anchor or image, or a page that no other page leads to.
 docs: $(VENV)/.docs
+	rm -rf site
 	$(BIN)/sphinx-build -q -E -W --keep-going -b html docs site
 
 # Every page in headless Chromium, narrow and wide, light and dark. Screenshots go to out/site.
