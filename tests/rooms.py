@@ -35,6 +35,7 @@ ORDER = (
     "ranks",
     "models",
     "conformance",
+    "gallery",
     "bench",
     "scaffold",
     "commands",

@@ -10,6 +10,7 @@ from guidance_core.commands.bench import bench_app
 from guidance_core.commands.check import check
 from guidance_core.commands.convert import convert
 from guidance_core.commands.describe import describe
+from guidance_core.commands.gallery import gallery
 from guidance_core.commands.new import new
 from guidance_core.commands.plugins import plugins
 from guidance_core.commands.recipes import recipes_app
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plugins, describe, sample, check, convert, new):
+for command in (plugins, describe, sample, gallery, check, convert, new):
     app.command()(command)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")

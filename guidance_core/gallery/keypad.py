@@ -40,7 +40,11 @@ def draw(guidance: Guidance, *, steps: int, clips: int, seed: int) -> Found:
         known = [torch.tensor(each, dtype=torch.float64) for each in moved if each is not None]
         whole = torch.stack(known).mean(0) if len(known) == len(moved) else torch.full((len(made.video),), torch.nan)
         scales[f"{output}_scale"] = 1 + whole
-    return {name: each.double() for name, each in found.items()} | scales | {
-        "passes": torch.tensor(made.passes_per_step, dtype=torch.float64),
-        "seconds": torch.tensor(made.seconds, dtype=torch.float64),
-    }
+    return (
+        {name: each.double() for name, each in found.items()}
+        | scales
+        | {
+            "passes": torch.tensor(made.passes_per_step, dtype=torch.float64),
+            "seconds": torch.tensor(made.seconds, dtype=torch.float64),
+        }
+    )

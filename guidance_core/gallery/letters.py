@@ -16,7 +16,7 @@ from guidance_core.guidance import Guidance
 from guidance_core.hosts.stacked_denoiser import StackedDenoiser
 from guidance_core.methods.capabilities import Capabilities
 from guidance_core.models.changes import POSSIBLE
-from guidance_core.models.letters import CHARACTERS, TYPEFACES, load_letters_model, load_small_letters_model
+from guidance_core.models.letters import TYPEFACES, load_letters_model, load_small_letters_model
 from guidance_core.models.letters_drawing import SMALL, STRIDE, letters_conditions, letters_noise
 from guidance_core.models.letters_judge import load_letters_judge
 from guidance_core.models.scores import OVER
@@ -54,9 +54,7 @@ def draw(guidance: Guidance, *, steps: int, characters: int, per_character: int,
         sigmas=sigmas,
         prediction_type="flow",
         seeds=seeds[number, character].tolist(),
-        supports=Capabilities(
-            POSSIBLE, blocks=len(models[None].blocks), heads=models[None].heads, models=(SMALL,)
-        ),
+        supports=Capabilities(POSSIBLE, blocks=len(models[None].blocks), heads=models[None].heads, models=(SMALL,)),
     )
     measured, x = MeasuredRun(run), noise[number, character]
     start = time.perf_counter()
@@ -102,7 +100,3 @@ def _denoiser(x: Tensor, sigma: float) -> StackedDenoiser:
         {"x": x, "sigma": sigma},
         adapt=lambda branch: {"perturbations": branch.perturbations, "name": branch.model},
     )
-
-
-SHOWN = CHARACTERS[::4]
-"The characters of the pictures: every fourth, the first picture of each."

@@ -57,9 +57,7 @@ class Unit:
         guidance, seed = self.guidance(), protocol.seed
         if self.model == LETTERS:
             characters = protocol.characters
-            return letters.draw(
-                guidance, steps=self.steps, characters=characters, per_character=self.size, seed=seed
-            )
+            return letters.draw(guidance, steps=self.steps, characters=characters, per_character=self.size, seed=seed)
         if self.model == KEYPAD:
             return keypad.draw(guidance, steps=self.steps, clips=self.size, seed=seed)
         return mixture.draw(guidance, steps=self.steps, points=self.size, seed=seed)
@@ -83,7 +81,8 @@ def drawn(protocol: Protocol, model: str, row: Entry) -> Unit:
 def own_units(protocol: Protocol, models: Iterable[str] = MODELS) -> list[Unit]:
     """Return the units of all entries, and of no guidance."""
     units = [
-        each for model in models
+        each
+        for model in models
         for each in (unit(protocol, model, ""), *(drawn(protocol, model, row) for row in of_model(model)))
     ]
     return list(dict.fromkeys(units))
@@ -92,7 +91,7 @@ def own_units(protocol: Protocol, models: Iterable[str] = MODELS) -> list[Unit]:
 def beside(protocol: Protocol, model: str, found: Found) -> Unit:
     """Return plain cfg at the same effective scale and the same number of passes as what was found.
 
-    Cfg makes two passes a step, and one at scale 1, so that it makes more or fewer steps than a method with other passes.
+    Cfg makes two passes a step, and one at scale 1: it makes more or fewer steps than a method with other passes.
     """
     steps = unit(protocol, model, "").steps
     if model == KEYPAD:
@@ -120,6 +119,11 @@ class Store:
     def __init__(self, folder: Path, protocol: Protocol) -> None:
         self.folder = folder / protocol.name
         self.protocol = protocol
+
+    def clear(self) -> None:
+        """Forget what was drawn."""
+        for path in self.folder.glob("*.safetensors"):
+            path.unlink(missing_ok=True)
 
     def has(self, wanted: Unit) -> bool:
         """Whether a unit is finished."""

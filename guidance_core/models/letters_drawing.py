@@ -140,6 +140,7 @@ def letters_noise(seed: int, rounds: int) -> tuple[Tensor, Tensor]:
 
 
 def letters_conditions(character: Tensor, typeface: Tensor) -> dict[str, dict[str, Tensor]]:
+    """Return the conditions of `draw_letters` for pictures of these characters and typefaces, `[N]`."""
     any_character, any_typeface = (
         torch.full_like(character, ANY_CHARACTER),
         torch.full_like(typeface, ANY_TYPEFACE),
