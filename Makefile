@@ -20,7 +20,7 @@ NEWEST ?= $(shell for minor in 19 18 17 16 15 14 13 12 11; do \
 CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py conformance.py digits.py docs.py extras.py \
 	rooms.py runs.py stacked_denoiser.py)
 
-.PHONY: demo engines test test-hosts table-diffusers test-lowest test-newest soak conformance mutants check bench docs clean
+.PHONY: demo engines test test-hosts table-diffusers test-lowest test-newest soak conformance mutants check bench gallery docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo "    and less with MUTANTS=listed, MUTANTS=search, MUTANTS=name or MODULE=guidance_core/algebra/spaces.py"
 	@echo "make check   run the linter and the type checker"
 	@echo "make bench   measure the cost of a step, and what several ranks gain"
+	@echo "make gallery  draw and measure every method; writes docs/gallery and docs/choosing.md; about an hour"
 	@echo "make docs    build the documentation into site/"
 
 # A stamp per set of packages, so that nothing is installed twice.
@@ -151,6 +152,10 @@ bench: $(VENV)/.dev
 	$(BIN)/guidance-core bench dispatch
 	$(BIN)/guidance-core bench combine
 	$(BIN)/guidance-core bench parallel
+
+# Interrupt it at any time; it goes on where it was.
+gallery: $(VENV)/.demo
+	$(BIN)/guidance-core gallery --out docs
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -16,7 +16,7 @@ from guidance_core.commands.options import AsJson, print_json
 from guidance_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from guidance_core.gallery.work import Store, Unit
+    from guidance_core.gallery.work import Unit
 
 OUT = Path("out")
 "Made if it is missing; other folders must exist."

@@ -16,7 +16,6 @@ from guidance_core.gallery.comparing import Scoring, size_of
 from guidance_core.gallery.entries import CONTROLS, ENTRIES, KEYPAD, LETTERS, MIXTURE, UNSHOWN, Entry, of_model
 from guidance_core.gallery.letters import asked
 from guidance_core.gallery.pictures import letters_strip, mixture_panels
-from guidance_core.gallery.protocol import Protocol
 from guidance_core.gallery.work import MODELS, Store, Unit, beside, drawn, own_units, sweep_units, unit
 from guidance_core.models.letters import load_letters_model
 from guidance_core.models.letters_drawing import letters_conditions, letters_noise

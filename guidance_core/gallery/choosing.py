@@ -7,9 +7,9 @@ from typing import Any
 
 import attrs
 
-from guidance_core.gallery.comparing import BETTER, LESS, MORE, SCORES, WORSE
 from guidance_core.gallery.entries import KEYPAD, LETTERS
 from guidance_core.gallery.pages import rows_of, table
+from guidance_core.gallery.scores import BETTER, LESS, MORE, SCORES, WORSE
 
 
 @attrs.frozen
@@ -26,16 +26,19 @@ class Wish:
     less: bool = False
     "Whether less of it is wanted."
     against: str = "cfg"
-    "What the rows are compared with: plain cfg at the same effective scale and passes, or no guidance (`none`)."
+    "What the rows are compared with: plain cfg at the same effective scale and passes, `usual` cfg, or no guidance "
+    "(`none`)."
+    keeps: bool = False
+    "Whether nothing is to be gained but passes: the rows that help are those that lose nothing."
     model: str = LETTERS
 
 
 WISHES = (
     Wish(
         "Less burnt at a high scale",
-        "High scales follow the condition and clip the values. These methods take that back. Each stands beside plain cfg at "
-        "the scale that it pulls with in effect: a lower cfg scale is the first thing to try, and what is better than that is "
-        "better than trying it.",
+        "High scales follow the condition and clip the values. These methods take that back. Each stands beside plain "
+        "cfg at the scale that it pulls with in effect: a lower cfg scale is the first thing to try, and what is "
+        "better than that is better than trying it.",
         (
             "rescale",
             "normalize",
@@ -57,8 +60,8 @@ WISHES = (
     ),
     Wish(
         "Sharper, without a negative prompt",
-        "These methods need no pass without the condition: they move away from a pass that the model makes worse, or from a "
-        "weaker model. They are compared with no guidance.",
+        "These methods need no pass without the condition: they move away from a pass that the model makes worse, or "
+        "from a weaker model. They are compared with no guidance.",
         ("autoguidance", "pag", "softpag", "seg", "stg", "slg", "tpg", "swg", "m-swg", "tsg", "icg"),
         "sharpness",
         ("character", "typeface", "distance", "saturation"),
@@ -66,11 +69,13 @@ WISHES = (
     ),
     Wish(
         "Half the passes",
-        "These methods leave out the pass without the condition in some steps. They are compared with plain cfg that saves as "
-        "many passes by making fewer steps.",
-        ("gate", "adaptive", "interval-early", "interval"),
+        "These methods leave out the pass without the condition in some steps. They are compared with `cfg:scale=3` "
+        "and all its passes, and should lose nothing.",
+        ("gate", "adaptive", "interval-early"),
         "character",
         ("typeface", "distance", "saturation"),
+        against="usual",
+        keeps=True,
     ),
     Wish(
         "Pictures of one prompt that differ more",
@@ -99,8 +104,8 @@ WISHES = (
 
 INTRODUCTION = """# Choosing
 
-From a wish to a method. The numbers are those of [the gallery](gallery/index.md), on small models; `guidance-core gallery`
-writes this page. Try the first method that measurably helps, then [stack](composition.md) others on it.
+From a wish to a method. The numbers are those of [the gallery](gallery/index.md), on small models; `guidance-core
+gallery` writes this page. Try the first method that measurably helps, then [stack](composition.md) others on it.
 
 In the tables, parentheses are differences from what the paragraph names. Those in **bold** are more than chance (99 %
 interval); the rest may be nothing.
@@ -127,16 +132,19 @@ def _advice(wish: Wish, data: Mapping[str, Any]) -> str:
 
     rows = sorted((by_name[name] for name in wish.rows), key=gain, reverse=True)
     wanted = {BETTER, LESS if wish.less else MORE}
-    helping = [row for row in rows if row["scores"][wish.score][wish.against]["verdict"] in wanted]
-    free = [
-        row for row in helping if not any(row["scores"][name][wish.against]["verdict"] == WORSE for name in wish.also)
-    ]
-    costly = [row for row in helping if row not in free]
+    losing = [row for row in rows if any(row["scores"][each.name][wish.against]["verdict"] == WORSE for each in shown)]
+    helping = [row for row in rows if wish.keeps or row["scores"][wish.score][wish.against]["verdict"] in wanted]
+    gain_said = (
+        "Nothing measurably worse" if wish.keeps else f"Measurably {'less' if wish.less else 'more'} {wish.score}"
+    )
     lines = [
-        f"- Measurably {'less' if wish.less else 'more'} {wish.score}, and no other score here worse: {_names(free)}.",
-        f"- Measurably {'less' if wish.less else 'more'} {wish.score}, at a cost: {_names(costly)}.",
-        f"- No measurable gain here: {_names([row for row in rows if row not in helping])}.",
+        f"- {gain_said}{'' if wish.keeps else ', and no other score here worse'}: "
+        f"{_names([row for row in helping if row not in losing])}.",
+        f"- {'Something worse' if wish.keeps else gain_said + ', at a cost'}: "
+        f"{_names([row for row in helping if row in losing])}.",
     ]
+    if not wish.keeps:
+        lines.append(f"- No measurable gain here: {_names([row for row in rows if row not in helping])}.")
     folder = "gallery/keypad.md" if wish.model == KEYPAD else "gallery/letters.md"
     stacks = "\n".join(row["stack"] for row in helping or rows)
     return (

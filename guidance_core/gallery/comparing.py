@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -12,136 +11,12 @@ from torch import Tensor
 from guidance_core.gallery.entries import KEYPAD, LETTERS, MIXTURE, Entry
 from guidance_core.gallery.letters import Found
 from guidance_core.gallery.protocol import Protocol
-from guidance_core.gallery.statistics import (
-    Estimate,
-    Statistic,
-    average,
-    difference,
-    energy_distance,
-    estimate,
-    frechet,
-    resampled,
-    root_mean,
-    share,
-    spread,
-)
+from guidance_core.gallery.scores import SCORES, Score, verdict
+from guidance_core.gallery.statistics import Estimate, difference, estimate, resampled, share
 from guidance_core.gallery.work import Store, Unit, beside, drawn, sweep_units, unit
 
 USUAL = "cfg:scale=3"
 "The row `cfg`."
-BETTER, WORSE, MORE, LESS, SAME = "better", "worse", "more", "less", "same"
-
-
-@attrs.frozen
-class Score:
-    """One thing that is measured."""
-
-    name: str
-    meaning: str
-    of: Callable[[Found], Statistic]
-    wanted: int
-    "1 where more is better, -1 where less is, 0 where neither is."
-    is_share: bool = False
-    "Whether it is shown in percent."
-    is_count: bool = False
-    "Whether each sample has it or not."
-
-
-SCORES: Mapping[str, tuple[Score, ...]] = {
-    LETTERS: (
-        Score(
-            "character",
-            "share of the pictures that the judge reads as the character asked for",
-            lambda found: average(found["character"]),
-            1,
-            True,
-            True,
-        ),
-        Score("typeface", "share read as in the typeface asked for", lambda found: average(found["typeface"]), 1, True),
-        Score(
-            "distance",
-            "Fréchet distance from real letters, in the judge's features",
-            lambda found: frechet(found["features"]),
-            -1,
-        ),
-        Score(
-            "diversity",
-            "mean distance of two pictures of one character, in the judge's features",
-            lambda found: spread(found["features"], found["group"]),
-            0,
-        ),
-        Score(
-            "saturation",
-            "share of the values more than 0.1 outside of [-1, 1]",
-            lambda found: average(found["saturation"]),
-            -1,
-            True,
-        ),
-        Score("sharpness", "root mean square of the Laplacian", lambda found: root_mean(found["roughness"]), 0),
-    ),
-    MIXTURE: (
-        Score(
-            "followed",
-            "share of the points whose likeliest class is the one asked for",
-            lambda found: average(found["followed"]),
-            1,
-            True,
-            True,
-        ),
-        Score(
-            "distance",
-            "energy distance from true points of the class",
-            lambda found: energy_distance(found["points"], found["real"], found["group"]),
-            -1,
-        ),
-        Score(
-            "diversity",
-            "mean distance of two points of one class",
-            lambda found: spread(found["points"], found["group"]),
-            0,
-        ),
-    ),
-    KEYPAD: (
-        Score(
-            "agreement",
-            "share of the frames in which the digit seen is the digit heard",
-            lambda found: average(found["agreement"]),
-            1,
-            True,
-        ),
-        Score(
-            "seen", "share of the clips whose picture follows the prompt", lambda found: average(found["seen"]), 1, True
-        ),
-        Score(
-            "heard", "share of the clips whose sound follows the prompt", lambda found: average(found["heard"]), 1, True
-        ),
-        Score(
-            "both",
-            "share of the clips in which both do, and agree in every frame",
-            lambda found: average(found["both"]),
-            1,
-            True,
-            True,
-        ),
-        Score(
-            "saturated",
-            "share of the pixels outside of [-1.1, 1.1]",
-            lambda found: average(found["saturated"]),
-            -1,
-            True,
-        ),
-    ),
-}
-"What is measured with each model."
-
-
-def verdict(score: Score, found: Estimate) -> str:
-    """Say what a difference from plain cfg means: `same` where its interval holds 0."""
-    if not found.excludes_zero:
-        return SAME
-    if score.wanted == 0:
-        return MORE if found.value > 0 else LESS
-    return BETTER if (found.value > 0) == (score.wanted > 0) else WORSE
 
 
 class Scoring:
@@ -164,10 +39,10 @@ class Scoring:
         found = self.store.get(own)
         other = beside(protocol, model, found)
         others = {"cfg": other, "usual": unit(protocol, model, USUAL), "none": unit(protocol, model, "")}
-        scores = {}
+        scores: dict[str, dict[str, Any]] = {}
         for score in SCORES[model]:
             value = self._estimate(own, score)
-            scores[score.name] = _plain(value)
+            scores[score.name] = {**_plain(value)}
             for name, each in others.items():
                 apart = difference(self._drawn(own, score), self._drawn(each, score))
                 scores[score.name][name] = {

@@ -14,19 +14,25 @@ from guidance_core.methods.step import Step
 
 @attrs.frozen
 class Jitter:
-    """Cfg whose scale is too high in one step and as much too low in the next; the mean is that of plain cfg.
+    """Cfg whose scale is drawn anew in each step, for each sample; the mean is that of plain cfg.
 
-    guided = c + (s − 1 ± a)·(c − u)
+    guided = c + (s − 1 + a·n)·(c − u),   n standard normal
     """
 
     scale: float = 3.0
-    amplitude: float = 1.0
+    amplitude: float = 0.5
 
     @hookimpl
-    def build_branches(self, step: Step) -> list[Branch]:
-        """Ask for `uncond` with a strength that alternates."""
-        moved = self.amplitude if step.index % 2 else -self.amplitude
-        return [Branch("uncond", condition="negative", strength=self.scale - 1 + moved)]
+    def build_branches(self, step: Step) -> list[Request]:
+        """Ask for the prediction of `uncond`, with strength s − 1."""
+        return [Branch("uncond", condition="negative", strength=self.scale - 1, required=True), Needs()]
+
+    @hookimpl
+    def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return what is too much or too little."""
+        d = predictions["cond"] - predictions["uncond"]
+        n = step.noise_like(d[(..., *(slice(0, 1),) * (d.ndim - 1))], "scale")
+        return self.amplitude * n * d
 
 
 @attrs.frozen

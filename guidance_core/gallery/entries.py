@@ -242,7 +242,7 @@ CONTROLS: tuple[Entry, ...] = (
     Entry(
         "jitter",
         "",
-        "cfg, its scale 2 and 4 in turn",
+        "cfg, its scale drawn from N(3, 0.5²) in each step",
         models=BOTH,
         make=lambda: Guidance([Jitter()]),
         note="Cannot help: the same scale in the mean.",
@@ -274,7 +274,7 @@ def plain(scale: float) -> str:
 
 
 def nearest(scale: float) -> float:
-    """Return the scale at which plain cfg is drawn beside a method: steps of 0.25 up to 5, of 0.5 up to 10, then of 1."""
+    """Return the scale of plain cfg beside a method: in steps of 0.25 up to 5, of 0.5 up to 10, and then of 1."""
     grain = 0.25 if scale < 5 else 0.5 if scale < 10 else 1.0
     return min(max(round(scale / grain) * grain, 0.0), 20.0)
 

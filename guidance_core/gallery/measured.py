@@ -4,8 +4,8 @@
 
 For plain cfg this is its scale. Other methods reach other scores partly because they pull more or less strongly along
 c − u, which plain cfg can do too; compare them at equal effective scale. Source: Xie et al., arXiv:2602.22570, and the
-authors' README. The products are over all samples of the batch: single ones, with c and u nearly equal, would outweigh the
-rest.
+authors' README. The products are over all samples of the batch: single ones, with c and u nearly equal, would
+outweigh the rest.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from guidance_core.gallery.comparing import BETTER, SAME, SCORES, WORSE, Score
 from guidance_core.gallery.entries import KEYPAD, LETTERS, MIXTURE
+from guidance_core.gallery.scores import BETTER, SAME, SCORES, WORSE, Score
 
 Row = Mapping[str, Any]
 "A row of the data."
@@ -14,9 +14,9 @@ COMMAND = "guidance-core gallery"
 
 INTRODUCTION = """# Gallery
 
-Every method that ships, drawn and measured on the [embedded models](../quickstart.md), beside plain cfg. `{command}` makes
-these pages; don't edit them. They say what methods do **on these models**, which are small: a method that does nothing here
-may help a large one.
+Every method that ships, drawn and measured on the [embedded models](../quickstart.md), beside plain cfg. `{command}`
+makes these pages; don't edit them. They say what methods do **on these models**, which are small: a method that does
+nothing here may help a large one.
 
 | page | shows |
 |---|---|
@@ -33,14 +33,16 @@ method stands beside plain cfg at the same **effective scale** and the same numb
 
     effective scale = 1 + mean over steps of ⟨guided − c, c − u⟩ / ‖c − u‖²
 
-For plain cfg that is its scale. Cfg beside a method has the scale nearest to it, in steps of 0.25 below 5, of 0.5 below 10
-and of 1 up to 20, and makes so many steps that the passes are equal: a method with three passes a step stands beside 1.5
-times as many steps of cfg, and one with a single pass beside half as many.
+For plain cfg that is its scale. Cfg beside a method has the scale nearest to it, in steps of 0.25 below 5, of 0.5
+below 10 and of 1 up to 20, and makes so many steps that the passes are equal: a method with three passes a step
+stands beside 1.5 times as many steps of cfg, and one with a single pass beside half as many.
 
-- All rows start from the same noise, the first of seed {seed}. Pictures show every fourth character, the first picture of
-  each. Nothing was picked. Stacks, sizes and scores were fixed before the run; parameters were tried with another seed.
-- Numbers in tables are the method's score and, in parentheses, its difference from plain cfg. A difference in **bold** has a
-  99 % bootstrap interval, over the same pictures of both, that does not hold 0. About one in a hundred would by chance.
+- All rows start from the same noise, the first of seed {seed}. Pictures show every fourth character, the first
+  picture of each. Nothing was picked. Stacks, sizes and scores were fixed before the run; parameters were tried with
+  another seed.
+- Numbers in tables are the method's score and, in parentheses, its difference from plain cfg. A difference in
+  **bold** has a 99 % bootstrap interval, over the same pictures of both, that does not hold 0. About one in a
+  hundred would by chance.
 - The products of the effective scale run over the whole batch. Where c − u nearly vanishes, as in late steps of methods
   that reuse an earlier difference, the effective scale is large, and cfg beside it is a poor match.
 
@@ -108,7 +110,7 @@ def number(score: Score, value: float | None, *, signed: bool = False) -> str:
 
 def scale(row: Row) -> str:
     """Return the effective scale of a row."""
-    values = [each for each in row["effective_scale"].values()]
+    values = row["effective_scale"].values()
     return " / ".join("–" if each is None else f"{each:.2f}".replace("-", "−") for each in values)
 
 
@@ -166,17 +168,18 @@ def _index(data: Mapping[str, Any]) -> str:
         + "\n".join(f"- `{row['name']}`: {row['stack']}. Beside plain cfg: {effect(row, scores)}." for row in controls)
         + "\n\n## Not shown\n\n"
         + unshown
-        + "\n\n## Data\n\n`data/<method>.json` has everything that the pages say of a method: its rows with scores, intervals and "
-        "differences, its sweep, and its pictures. `data/gallery.json` has the protocol, the controls and the scores without "
-        "guidance.\n\n```sh\nguidance-core gallery --out docs\n```\n"
+        + "\n\n## Data\n\n`data/<method>.json` has everything that the pages say of a method: its rows with scores, "
+        "intervals and differences, its sweep, and its pictures. `data/gallery.json` has the protocol, the controls "
+        "and the scores without guidance.\n\n```sh\nguidance-core gallery --out docs\n```\n"
     )
 
 
 def _letters(data: Mapping[str, Any]) -> str:
     scores = SCORES[LETTERS]
     parts = [
-        "# Gallery: letters\n\nEach picture has plain cfg at the same effective scale and passes above, and the method below. "
-        "[The index](index.md) says what is compared and how.\n\n![Letters without guidance](pictures/none.png)"
+        "# Gallery: letters\n\nEach picture has plain cfg at the same effective scale and passes above, and the "
+        "method below. [The index](index.md) says what is compared and how.\n\n![Letters without "
+        "guidance](pictures/none.png)"
     ]
     sweeps = {sweep["name"]: sweep for name, each in data.items() if name != "gallery" for sweep in each["sweeps"]}
     for row in [*rows_of(data, LETTERS), *controls_of(data, LETTERS)]:
@@ -234,11 +237,11 @@ def _mixture(data: Mapping[str, Any]) -> str:
         for row in rows
     )
     return (
-        "# Gallery: mixture\n\nThree classes of four Gaussians in the plane, with an exact denoiser: without guidance the "
-        "points are right, up to the steps. What guidance changes here is a departure from the truth. Methods that look at "
-        "rows and columns, or change a network, have nothing to act on and are left out.\n\n"
-        "Rings are two standard deviations wide. [The index](index.md) says what is compared; parentheses are differences from "
-        f"plain cfg, and bold ones are more than chance.\n\n{meanings}\n\n"
+        "# Gallery: mixture\n\nThree classes of four Gaussians in the plane, with an exact denoiser: without guidance "
+        "the points are right, up to the steps. What guidance changes here is a departure from the truth. Methods "
+        "that look at rows and columns, or change a network, have nothing to act on and are left out.\n\n"
+        "Rings are two standard deviations wide. [The index](index.md) says what is compared; parentheses are "
+        f"differences from plain cfg, and bold ones are more than chance.\n\n{meanings}\n\n"
         + table(scores, rows)
         + "\n\nWithout guidance: "
         + ", ".join(
@@ -258,9 +261,9 @@ def _keypad(data: Mapping[str, Any]) -> str:
     ]
     sections = "\n\n".join(_section(row, scores) for row in rows)
     return (
-        "# Gallery: picture and sound\n\nClips of digits that are seen and heard. [Picture and sound](../keypad.md) shows frames, "
-        "waveforms and a larger measurement; here each stack stands beside plain cfg at the same effective scale, of video and of "
-        f"audio, and the same number of passes.\n\n{meanings}\n\n"
+        "# Gallery: picture and sound\n\nClips of digits that are seen and heard. [Picture and sound](../keypad.md) "
+        "shows frames, waveforms and a larger measurement; here each stack stands beside plain cfg at the same "
+        f"effective scale, of video and of audio, and the same number of passes.\n\n{meanings}\n\n"
         + table(scores, rows)
         + "\n\n"
         + sections

@@ -33,7 +33,7 @@ def letters_strip(rows: Sequence[tuple[str, Found]], path: Path) -> None:
     from PIL import Image, ImageDraw, ImageFont  # an optional dependency, needed for pictures alone
 
     font = ImageFont.load_default(13)
-    drawn = len(rows[0][1]["group"].unique())
+    drawn = int(rows[0][1]["group"].max()) + 1
     shown = [CHARACTERS.index(each) for each in SHOWN if CHARACTERS.index(each) < drawn]
     tile = SIDE * ZOOM
     height = LINE + tile + GAP

@@ -1,4 +1,4 @@
-"""Scores as functions of weights, so that samples can be drawn anew, and differences of two stacks on the same samples."""
+"""Scores as functions of weights, so that samples can be drawn anew; and differences of two stacks on equal noise."""
 
 from __future__ import annotations
 
