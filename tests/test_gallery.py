@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from guidance_core import ConfigurationError, Guidance
 from guidance_core.commands.app import app
 from guidance_core.discovery.shipped import PLUGINS, SHIPPED
-from guidance_core.gallery import build, letters, mixture, protocol, work
+from guidance_core.gallery import build, letters, mixture, pages, protocol, work
 from guidance_core.gallery.controls import Jitter, RandomDirection
 from guidance_core.gallery.entries import CONTROLS, ENTRIES, LETTERS, MIXTURE, UNSHOWN, nearest
 from guidance_core.gallery.measured import MeasuredRun, strength
@@ -151,6 +151,18 @@ def test_cfg_beside_a_method_has_its_scale_and_its_passes(scale, passes, stack, 
     other = work.beside(protocol.FULL, LETTERS, found_with(scale, passes))
     assert (other.stack, other.steps) == (stack, steps)
     assert steps * (2 if stack else 1) == protocol.FULL.steps * passes
+
+
+def test_nothing_is_said_beside_a_cfg_that_pulls_less():
+    (score, *_) = SCORES[LETTERS]
+    apart = {"difference": {"value": 0.2, "low": 0.1, "high": 0.3}, "value": 0.5, "verdict": "better"}
+    row = {"scores": {score.name: {"value": 0.7, "cfg": apart, "none": apart}}, "beside": {"is_fair": True}}
+    assert pages.cell(score, row) == "70.0 **(+20.0)**"
+    assert pages.effect(row, [score]) == "better: character"
+    row["beside"] = {"is_fair": False}
+    assert pages.cell(score, row) == "70.0"
+    assert "no comparison" in pages.effect(row, [score])
+    assert pages.effect(row, [score], "none") == "better: character", "no guidance is there for all"
 
 
 def test_the_scale_beside_is_near():

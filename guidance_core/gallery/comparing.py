@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from guidance_core.gallery.entries import KEYPAD, LETTERS, MIXTURE, Entry
+from guidance_core.gallery.entries import HIGHEST, KEYPAD, LETTERS, MIXTURE, Entry
 from guidance_core.gallery.letters import Found
 from guidance_core.gallery.protocol import Protocol
 from guidance_core.gallery.scores import SCORES, Score, verdict
@@ -60,6 +60,7 @@ class Scoring:
             "passes_per_step": _rounded(float(found["passes"])),
             "effective_scale": _scales(model, found),
             "beside": {
+                "is_fair": all((scale or 0.0) <= HIGHEST for scale in _scales(model, found).values()),
                 "stack": other.stack,
                 "steps": other.steps,
                 "effective_scale": _scales(model, self.store.get(other)),

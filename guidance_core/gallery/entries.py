@@ -15,6 +15,8 @@ from guidance_core.discovery import plugin_class
 from guidance_core.gallery.controls import Jitter, RandomDirection
 from guidance_core.guidance import Guidance
 
+HIGHEST = 20.0
+"The highest scale of plain cfg beside a method; one that pulls harder has no fair counterpart."
 LETTERS, MIXTURE, KEYPAD = "letters", "mixture", "keypad"
 
 
@@ -276,7 +278,7 @@ def plain(scale: float) -> str:
 def nearest(scale: float) -> float:
     """Return the scale of plain cfg beside a method: in steps of 0.25 up to 5, of 0.5 up to 10, and then of 1."""
     grain = 0.25 if scale < 5 else 0.5 if scale < 10 else 1.0
-    return min(max(round(scale / grain) * grain, 0.0), 20.0)
+    return min(max(round(scale / grain) * grain, 0.0), HIGHEST)
 
 
 def of_model(model: str) -> tuple[Entry, ...]:

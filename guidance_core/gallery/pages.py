@@ -44,7 +44,7 @@ stands beside 1.5 times as many steps of cfg, and one with a single pass beside 
   **bold** has a 99 % bootstrap interval, over the same pictures of both, that does not hold 0. About one in a
   hundred would by chance.
 - The products of the effective scale run over the whole batch. Where c − u nearly vanishes, as in late steps of methods
-  that reuse an earlier difference, the effective scale is large, and cfg beside it is a poor match.
+  that reuse an earlier difference, the scale is large. Above 20 no cfg stands beside a method, and nothing is compared.
 
 | model | of each row |
 |---|---|
@@ -89,8 +89,15 @@ def cell(score: Score, row: Row, against: str = "cfg") -> str:
     apart = found[against]["difference"]["value"]
     if found["value"] is None or apart is None:
         return "–"
+    if not is_fair(row, against):
+        return number(score, found["value"])
     text = f"({number(score, apart, signed=True)})"
     return f"{number(score, found['value'])} " + (text if found[against]["verdict"] == SAME else f"**{text}**")
+
+
+def is_fair(row: Row, against: str = "cfg") -> bool:
+    """Whether a row can be compared: no plain cfg stands beside one that pulls harder than any."""
+    return against != "cfg" or bool(row["beside"]["is_fair"])
 
 
 def number(score: Score, value: float | None, *, signed: bool = False) -> str:
@@ -98,13 +105,12 @@ def number(score: Score, value: float | None, *, signed: bool = False) -> str:
     if value is None:
         return "–"
     sign = "+" if signed else ""
-    text = (
-        f"{100 * value:{sign}.1f}"
-        if score.is_share
-        else f"{value:{sign}.3g}"
-        if abs(value) < 1000
-        else f"{value:{sign}.0f}"
-    )
+    if score.is_share:
+        text = f"{100 * value:{sign}.1f}"
+    elif abs(value) >= 1000:
+        text = f"{value:{sign}.0f}"
+    else:
+        text = f"{value:{sign}.3g}" if abs(value) >= 5e-4 else "0"
     return text.replace("-", "−")
 
 
@@ -116,6 +122,8 @@ def scale(row: Row) -> str:
 
 def effect(row: Row, scores: Iterable[Score], against: str = "cfg") -> str:
     """Say in words what differs from plain cfg, or from no guidance, by more than chance."""
+    if not is_fair(row, against):
+        return "no comparison, since no plain cfg up to scale 20 pulls as hard"
     said: dict[str, list[str]] = {}
     for score in scores:
         verdict = row["scores"][score.name][against]["verdict"]
@@ -143,6 +151,8 @@ def _index(data: Mapping[str, Any]) -> str:
     text = INTRODUCTION.format(command=COMMAND, seed=about["protocol"]["seed"], sizes=sizes, meanings=meanings)
     groups: dict[str, list[str]] = {"helps": [], "mixed": [], "costs": [], "none": []}
     for row in rows:
+        if not is_fair(row):
+            continue
         found = {row["scores"][score.name]["cfg"]["verdict"] for score in scores}
         kind = ("mixed" if WORSE in found else "helps") if BETTER in found else "costs" if WORSE in found else "none"
         groups[kind].append(f"[`{row['name']}`](letters.md#{row['name']})")
