@@ -31,7 +31,7 @@ class Jitter:
     def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return what is too much or too little."""
         d = predictions["cond"] - predictions["uncond"]
-        n = step.noise_like(d[(..., *(slice(0, 1),) * (d.ndim - 1))], "scale")
+        n = step.noise_like(d.flatten(1)[:, :1].reshape(-1, *(1,) * (d.ndim - 1)), "scale")
         return self.amplitude * n * d
 
 

@@ -38,7 +38,8 @@ class Unit:
     def file(self) -> str:
         """Name of the file that keeps it."""
         words = re.sub(r"[^a-z0-9.]+", "-", self.stack.lower()).strip("-")[:60] or "cond-alone"
-        key = hashlib.sha256(f"{self!r} {__version__}".encode()).hexdigest()[:8]
+        said = entry(self.stack.removeprefix(MADE)).stack if self.stack.startswith(MADE) else ""
+        key = hashlib.sha256(f"{self!r} {__version__}{said}".encode()).hexdigest()[:8]
         return f"{self.model}-{words}-{key}.safetensors"
 
     def guidance(self) -> Guidance:
