@@ -12,7 +12,7 @@ import torch
 
 from guidance_core.errors import ConfigurationError
 from guidance_core.gallery import choosing, pages
-from guidance_core.gallery.comparing import Scoring, size_of
+from guidance_core.gallery.comparing import USUAL, Scoring, is_fair, size_of
 from guidance_core.gallery.entries import CONTROLS, ENTRIES, KEYPAD, LETTERS, MIXTURE, UNSHOWN, Entry, of_model
 from guidance_core.gallery.letters import asked
 from guidance_core.gallery.pictures import letters_strip, mixture_panels
@@ -172,7 +172,8 @@ def _pictures(store: Store, folder: Path) -> list[Path]:
                 continue
             own = drawn(store.protocol, model, row)
             found = store.get(own)
-            other = beside(store.protocol, model, found)
+            fair = is_fair(model, found)
+            other = beside(store.protocol, model, found) if fair else unit(store.protocol, model, USUAL)
             shown = [(_label(other, own), store.get(other)), (row.stack, found)]
             path = folder / Path(str(_picture(model, row))).name
             if model == LETTERS:

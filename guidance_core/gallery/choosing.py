@@ -23,6 +23,8 @@ class Wish:
     "What is wanted; the rows are in the order of its difference."
     also: tuple[str, ...]
     "What else to look at."
+    shown: tuple[str, ...] = ()
+    "Columns that do not count as a cost."
     less: bool = False
     "Whether less of it is wanted."
     against: str = "cfg"
@@ -55,16 +57,18 @@ WISHES = (
             "fdg",
         ),
         "saturation",
-        ("character", "distance"),
+        ("character", "typeface", "distance"),
         less=True,
     ),
     Wish(
         "Sharper, without a negative prompt",
         "These methods need no pass without the condition: they move away from a pass that the model makes worse, or "
-        "from a weaker model. They are compared with no guidance.",
+        "from a weaker model. They are compared with no guidance. Saturation is a small share "
+        "of the values in all of them, and does not count as a cost.",
         ("autoguidance", "pag", "softpag", "seg", "stg", "slg", "tpg", "swg", "m-swg", "tsg", "icg"),
         "sharpness",
-        ("character", "typeface", "distance", "saturation"),
+        ("character", "typeface", "distance"),
+        shown=("saturation",),
         against="none",
     ),
     Wish(
@@ -124,7 +128,8 @@ def written(data: Mapping[str, Any]) -> str:
 def _advice(wish: Wish, data: Mapping[str, Any]) -> str:
     by_name = {row["name"]: row for row in rows_of(data, wish.model)}
     scores = {score.name: score for score in SCORES[wish.model]}
-    shown = [scores[wish.score], *(scores[name] for name in wish.also)]
+    counted = [scores[wish.score], *(scores[name] for name in wish.also)]
+    shown = [*counted, *(scores[name] for name in wish.shown)]
 
     def gain(row: Mapping[str, Any]) -> float:
         found = row["scores"][wish.score][wish.against]["difference"]["value"]
@@ -132,7 +137,9 @@ def _advice(wish: Wish, data: Mapping[str, Any]) -> str:
 
     rows = sorted((by_name[name] for name in wish.rows), key=gain, reverse=True)
     wanted = {BETTER, LESS if wish.less else MORE}
-    losing = [row for row in rows if any(row["scores"][each.name][wish.against]["verdict"] == WORSE for each in shown)]
+    losing = [
+        row for row in rows if any(row["scores"][each.name][wish.against]["verdict"] == WORSE for each in counted)
+    ]
     helping = [row for row in rows if wish.keeps or row["scores"][wish.score][wish.against]["verdict"] in wanted]
     gain_said = (
         "Nothing measurably worse" if wish.keeps else f"Measurably {'less' if wish.less else 'more'} {wish.score}"
@@ -146,12 +153,9 @@ def _advice(wish: Wish, data: Mapping[str, Any]) -> str:
     if not wish.keeps:
         lines.append(f"- No measurable gain here: {_names([row for row in rows if row not in helping])}.")
     folder = "gallery/keypad.md" if wish.model == KEYPAD else "gallery/letters.md"
-    stacks = "\n".join(row["stack"] for row in helping or rows)
-    return (
-        f"{wish.text}\n\n"
-        + "\n".join(lines)
-        + f"\n\n{table(shown, rows, wish.against, folder)}\n\n```text\n{stacks}\n```"
-    )
+    stacks = "\n".join(row["stack"] for row in [row for row in helping if row not in losing] or helping)
+    text = f"{wish.text}\n\n" + "\n".join(lines) + f"\n\n{table(shown, rows, wish.against, folder)}"
+    return f"{text}\n\n```text\n{stacks}\n```" if stacks else text
 
 
 def _names(rows: list[Any]) -> str:

@@ -60,7 +60,7 @@ class Scoring:
             "passes_per_step": _rounded(float(found["passes"])),
             "effective_scale": _scales(model, found),
             "beside": {
-                "is_fair": all((scale or 0.0) <= HIGHEST for scale in _scales(model, found).values()),
+                "is_fair": is_fair(model, found),
                 "stack": other.stack,
                 "steps": other.steps,
                 "effective_scale": _scales(model, self.store.get(other)),
@@ -104,6 +104,11 @@ class Scoring:
             found = self.store.get(own)
             self._values[key] = resampled(score.of(found), _count(found), self.store.protocol.draws)
         return self._values[key]
+
+
+def is_fair(model: str, found: Found) -> bool:
+    """Whether plain cfg can pull as hard as a row does."""
+    return all((scale or 0.0) <= HIGHEST for scale in _scales(model, found).values())
 
 
 def size_of(protocol: Protocol, model: str) -> str:

@@ -59,7 +59,7 @@ def bold(x0: Tensor) -> Tensor:
 
 def dark(x: Tensor, sigma: float) -> Tensor:
     """Return what stands for a classifier of noisy pictures: log p of each being bold, `[B]`."""
-    return -bold(x / max(1 - sigma, 0.1))
+    return -100 * (x.flatten(1).mean(1) + 0.4 * (1 - sigma)).square()
 
 
 def _universal() -> Guidance:
@@ -244,7 +244,7 @@ CONTROLS: tuple[Entry, ...] = (
     Entry(
         "jitter",
         "",
-        "cfg, its scale drawn from N(3, 0.5²) in each step",
+        "cfg, its scale drawn anew around 3 each step",
         models=BOTH,
         make=lambda: Guidance([Jitter()]),
         note="Cannot help: the same scale in the mean.",
@@ -252,10 +252,10 @@ CONTROLS: tuple[Entry, ...] = (
     Entry(
         "random-direction",
         "",
-        "cfg:scale=3, and a random direction half as long as c − u",
+        "cfg:scale=3, and a random direction",
         models=BOTH,
         make=lambda: Guidance([RandomDirection()]),
-        note="Cannot help: noise.",
+        note="Cannot help: noise half as long as c − u.",
     ),
 )
 
