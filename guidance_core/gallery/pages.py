@@ -38,9 +38,9 @@ below 10 and of 1 up to 20, and makes so many steps that the passes are equal: a
 stands beside 1.5 times as many steps of cfg, and one with a single pass beside half as many.
 
 - All rows start from the same noise, the first of seed {seed}. Pictures show every fourth character, the first
-  picture of each. Nothing was picked. Stacks, sizes and scores were fixed before the first run; parameters were tried with another
-  seed. After a first look, the function of `classifier` was mended, which had destroyed pictures by a fault of its own,
-  and scales above 20 were no longer compared.
+  picture of each. Nothing was picked. Stacks, sizes and scores were fixed before the first run; parameters were
+  tried with another seed. After a first look, the function of `classifier` was mended, which had destroyed pictures
+  by a fault of its own, and scales above 20 were no longer compared.
 - Numbers in tables are the method's score and, in parentheses, its difference from plain cfg. A difference in
   **bold** has a 99 % bootstrap interval, over the same pictures of both, that does not hold 0. About one in a
   hundred would by chance.
