@@ -21,7 +21,7 @@ CORE_TESTS := $(addprefix tests/test_,algebra.py bad_input.py config.py commands
 	rooms.py runs.py sample.py samplers.py stacked_denoiser.py)
 
 .PHONY: demo engines test test-hosts table-diffusers table-hosts test-lowest test-newest extras dashboard soak conformance \
-	mutants check bench docs test-site clean
+	mutants check bench gallery docs test-site clean
 .DEFAULT_GOAL := help
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo "    and less with MUTANTS=listed, MUTANTS=search, MUTANTS=name or MODULE=guidance_core/algebra/spaces.py"
 	@echo "make check   run the linter and the type checker"
 	@echo "make bench   measure the cost of a step, and what several ranks gain"
+	@echo "make gallery  draw and measure every method; writes docs/gallery and docs/choosing.md; about an hour"
 	@echo "make docs    build the documentation into site/"
 	@echo "make test-site  open every page of it in headless Chromium; screenshots go to out/site"
 
@@ -183,6 +184,10 @@ bench: $(VENV)/.dev
 	$(BIN)/guidance-core bench dispatch
 	$(BIN)/guidance-core bench combine
 	$(BIN)/guidance-core bench parallel
+
+# Interrupt it at any time; it goes on where it was.
+gallery: $(VENV)/.demo
+	$(BIN)/guidance-core gallery --out docs
 
 # A warning is an error: a broken link, anchor or image, or a page that no other page leads to.
 docs: $(VENV)/.docs

@@ -36,6 +36,7 @@ ORDER = (
     "ranks",
     "models",
     "conformance",
+    "gallery",
     "bench",
     "scaffold",
     "commands",

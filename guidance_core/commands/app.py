@@ -14,6 +14,7 @@ from guidance_core.commands.convert import convert
 from guidance_core.commands.dashboard import dashboard
 from guidance_core.commands.describe import describe
 from guidance_core.commands.env import env
+from guidance_core.commands.gallery import gallery
 from guidance_core.commands.new import new
 from guidance_core.commands.plugins import plugins
 from guidance_core.commands.recipes import recipes_app
@@ -35,6 +36,7 @@ COMMANDS: Mapping[Callable[..., None], tuple[str, ...]] = {
         "guidance-core sample --model keypad --per-class 2",
         "guidance-core sample --model mixture --html out/mixture.html",
     ),
+    gallery: ("guidance-core gallery --quick", "guidance-core gallery --out docs"),
     check: (
         "guidance-core check cfg",
         "guidance-core check my_module:MyMethod --param scale=4 --ranks 0",

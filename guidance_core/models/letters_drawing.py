@@ -75,13 +75,13 @@ def draw_letters(
     character = torch.tensor([CHARACTERS.index(each) for each in characters]).repeat_interleave(per_class)
     number = torch.arange(per_class).repeat(len(characters))
     typeface = (STRIDE * (character + number)) % len(TYPEFACES)
-    noise, seeds = _noise(seed, per_class)
+    noise, seeds = letters_noise(seed, per_class)
     images, passes, seconds = drawn(
         guidance,
         settings,
         load_letters_model(),
         {SMALL: load_small_letters_model()},
-        _conditions(character, typeface),
+        letters_conditions(character, typeface),
         noise[number, character],
         seeds[number, character].tolist(),
     )
@@ -135,7 +135,7 @@ def letters_scores(images: Tensor, character: Tensor, typeface: Tensor) -> dict[
     }
 
 
-def _noise(seed: int, rounds: int) -> tuple[Tensor, Tensor]:
+def letters_noise(seed: int, rounds: int) -> tuple[Tensor, Tensor]:
     """Return the noise, `[rounds, 47, 1, 28, 28]`, and the seed of each picture, `[rounds, 47]`."""
     generator = torch.Generator().manual_seed(seed)
     found = [
@@ -149,7 +149,8 @@ def _noise(seed: int, rounds: int) -> tuple[Tensor, Tensor]:
     return torch.stack(noise), torch.stack(seeds)
 
 
-def _conditions(character: Tensor, typeface: Tensor) -> dict[str, dict[str, Tensor]]:
+def letters_conditions(character: Tensor, typeface: Tensor) -> dict[str, dict[str, Tensor]]:
+    """Return the conditions of `draw_letters` for pictures of these characters and typefaces, `[N]`."""
     any_character, any_typeface = (
         torch.full_like(character, ANY_CHARACTER),
         torch.full_like(typeface, ANY_TYPEFACE),

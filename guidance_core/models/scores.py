@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from guidance_core.models.intervals import UNKNOWN, Score, bootstrapped, mean
+from guidance_core.models.intervals import UNKNOWN, Score, Statistic, bootstrapped, mean
 
 OVER = 0.1
 "How far outside [-1, 1] a value counts as saturated."
@@ -26,9 +26,14 @@ def frechet_distance(features: Tensor, center: Tensor, covariance: Tensor) -> Sc
 
     Source: Heusel et al., arXiv:1706.08500.
     """
-    count = len(features)
-    if count < 2:
+    if len(features) < 2:
         return UNKNOWN
+    return bootstrapped(frechet(features, center, covariance), len(features), least=0.0, draws=200)
+
+
+def frechet(features: Tensor, center: Tensor, covariance: Tensor) -> Statistic:
+    """Return what `frechet_distance` measures as a statistic of weighted samples."""
+    count = len(features)
     features, center, covariance = features.double(), center.double(), covariance.double()
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -44,7 +49,7 @@ def frechet_distance(features: Tensor, center: Tensor, covariance: Tensor) -> Sc
         spread, between = (torch.stack(part) for part in zip(*spreads, strict=True))
         return (middle - center).square().sum(1) + spread + total - 2 * between
 
-    return bootstrapped(distance, count, least=0.0, draws=200)
+    return distance
 
 
 def _root_trace(rows: Tensor) -> Tensor:
@@ -61,6 +66,11 @@ def diversity(features: Tensor, group: Tensor) -> Score:
         features: of the samples, `[N, F]`.
         group: the number of each sample's group, `[N]`.
     """
+    return bootstrapped(mean_distance(features, group), len(features), least=0.0)
+
+
+def mean_distance(features: Tensor, group: Tensor) -> Statistic:
+    """Return what `diversity` measures as a statistic of weighted samples; nan where no group has two."""
     members = [(group == each).nonzero().flatten() for each in set(group.tolist())]
     apart = [torch.cdist(features[each], features[each]).double() for each in members]
 
@@ -72,7 +82,7 @@ def diversity(features: Tensor, group: Tensor) -> Score:
             pairs += inside.sum(1).square() - inside.square().sum(1)  # a sample drawn twice is not a pair
         return distance / pairs
 
-    return bootstrapped(spread, len(features), least=0.0)
+    return spread
 
 
 def saturation(images: Tensor) -> Score:

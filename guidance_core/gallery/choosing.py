@@ -1,0 +1,162 @@
+"""The page that leads from a wish to a method, with the gallery's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from guidance_core.gallery.entries import KEYPAD, LETTERS
+from guidance_core.gallery.pages import rows_of, table
+from guidance_core.gallery.scores import BETTER, LESS, MORE, SCORES, WORSE
+
+
+@attrs.frozen
+class Wish:
+    """Something that a reader wants, and rows that may give it."""
+
+    title: str
+    text: str
+    rows: tuple[str, ...]
+    score: str
+    "What is wanted; the rows are in the order of its difference."
+    also: tuple[str, ...]
+    "What else to look at."
+    shown: tuple[str, ...] = ()
+    "Columns that do not count as a cost."
+    less: bool = False
+    "Whether less of it is wanted."
+    against: str = "cfg"
+    "What the rows are compared with: plain cfg at the same effective scale and passes, `usual` cfg, or no guidance "
+    "(`none`)."
+    keeps: bool = False
+    "Whether nothing is to be gained but passes: the rows that help are those that lose nothing."
+    model: str = LETTERS
+
+
+WISHES = (
+    Wish(
+        "Less burnt at a high scale",
+        "High scales follow the condition and clip the values. These methods take that back. Each stands beside plain "
+        "cfg at the scale that it pulls with in effect: a lower cfg scale is the first thing to try, and what is "
+        "better than that is better than trying it.",
+        (
+            "rescale",
+            "normalize",
+            "renorm",
+            "ep-cfg",
+            "apg",
+            "apg-mix",
+            "dynamic-thresholding",
+            "skimmed",
+            "mambo-g",
+            "cfg-zero-star",
+            "tcfg",
+            "interval",
+            "fdg",
+        ),
+        "saturation",
+        ("character", "typeface", "distance"),
+        less=True,
+    ),
+    Wish(
+        "Sharper, without a negative prompt",
+        "These methods need no pass without the condition: they move away from a pass that the model makes worse, or "
+        "from a weaker model. They are compared with no guidance. Saturation is a small share "
+        "of the values in all of them, and does not count as a cost.",
+        ("autoguidance", "pag", "softpag", "seg", "stg", "slg", "tpg", "swg", "m-swg", "tsg", "icg"),
+        "sharpness",
+        ("character", "typeface", "distance"),
+        shown=("saturation",),
+        against="none",
+    ),
+    Wish(
+        "Half the passes",
+        "These methods leave out the pass without the condition in some steps. They are compared with `cfg:scale=3` "
+        "and all its passes, and should lose nothing.",
+        ("gate", "adaptive", "interval-early"),
+        "character",
+        ("typeface", "distance", "saturation"),
+        against="usual",
+        keeps=True,
+    ),
+    Wish(
+        "Pictures of one prompt that differ more",
+        "Guidance makes samples of one condition alike. They are compared with plain cfg at the same effective scale.",
+        ("cads", "interval", "cfg-plus-plus", "apg", "momentum"),
+        "diversity",
+        ("character", "typeface", "distance"),
+    ),
+    Wish(
+        "Two conditions, each with its own scale",
+        "Here the character and the typeface; in editing, the text and the image.",
+        ("dual", "renorm-text", "multi-condition", "perp-neg"),
+        "typeface",
+        ("character", "distance", "saturation"),
+    ),
+    Wish(
+        "Picture and sound in step",
+        "Modality guidance moves away from a pass in which the streams do not see each other. "
+        "[Picture and sound](keypad.md) shows it.",
+        ("ltx2", "keypad-modality", "keypad-stg", "keypad-cfg"),
+        "agreement",
+        ("both", "saturated"),
+        model=KEYPAD,
+    ),
+)
+
+INTRODUCTION = """# Choosing
+
+From a wish to a method. The numbers are those of [the gallery](gallery/index.md), on small models; `guidance-core
+gallery` writes this page. Try the first method that measurably helps, then [stack](composition.md) others on it.
+
+In the tables, parentheses are differences from what the paragraph names. Those in **bold** are more than chance (99 %
+interval); the rest may be nothing.
+"""
+
+
+def written(data: Mapping[str, Any]) -> str:
+    """Return the page.
+
+    Args:
+        data: what `build.read_data` returns.
+    """
+    return INTRODUCTION + "".join(f"\n## {wish.title}\n\n{_advice(wish, data)}\n" for wish in WISHES)
+
+
+def _advice(wish: Wish, data: Mapping[str, Any]) -> str:
+    by_name = {row["name"]: row for row in rows_of(data, wish.model)}
+    scores = {score.name: score for score in SCORES[wish.model]}
+    counted = [scores[wish.score], *(scores[name] for name in wish.also)]
+    shown = [*counted, *(scores[name] for name in wish.shown)]
+
+    def gain(row: Mapping[str, Any]) -> float:
+        found = row["scores"][wish.score][wish.against]["difference"]["value"]
+        return 0.0 if found is None else (-found if wish.less else found)
+
+    rows = sorted((by_name[name] for name in wish.rows), key=gain, reverse=True)
+    wanted = {BETTER, LESS if wish.less else MORE}
+    losing = [
+        row for row in rows if any(row["scores"][each.name][wish.against]["verdict"] == WORSE for each in counted)
+    ]
+    helping = [row for row in rows if wish.keeps or row["scores"][wish.score][wish.against]["verdict"] in wanted]
+    gain_said = (
+        "Nothing measurably worse" if wish.keeps else f"Measurably {'less' if wish.less else 'more'} {wish.score}"
+    )
+    lines = [
+        f"- {gain_said}{'' if wish.keeps else ', and no other score here worse'}: "
+        f"{_names([row for row in helping if row not in losing])}.",
+        f"- {'Something worse' if wish.keeps else gain_said + ', at a cost'}: "
+        f"{_names([row for row in helping if row in losing])}.",
+    ]
+    if not wish.keeps:
+        lines.append(f"- No measurable gain here: {_names([row for row in rows if row not in helping])}.")
+    folder = "gallery/keypad.md" if wish.model == KEYPAD else "gallery/letters.md"
+    stacks = "\n".join(row["stack"] for row in [row for row in helping if row not in losing] or helping)
+    text = f"{wish.text}\n\n" + "\n".join(lines) + f"\n\n{table(shown, rows, wish.against, folder)}"
+    return f"{text}\n\n```text\n{stacks}\n```" if stacks else text
+
+
+def _names(rows: list[Any]) -> str:
+    return ", ".join(f"`{row['name']}`" for row in rows) or "none"
