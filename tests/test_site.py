@@ -33,7 +33,7 @@ def errors() -> set[str]:
     found, left = set(), [GuidanceError]
     while left:
         each = left.pop()
-        if each.__module__.startswith("guidance_core."):
+        if each.__module__.startswith("guidance_core.") and not each.__name__.startswith("_"):
             found.add(each.__name__)
             left += each.__subclasses__()
     return found

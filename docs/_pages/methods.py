@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -27,13 +28,23 @@ SYMBOLS = {
     "g": "what the methods before it make",
 }
 "Letters that mean the same in all formulas."
-PICTURES = (".png", ".svg", ".webp", ".gif", ".jpg")
+MODELS = {"letters": "On letters", "mixture": "In the plane", "keypad": "Picture and sound"}
+"The models of the gallery."
 
 
 def pages(docs: Path) -> dict[str, str]:
     """Return the page of each method that ships, by its name."""
     known = _Known(docs)
     return {info.name: known.page(info) for info in shipped()}
+
+
+def _moved(text: str) -> str:
+    """Return text of a page of the gallery with its links seen from the page of a method."""
+
+    def link(found: re.Match[str]) -> str:
+        return f"]({found[1]})" if "://" in found[1] else f"](../gallery/{found[1]})"
+
+    return re.sub(r"\]\((?!#)([^)]+)\)", link, text)
 
 
 def shipped() -> list[MethodInfo]:
@@ -99,16 +110,18 @@ class _Known:
         return "\n\n".join(filter(None, parts)) + "\n"
 
     def _pictures(self, name: str) -> list[str]:
-        """Return what the gallery holds about a method: its page, or else its pictures."""
-        page = self.gallery / f"{name}.md"
-        if page.exists():
-            return ["## In pictures", f"```{{include}} ../gallery/{name}.md\n:relative-images:\n```"]
-        found = [
-            path
-            for path in sorted(self.gallery.glob(f"{name}*"))
-            if path.suffix in PICTURES and re.fullmatch(rf"{re.escape(name)}(_.*)?", path.stem)
-        ]
-        return ["## In pictures", *(f"![{name}](../gallery/{path.name})" for path in found)] if found else []
+        """Return what the gallery shows of a method, from its pages: pictures, sweeps, and what was measured."""
+        data = self.gallery / "data" / f"{name}.json"
+        if not data.exists():
+            return []
+        parts = ["## In pictures"]
+        for row in json.loads(data.read_text(encoding="utf-8"))["rows"]:
+            page = (self.gallery / f"{row['model']}.md").read_text(encoding="utf-8")
+            section = re.search(rf"^## {re.escape(row['name'])}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
+            if section is None:
+                raise ValueError(f"docs/gallery/{row['model']}.md has no section {row['name']}")
+            parts += [f"### {MODELS[row['model']]}: {row['name']}", _moved(section[1].strip())]
+        return [*parts, "How it was measured, and every other method: [Gallery](../gallery/index.md)."]
 
     def _use(self, name: str) -> str:
         specs = "\n".join(self.examples.get(name, ()))

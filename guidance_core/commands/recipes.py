@@ -21,7 +21,7 @@ class RecipesGroup(GuidanceGroup):
     """`recipes TEXT` lists those that hold a text; `recipes show NAME` is a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take a first word that is no command as the text to look for."""
+        """Take a first word that is not a command as the text to look for."""
         words = [word for word in args if not word.startswith("-")]
         if words and words[0] not in self.commands and not {"--filter", "-f"}.intersection(args):
             at = args.index(words[0])

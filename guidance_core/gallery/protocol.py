@@ -21,7 +21,7 @@ class Protocol:
     characters: int = 47
     "How many of the characters to draw, the first ones."
     seed: int = 0
-    "Of all noise. The first samples of this seed are shown and measured; none is chosen."
+    "Of all noise. The first samples of this seed are shown and measured; they are not chosen."
     draws: int = 200
     "How often the bootstrap draws the samples anew."
 
