@@ -268,7 +268,7 @@ def test_options_are_checked(wrong):
 def test_an_executor_is_a_class_of_executors():
     with pytest.raises(UnknownNameError, match="all_gather"):
         executor_subject_of("all_gathr")
-    with pytest.raises(ConfigurationError, match="no executor"):
+    with pytest.raises(ConfigurationError, match="not an executor"):
         executor_subject_of("faulty_plugins:NoHooks")
 
 

@@ -267,7 +267,6 @@ def test_a_style_of_the_user_or_a_font_that_is_missing_changes_nothing(tmp_path)
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--model", "mixtrue"], "Did you mean 'mixture'"),
         (["--prompt", "rising"], "--prompt is for --model keypad"),
         (["--characters", "A"], "--characters is for --model letters"),
         (["-g", "cfg:scale={video: 3, audio: 1}"], "one output"),
@@ -280,6 +279,13 @@ def test_what_the_command_cannot_do_is_a_clear_error(words, says, tmp_path, monk
     assert isinstance(result.exception, GuidanceError), result.output
     assert says in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_model_is_told_its_name():
+    from guidance_core.commands.app import app
+
+    result = runner.invoke(app, ["sample", "--model", "mixtrue"])
+    assert "Did you mean 'mixture'" in str(result.exception)
 
 
 def test_ranks_draw_the_picture_that_one_process_draws(tmp_path):
