@@ -340,7 +340,8 @@ def test_methods_that_edit_the_text_and_draw_noise_work_on_both_outputs():
 def sample(*words: str):
     from guidance_core.commands.app import app
 
-    return runner.invoke(app, ["sample", "--model", "keypad", *words, "--steps", "3", "--per-class", "2"])
+    model = () if "--model" in words else ("--model", "keypad")
+    return runner.invoke(app, ["sample", *model, *words, "--steps", "3", "--per-class", "2"])
 
 
 def test_the_command_writes_a_sheet_an_animation_and_sounds(tmp_path):
