@@ -40,7 +40,7 @@ class Shown:
 
 SHOWN = {
     "modular": Shown("diffusers, Modular", "a guider, `StackGuidance`", "Wan 2.1"),
-    "loop": Shown("a loop of one's own", "`run.step` with `LTX2Denoiser`", "LTX-2's transformer of diffusers"),
+    "loop": Shown("your own loop", "`run.step` with `LTX2Denoiser`", "LTX-2's transformer of diffusers"),
     "ltx-pipelines": Shown("ltx-pipelines", "a `Denoiser`, `StackDenoiser`", "LTX-2's transformer of ltx-core"),
     "sglang": Shown("sglang", "a mixin for `DenoisingStage`", "its stage, a small model"),
     "sglang, LTX-2": Shown("sglang, LTX-2", "a mixin for `LTX2DenoisingStage`", "its stage, a small model"),

@@ -18,7 +18,7 @@ FILE = ROOT / "README.md"
 HOSTS = ROOT / "docs" / "hosts.md"
 PAGES = {
     "diffusers": "diffusers.md",
-    "a loop": "loops.md",
+    "your own loop": "loops.md",
     "sglang": "sglang.md",
     "vLLM-Omni": "vllm-omni.md",
     "ComfyUI": "comfyui.md",

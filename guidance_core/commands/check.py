@@ -159,7 +159,7 @@ def check(
 
 
 def _following(subjects: Iterable[Any]) -> list[str]:
-    """Return the commands that come next for methods and executors of one's own; none for those of the library."""
+    """Return the commands that come next for a user's own methods and executors; none for those of the library."""
     ours = ("guidance_core.", "guidance_plugins.")
     own = [subject for subject in subjects if not subject.cls.__module__.startswith(ours)]
     return list(FOLLOWING) if own else []

@@ -1,4 +1,4 @@
-"""`guidance-core new`: a complete distribution for a method of one's own, written from templates.
+"""`guidance-core new`: a complete distribution for your own method, written from templates.
 
 The templates are files of this package with `string.Template` placeholders. What they make is a method
 that works, its test, and everything a package needs around it.

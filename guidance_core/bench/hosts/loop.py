@@ -1,4 +1,4 @@
-"""A loop of one's own over diffusers' LTX-2 transformer: the formula written out, beside a run with `LTX2Denoiser`."""
+"""Your own loop over diffusers' LTX-2 transformer: the formula written out, beside a run with `LTX2Denoiser`."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def _recipe_of(pipe: Any) -> Recipe:
 def _warn_of_other_model(pipe: Any, stack: Guidance, stacklevel: int) -> None:
     """Warn where a stack is made from the recipe of a model that this pipeline does not run."""
     chosen = stack.recipe
-    classes = {cls.__name__ for cls in type(pipe).__mro__}  # a pipeline of one's own may inherit one of diffusers'
+    classes = {cls.__name__ for cls in type(pipe).__mro__}  # a user's pipeline may inherit one of diffusers'
     if chosen is None or not chosen.recipe.pipelines or classes & set(chosen.recipe.pipelines):
         return
     try:
