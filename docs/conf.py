@@ -24,6 +24,7 @@ language = "en"
 extensions = ["myst_parser"]
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "dollarmath", "fieldlist"]
 myst_heading_anchors = 4
+smartquotes = False  # which would make one dash of the two before an option
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_*", "examples", *(f"gallery/{info.name}.md" for info in shipped())]  # those are parts of pages
 

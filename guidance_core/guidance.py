@@ -24,7 +24,7 @@ from guidance_core.methods.noise import Seeds
 from guidance_core.methods.split import Split
 from guidance_core.methods.stack import Stack
 from guidance_core.parameters.values import by_name
-from guidance_core.recipes import Chosen, recipe_named
+from guidance_core.recipes import Chosen, recipe_named, recipe_names
 from guidance_core.recipes.added import check_added
 from guidance_core.run import Run
 from guidance_core.steps.program import Program
@@ -182,7 +182,14 @@ class Guidance:
         if any(isinstance(table, Mapping) and "recipe" in table for table in others):
             raise SpecError("a stack has one recipe at most, which comes first.")
         loaded = [] if chosen is None else chosen.plugins()
-        added = tables.load_plugins(others)
+        try:
+            added = tables.load_plugins(others)
+        except UnknownNameError as error:
+            names = [str(table.get("plugin", "")).lower() for table in others if isinstance(table, Mapping)]
+            meant = next((name for name in names if name in recipe_names()), None)
+            if meant is None:
+                raise
+            raise UnknownNameError(f"{meant!r} is the name of a recipe, not of a method: write @{meant}.") from error
         if chosen is not None:
             check_added(chosen, [plugin for plugin, _ in loaded], [plugin for plugin, _ in added])
         loaded += added

@@ -274,6 +274,9 @@ def test_a_stream_can_keep_the_positive_text():
         ("quick", (0, 1)),
         ("", (0, 0)),
         ("any", (0, 0)),
+        ("any, quick", (0, 1)),
+        ("rising, any", (1, 0)),
+        ("any, any", (0, 0)),
     ],
 )
 def test_a_prompt_is_read(text, prompt):

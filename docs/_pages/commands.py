@@ -52,7 +52,8 @@ def _told(command, path: str) -> list[str]:
         records = [each.get_help_record(context) for each in command.params if each.param_type_name == kind]
         if shown := [record for record in records if record]:
             parts.append(table((kind, "meaning"), [(f"`{name.strip()}`", _line(text) or "–") for name, text in shown]))
-    return parts
+    examples = (command.epilog or "").partition("\n\n")[0]
+    return [*parts, f"Examples:\n\n```sh\n{examples}\n```"] if examples else parts
 
 
 def _text(help: str) -> str:

@@ -73,7 +73,9 @@ def sample(
     prompt: Annotated[
         list[str] | None,
         typer.Option(
-            "--prompt", help="For keypad: a pattern and a tempo, such as 'rising, quick'. Repeat it: each is a column."
+            "--prompt",
+            help="For keypad: a pattern and a tempo, such as 'rising, quick'. Repeat it: each is a column, "
+            "of which pictures show the first three.",
         ),
     ] = None,
     ranks: Annotated[
@@ -269,9 +271,10 @@ def _show(
     numbers = map(str, range(1, len(drawings) + 1))
     console.print(score_table([drawing.scores for drawing in drawings], SHARES, numbers))
     console.print(
-        "With half of the 95 % intervals. character, typeface: share read as asked for; distance: "
-        "Fréchet distance from real letters in the classifier's features; diversity: of the pictures of one "
-        "character; saturation: share of values outside the range; sharpness: root mean square of the Laplacian"
+        "With half of the 95 % intervals. character, typeface: share read as asked for; distance: Fréchet distance "
+        "from real letters in the classifier's features, which falls with the number of pictures, so compare rows of "
+        "one command only; diversity: of the pictures of one character; saturation: share of values more than 0.1 outside "
+        "[-1, 1], where burning shows; sharpness: root mean square of the Laplacian"
     )
     for kind, path in files:
         console.print(f"{kind}: {path}", soft_wrap=True, markup=False)

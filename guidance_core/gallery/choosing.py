@@ -20,7 +20,7 @@ class Wish:
     text: str
     rows: tuple[str, ...]
     score: str
-    "What is wanted; the rows are in the order of its difference."
+    "What is wanted. Rows that give it come first, then those that give it at a cost; more of it comes before less."
     also: tuple[str, ...]
     "What else to look at."
     shown: tuple[str, ...] = ()
@@ -38,9 +38,11 @@ class Wish:
 WISHES = (
     Wish(
         "Less burnt at a high scale",
-        "High scales follow the condition and clip the values. These methods take that back. Each stands beside plain "
-        "cfg at the scale that it pulls with in effect: a lower cfg scale is the first thing to try, and what is "
-        "better than that is better than trying it.",
+        "High scales follow the condition and clip the values. These methods take that back. The first thing to try is "
+        "a lower scale of cfg, so each stands beside plain cfg at its own effective scale. Beside cfg at the same "
+        "nominal scale, most of them saturate less. Saturation counts values before they are drawn. Drawing clips "
+        "them, so paper that is far out of range looks clean, while a method that keeps it in range can show grey "
+        "noise there.",
         (
             "rescale",
             "normalize",
@@ -72,9 +74,10 @@ WISHES = (
         against="none",
     ),
     Wish(
-        "Half the passes",
+        "Fewer passes",
         "These methods leave out the pass without the condition in some steps. They are compared with `cfg:scale=3` "
-        "and all its passes, and should lose nothing.",
+        "and all its passes, and should lose nothing. Making fewer steps saves passes too: [the gallery's "
+        "table](gallery/letters.md) compares the same rows with cfg in fewer steps, at the same number of passes.",
         ("gate", "adaptive", "interval-early"),
         "character",
         ("typeface", "distance", "saturation"),
@@ -135,12 +138,17 @@ def _advice(wish: Wish, data: Mapping[str, Any]) -> str:
         found = row["scores"][wish.score][wish.against]["difference"]["value"]
         return 0.0 if found is None else (-found if wish.less else found)
 
-    rows = sorted((by_name[name] for name in wish.rows), key=gain, reverse=True)
     wanted = {BETTER, LESS if wish.less else MORE}
-    losing = [
-        row for row in rows if any(row["scores"][each.name][wish.against]["verdict"] == WORSE for each in counted)
-    ]
-    helping = [row for row in rows if wish.keeps or row["scores"][wish.score][wish.against]["verdict"] in wanted]
+
+    def helps(row: Mapping[str, Any]) -> bool:
+        return wish.keeps or row["scores"][wish.score][wish.against]["verdict"] in wanted
+
+    def loses(row: Mapping[str, Any]) -> bool:
+        return any(row["scores"][each.name][wish.against]["verdict"] == WORSE for each in counted)
+
+    found = [by_name[name] for name in wish.rows]
+    rows = sorted(found, key=lambda row: (not helps(row), helps(row) and loses(row), -gain(row)))
+    losing, helping = [row for row in rows if loses(row)], [row for row in rows if helps(row)]
     gain_said = (
         "Nothing measurably worse" if wish.keeps else f"Measurably {'less' if wish.less else 'more'} {wish.score}"
     )

@@ -59,6 +59,8 @@ def read_prompt(text: str) -> tuple[int, int]:
     """
     said: dict[str, int] = {}
     for word in filter(None, (part.strip().lower() for part in text.split(","))):
+        if word == "any":  # of either kind, which is what leaving it out says too
+            continue
         kind = "pattern" if word in PATTERNS else "tempo"
         if word not in PATTERNS + TEMPOS or kind in said:
             raise ConfigurationError(
