@@ -273,8 +273,8 @@ def _show(
     console.print(
         "With half of the 95 % intervals. character, typeface: share read as asked for; distance: Fréchet distance "
         "from real letters in the classifier's features, which falls with the number of pictures, so compare rows of "
-        "one command only; diversity: of the pictures of one character; saturation: share of values more than 0.1 outside "
-        "[-1, 1], where burning shows; sharpness: root mean square of the Laplacian"
+        "one command only; diversity: of the pictures of one character; saturation: share of values more than 0.1 "
+        "outside [-1, 1], where burning shows; sharpness: root mean square of the Laplacian"
     )
     for kind, path in files:
         console.print(f"{kind}: {path}", soft_wrap=True, markup=False)
