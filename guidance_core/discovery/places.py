@@ -38,7 +38,13 @@ def imported(target: str) -> Any:
     except BaseException as error:
         if comes_from_a_signal(error):
             raise
-        raise ConfigurationError(f"the module {module_name!r} cannot be imported:\n{short_traceback(error)}") from None
+        advice = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]:
+            advice = (
+                "\nRun the command in the folder that holds it, such as src, or install its package: pip install -e ."
+            )
+        text = f"the module {module_name!r} cannot be imported:\n{short_traceback(error)}{advice}"
+        raise ConfigurationError(text) from None
     for part in attribute.split("."):
         names = [name for name in dir(found) if not name.startswith("_")]
         try:
