@@ -36,7 +36,9 @@ def _run() -> int:
     try:
         app()
     except SystemExit as end:
-        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # typer met a closed pipe, and ends with status 1
+        # Where typer or click meets a closed pipe, it ends with status 1, and older ones wrap stdout.
+        if isinstance(end.__context__, BrokenPipeError) or type(sys.stdout).__name__ == "PacifyFlushWrapper":
+            end_silently()
             return CLOSED_PIPE
         return end.code if isinstance(end.code, int) else OK if end.code is None else _wrong(str(end.code))
     except GuidanceError as error:
