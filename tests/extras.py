@@ -30,9 +30,9 @@ assert Guidance.from_toml(Guidance.from_spec("cfg:scale=3").to_toml())
 DRAW = """
 import contextlib
 from pathlib import Path
-from guidance_core.models.demo import DigitsDemo
-from guidance_core.models.drawing import save_grid
-demo = DigitsDemo(("", "cfg:scale=3"), 2, 0, 1, "", 1, False)
+from guidance_core.models.demo import LettersDemo
+from guidance_core.models.grid import save_grid
+demo = LettersDemo(("", "cfg:scale=3"), 2, 0, 1, "", 1, False)
 demo.check()
 save_grid(demo.draw(lambda: contextlib.nullcontext(lambda spec, steps: lambda: None)), demo.specs, Path("drawn.png"))
 assert Path("drawn.png").read_bytes().startswith(b"\\x89PNG")
