@@ -283,10 +283,10 @@ def test_an_executor_is_checked_with_its_parameters():
 def test_rows_that_an_executor_leaves_out_are_noticed():
     outcome = run_check(check_named("each-branch-once"), executor_subject_of(DropsRows), QUICK)
     assert outcome.failure is not None
-    assert "runs cond on rows 0." in outcome.failure.what
+    assert "cond on rows 0." in outcome.failure.what
     outcome = run_check(check_named("each-branch-once"), executor_subject_of(AlsoRunsNothing), QUICK)
     assert outcome.failure is not None
-    assert "runs cond on no rows" in outcome.failure.what
+    assert "cond on no rows" in outcome.failure.what
 
 
 class DropsRows(SerialExecutor):
