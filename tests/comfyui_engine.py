@@ -3,7 +3,7 @@
     comfyui = loaded()
     import comfy.samplers
 
-What it imports and is not here (torchvision, torchaudio, av) is a stand-in, while it is imported.
+While it is imported, stand-ins take the place of missing packages (torchvision, torchaudio, av).
 """
 
 from __future__ import annotations

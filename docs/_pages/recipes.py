@@ -21,7 +21,8 @@ def families() -> dict[str, list[Recipe]]:
     """Return the recipes that ship, by family."""
     found: dict[str, list[Recipe]] = {}
     for name, recipe in sorted(shipped().items()):
-        found.setdefault(re.match(r"[a-z]+", name)[0], []).append(recipe)  # type: ignore[index]
+        family = name[: len(name) - len(name.lstrip("abcdefghijklmnopqrstuvwxyz"))]
+        found.setdefault(family, []).append(recipe)
     return found
 
 

@@ -250,7 +250,7 @@ def _mixture(data: Mapping[str, Any]) -> str:
     )
     return (
         "# Gallery: mixture\n\nThree classes of four Gaussians in the plane, with an exact denoiser: without guidance "
-        "the points are right, up to the steps. What guidance changes here is a departure from the truth. Methods "
+        "the points are right, up to the steps. Every change that guidance makes here departs from the truth. Methods "
         "that look at rows and columns, or change a network, have nothing to act on and are left out.\n\n"
         "Rings are two standard deviations wide. [The index](index.md) says what is compared; parentheses are "
         f"differences from plain cfg, and bold ones are more than chance.\n\n{meanings}\n\n"

@@ -1,6 +1,6 @@
 """ComfyUI without its server, as `make test-hosts` fetches it.
 
-What it imports and is not here (torchvision, torchaudio, av) is a stand-in, while it is imported.
+While it is imported, stand-ins take the place of missing packages (torchvision, torchaudio, av).
 """
 
 from __future__ import annotations
