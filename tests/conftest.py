@@ -7,7 +7,9 @@ import torch
 from hypothesis import settings
 from tallies import tallies
 
+from guidance_core.discovery import registry
 from guidance_core.ranks import Ranks
+from guidance_core.recipes import finding
 
 torch.set_num_threads(1)
 
@@ -16,6 +18,13 @@ torch.set_num_threads(1)
 settings.register_profile("seeded", derandomize=True, database=None, deadline=None)
 settings.register_profile("random", derandomize=False, database=None, deadline=None, print_blob=True)
 settings.load_profile("seeded")
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_registered(monkeypatch):
+    """Forget after each test what it registered, so that the tests pass in any order and any selection."""
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(finding, "_registered", dict(finding._registered))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -29,7 +32,11 @@ def site() -> dict[str, str]:
 
 
 def errors() -> set[str]:
-    """Return every class of error that the library raises on purpose."""
+    """Return every class of error that the library raises on purpose, in whichever module."""
+    for module in pkgutil.walk_packages(guidance_core.__path__, "guidance_core."):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(ImportError):  # of a host that is not installed
+                importlib.import_module(module.name)
     found, left = set(), [GuidanceError]
     while left:
         each = left.pop()
