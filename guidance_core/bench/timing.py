@@ -71,11 +71,16 @@ def compare(
     rounds: int,
     unit: str,
     warmup: int,
+    renew: Callable[[int], object],
     extra: Mapping[str, Any] | None = None,
 ) -> Comparison:
-    """Time the contenders in turn, `rounds` times each, after `warmup` uncounted rounds."""
+    """Time the contenders in turn, `rounds` times each, after `warmup` uncounted rounds.
+
+    Before each round `renew` gets its number and makes new inputs, so that no contender meets what it has seen.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(warmup + rounds):
+        renew(number)
         for name, contender in contenders.items():
             start = time.perf_counter()
             contender()

@@ -13,7 +13,7 @@ RANKS = 2
 "Ranks of the timed steps."
 COUNTED = (3, 4, 5, 6)
 "Ranks of the steps that are only counted."
-SIGMA, PHI = 0.7, 0.7
+PHI = 0.7
 TINY = Sizes(2, heads=2, head_dim=16, audio_head_dim=8, channels=8, caption_channels=16, grid=Grid(2, 2, 2, 4))
 "For steps that are only counted."
 SERIAL, FORWARDS, GATHER, REDUCE = "serial", "forwards", "all_gather", "all_reduce"
@@ -42,6 +42,11 @@ class Job:
     batch: int = 1
     options: Mapping[str, Any] = attrs.field(factory=dict)
     "Of the distributed executors."
+
+
+def falling(steps: int) -> list[float]:
+    """Return the noise levels of a run of `steps`, each another one, from 1 to 0."""
+    return [1 - index / steps for index in range(steps + 1)]
 
 
 _SPEC = "ltx2:cfg_scale={video: 3, audio: 7},stg_scale=1,rescale_scale=0.7,stg_blocks=1,modality_scale="

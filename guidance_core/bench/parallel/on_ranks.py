@@ -23,15 +23,15 @@ from guidance_core.bench.parallel.jobs import (
     PHI,
     REDUCE,
     SERIAL,
-    SIGMA,
     WITHOUT_CONTROL,
     Job,
+    falling,
 )
 from guidance_core.executors import AllGatherExecutor, AllReduceExecutor, Executor, SerialExecutor
 from guidance_core.executors.distributed import DistributedExecutor
 from guidance_core.executors.placement import place_branches, place_rows
 from guidance_core.guidance import Guidance
-from guidance_core.hosts.ltx2 import OUTPUTS, LTX2Denoiser, Sizes, small_inputs, small_transformer
+from guidance_core.hosts.ltx2 import OUTPUTS, LTX2Denoiser, Sizes, Streams, small_inputs, small_transformer
 from guidance_core.methods.requests import Branch
 from guidance_core.run import Run
 from guidance_core.steps.bound_branch import BoundBranch
@@ -67,10 +67,10 @@ class Seen:
 
 
 class Contenders:
-    """The contenders of a job on this rank. A step's number is its argument."""
+    """The contenders of a job on this rank. A step's number is its argument; each has its own sample and level."""
 
     def __init__(self, group: dist.ProcessGroup, job: Job, sizes: Sizes, steps: int) -> None:
-        self._job = job
+        self._job, self._sizes, self._sigmas = job, sizes, falling(steps)
         self.model = small_transformer(sizes)
         self.model.register_forward_hook(self._forwarded)
         self.inputs = small_inputs(sizes, batch=job.batch)
@@ -104,15 +104,20 @@ class Contenders:
         self.forwards += 1
         self.rows += made[0].shape[0]
 
-    def step(self, name: str, number: int) -> Sequence[Tensor]:
+    def drawn(self, number: int) -> Streams:
+        """Return the sample of a step."""
+        return small_inputs(self._sizes, batch=self._job.batch, seed=number).sample
+
+    def step(self, name: str, number: int, sample: Streams) -> Sequence[Tensor]:
         """Make one step and return its result."""
-        denoise = LTX2Denoiser(self.model, self.inputs.sample, SIGMA, self.inputs.grid)
+        sigma = self._sigmas[number]
+        denoise = LTX2Denoiser(self.model, sample, sigma, self.inputs.grid)
         if name == FORWARDS:
             self._together(denoise, self._own)
             return ()
         if name in self._engines:
-            return self._engines[name].step(self.inputs.sample, SIGMA, denoise)
-        result: tuple[Tensor, ...] = self._runs[name].step(number, self.inputs.sample, denoise)
+            return self._engines[name].step(sample, sigma, denoise)
+        result: tuple[Tensor, ...] = self._runs[name].step(number, sample, denoise)
         return result
 
     def _together(self, denoise: LTX2Denoiser, branches: list[BoundBranch]) -> None:
@@ -164,10 +169,9 @@ class Known:
 
 
 def start(guidance: Guidance, conditions: Mapping[str, Any], executor: Executor, steps: int) -> Run:
-    """Start a run of equal steps."""
-    sigmas = [SIGMA] * (steps + 1)
+    """Start a run of `steps`."""
     return guidance.start(
-        conditions=conditions, sigmas=sigmas, prediction_type="flow", outputs=OUTPUTS, executor=executor
+        conditions=conditions, sigmas=falling(steps), prediction_type="flow", outputs=OUTPUTS, executor=executor
     )
 
 
@@ -180,12 +184,12 @@ def observe(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: int, warmu
         spent: dict[str, list[Spent]] = {name: [] for name in names}
         first: dict[str, Sequence[Tensor]] = {}
         for number in range(warmup + rounds):
-            turn = number % len(names)
+            turn, sample = number % len(names), contenders.drawn(number)
             for name in (*names[turn:], *names[:turn]):
                 takes_part = _takes_part(group, name)
                 dist.barrier(group)
                 before, begun = contenders.spent(name), time.perf_counter()
-                result = contenders.step(name, number) if takes_part else ()
+                result = contenders.step(name, number, sample) if takes_part else ()
                 ended, after = time.perf_counter(), contenders.spent(name)
                 first.setdefault(name, result)
                 if number >= warmup:
@@ -218,26 +222,36 @@ def observe_overhead(group: dist.ProcessGroup, job: Job, sizes: Sizes, rounds: i
     with torch.inference_mode():
         runs = {name: start(guidance, inputs.conditions, executor, rounds) for name, executor in executors.items()}
         branches = runs[SERIAL].plan(0, inputs.sample).branches
-        known = {branch.name: small_inputs(sizes, batch=job.batch, seed=i).sample for i, branch in enumerate(branches)}
-        others, denoise = engines(group, branches, job), Known(known)
+        others, sigmas = engines(group, branches, job), falling(rounds)
 
-        def step(name: str, number: int) -> None:
+        def drawn(number: int) -> tuple[Streams, Known]:
+            sample, *made = (
+                small_inputs(sizes, batch=job.batch, seed=seed).sample for seed in _seeds(number, branches)
+            )
+            return sample, Known({branch.name: each for branch, each in zip(branches, made, strict=True)})
+
+        def step(name: str, number: int, sample: Streams, denoise: Known) -> None:
             if name in others:
-                others[name].step(inputs.sample, SIGMA, denoise)
+                others[name].step(sample, sigmas[number], denoise)
             else:
-                runs[name].step(number, inputs.sample, denoise)
+                runs[name].step(number, sample, denoise)
 
         seconds: dict[str, list[float]] = {name: [] for name in (SERIAL, *others, *list(executors)[1:])}
         names = list(seconds)
         for number in range(rounds):
-            turn = number % len(names)
+            turn, (sample, denoise) = number % len(names), drawn(number)
             for name in (*names[turn:], *names[:turn]):
                 dist.barrier(group)
                 begun = time.perf_counter()
-                step(name, number)
+                step(name, number, sample, denoise)
                 seconds[name].append(time.perf_counter() - begun)
         dist.barrier(group)
     return seconds
+
+
+def _seeds(number: int, branches: Sequence[BoundBranch]) -> range:
+    """Return the seeds of a step's sample and of its predictions, which no other step has."""
+    return range(number * (len(branches) + 1), (number + 1) * (len(branches) + 1))
 
 
 def _difference(after: Spent, before: Spent) -> Spent:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from guidance_core.bench.parallel.jobs import SAVING_STEPS, SAVINGS
+from guidance_core.bench.parallel.jobs import SAVING_STEPS, SAVINGS, falling
 from guidance_core.bench.parallel.on_ranks import bits_of
 from guidance_core.bench.parallel.report import Saving
 from guidance_core.executors import AllGatherExecutor, Executor, SerialExecutor
@@ -45,7 +45,7 @@ def observe_savings(group: dist.ProcessGroup, sizes: Sizes, rounds: int) -> dict
         count += 1
 
     model.register_forward_hook(forwarded)
-    sigmas = [1 - index / SAVING_STEPS for index in range(SAVING_STEPS + 1)]
+    sigmas = falling(SAVING_STEPS)
     executors: dict[str, Executor] = {"serial": SerialExecutor(), "gathered": AllGatherExecutor(group)}
     seconds: dict[tuple[str, str], list[float]] = {(name, how): [] for name in SAVINGS for how in executors}
     results: dict[tuple[str, str], Sequence[Tensor]] = {}
@@ -53,6 +53,7 @@ def observe_savings(group: dist.ProcessGroup, sizes: Sizes, rounds: int) -> dict
     forwards: dict[str, int] = {}
     with torch.inference_mode():
         for number in range(rounds + 1):
+            latents = small_inputs(sizes, seed=number).sample
             for name, how in seconds:
                 dist.barrier(group)
                 if how == "serial" and group.rank() > 0:
@@ -65,7 +66,7 @@ def observe_savings(group: dist.ProcessGroup, sizes: Sizes, rounds: int) -> dict
                     outputs=OUTPUTS,
                     executor=executors[how],
                 )
-                sample: tuple[Tensor, ...] = inputs.sample
+                sample: tuple[Tensor, ...] = latents
                 for index, sigma in enumerate(sigmas[:-1]):
                     velocity = run.step(index, sample, LTX2Denoiser(model, (sample[0], sample[1]), sigma, inputs.grid))
                     sample = tuple(x + (sigmas[index + 1] - sigma) * v for x, v in zip(sample, velocity, strict=True))
