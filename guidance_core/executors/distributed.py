@@ -292,7 +292,7 @@ class DistributedExecutor(SpreadExecutor):
         """
         if not self.control and identity in self._agreed and form is not None and form == self._shared.form:
             return None
-        return PLANNED if self.lockstep else BEFORE
+        return BEFORE  # or in lockstep PLANNED: who tells of a failure is heard in either
 
     def _compare(self, plan: Plan, dtypes: tuple[torch.dtype, ...], phase: int, *, then: int | None) -> list[Record]:
         """Exchange records; raise on every rank if one failed or plans another thing.
