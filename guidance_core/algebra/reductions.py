@@ -194,7 +194,7 @@ def blocks_of(row: Tensor) -> list[Tensor]:
     """Return the elements of a row as blocks `[leaves, LEAF]`, and the rest as one shorter leaf."""
     n = row.numel()
     many, whole = n - n % READ, n - n % LEAF
-    blocks = list(row[:many].view(-1, READ // LEAF, LEAF).unbind())
+    blocks = list((row if many == n else row[:many]).view(-1, READ // LEAF, LEAF).unbind())
     if many < whole:
         blocks.append(row[many:whole].view(-1, LEAF))
     if whole < n:

@@ -75,15 +75,18 @@ def _together(wanted: Sequence[tuple[Statistic, Sequence[Tensor]]], sample: Tens
     distinct = list({id(each): each for _, given in wanted for each in given}.values())
     numbers = {id(each): number for number, each in enumerate(distinct)}
     places = [tuple(numbers[id(each)] for each in given) for _, given in wanted]
-    like, flat = distinct[0], [each.reshape(each.shape[0], -1) for each in distinct]
+    like, count = distinct[0], distinct[0].shape[0]
+    flat = [[each.reshape(-1)] if count == 1 else each.reshape(count, -1).unbind() for each in distinct]
     owned = conversion is not IDENTITY or like.dtype is not accumulation_dtype(like)
     by_sample = []
-    for number in range(like.shape[0]):
+    for number in range(count):
         noisy = None if conversion is IDENTITY else sample[number].reshape(-1)
         blocks = [_blocks(each[number], noisy, conversion) for each in flat]
         reductions = [_REDUCTIONS[type(statistic)]() for statistic, _ in wanted]
         by_sample.append(reduced(blocks, list(zip(reductions, places, strict=True)), owned=owned))
     ones = (1,) * (like.ndim - 1)
+    if count == 1:
+        return [value.view(1, *ones) for value in by_sample[0]]
     return [torch.stack(values).view(-1, *ones) for values in zip(*by_sample, strict=True)]
 
 
