@@ -11,6 +11,7 @@ from guidance_core import (
     Branch,
     Distance,
     Guidance,
+    GuidanceError,
     Inner,
     Needs,
     Norm,
@@ -114,6 +115,77 @@ def test_a_statistic_that_is_read_in_blocks_has_the_bits_of_that_of_the_whole(dt
 
     guided([Moves(look, space)], x, c, u)
     assert torch.equal(*found[0])
+
+
+@attrs.frozen
+class DoubleNorm(Norm):
+    """A statistic of a third party, made from one of ours."""
+
+    def of_long_row(self, read, n):
+        return 2 * super().of_long_row(read, n)
+
+    def _of(self, *rows):
+        return 2 * super()._of(*rows)
+
+
+SEVERAL = (
+    (Inner(), "cond", "uncond"),
+    (Inner(), "uncond", "uncond"),
+    (Distance(), "uncond", "cond"),
+    (Norm(), "cond"),
+    (Quantile(q=0.5), "cond"),
+    (Std(), "uncond"),
+    (DoubleNorm(), "uncond"),
+    (Norm("token"), "uncond"),
+    (Distance(), "cond", "uncond"),
+    (Inner(), "uncond", "cond"),
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [*SIZES, (2, 3, 50_000), (1, 131_072 + 16_384), (3, 100_001)])
+@pytest.mark.parametrize("space", [None, "x0"])
+def test_statistics_that_are_read_together_have_the_bits_of_each_alone(dtype, shape, space):
+    x, c, u = drawn(shape, dtype)
+    given = [each.clone() for each in (x, c, u)]
+    found = []
+
+    def look(predictions):
+        several = predictions.measure_all(*SEVERAL)
+        alone = [predictions.measure(*each) for each in SEVERAL]
+        whole = [statistic(*(predictions[name] for name in names)) for statistic, *names in SEVERAL]
+        found.extend(zip(several, alone, whole, strict=True))
+        return Away({})
+
+    guided([Moves(look, space)], x, c, u)
+    assert len(found) == len(SEVERAL)
+    for together, alone, whole in found:
+        assert torch.equal(together, alone)
+        assert torch.equal(together, whole)
+    assert all(map(torch.equal, given, (x, c, u)))  # what is read is not written to
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ((Norm(), "perturbed"), "looked for the prediction 'perturbed'"),
+        ((Norm(), "cond", "uncond"), "Norm is formed from 1 tensor; got 2"),
+        ((Norm(),), "Norm is formed from 1 tensor; got 0"),
+        ((Inner(), "cond"), "Inner is formed from 2 tensors; got 1"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(2, 4, 8), (2, 3, 50_000)])
+def test_one_statistic_that_does_not_fit_is_named_among_several(asked, message, shape):
+    made = Moves(lambda predictions: predictions.measure_all(asked, (Norm(), "cond")) and Away({}))
+    with pytest.raises(GuidanceError, match=message):
+        guided([made], *drawn(shape, torch.bfloat16))
+
+
+def test_no_statistic_is_an_empty_list():
+    found = []
+    made = Moves(lambda predictions: found.append(predictions.measure_all()) or Away({}))
+    guided([made], *drawn((2, 3, 50_000), torch.bfloat16))
+    assert found == [[]]
 
 
 def test_away_beside_strengths_adds_up():

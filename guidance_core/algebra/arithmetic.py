@@ -85,16 +85,17 @@ def evaluate(
         )
         _by_blocks(result, terms, away, sample, space, working)
         return result
-    total = first if given is working else first.to(working)
+    total = base = first if given is working else first.to(working)
     if away:
         total = _moved_away(total, away)
     if type(weight) is not float or weight != 1.0:
         total = total * weight
     for prediction, weight in terms[1:] if len(terms) > 1 else ():
         if prediction.dtype is not working:
-            prediction = prediction.to(working)
+            prediction = base if prediction is first else prediction.to(working)
         if type(weight) is not float:
-            total = total + prediction * weight
+            assert isinstance(weight, Tensor)
+            total = torch.addcmul(total, prediction, weight if weight.dtype is working else weight.to(working))
         elif total is first:
             total = total.add(prediction, alpha=weight)
         else:
@@ -234,9 +235,10 @@ def _by_blocks(
 ) -> None:
     """Do what `evaluate` does, operation for operation, in blocks."""
     shape = _three_dims((*terms, *away))
+    distinct = {id(p): p for p, _ in (*terms, *away)}
+    blocks = {key: _blocks(p.reshape(shape), shape) for key, p in distinct.items()}
     views, others = (
-        [(_blocks(p.reshape(shape), shape), _factors(weight, p, shape, working)) for p, weight in each]
-        for each in (terms, away)
+        [(blocks[id(p)], _factors(weight, p, shape, working)) for p, weight in each] for each in (terms, away)
     )
     if by_sample := _is_lerp_by_sample(away, working):
         others = [(others[0][0], _factors(1.0 + away[0][1], away[0][0], shape, working))]
@@ -253,7 +255,10 @@ def _by_blocks(
         if others:
             base = _loaded(views[0][0][number], more[0])
             if by_sample:
-                torch.lerp(_loaded(others[0][0][number], buffer), base, others[0][1][number], out=total)
+                other = _loaded(others[0][0][number], buffer)
+                if total is not target:
+                    total, buffer = buffer, total  # in place: one buffer less that has to stay in cache
+                torch.lerp(other, base, others[0][1][number], out=total)
             else:
                 _move_away(total, base, [(parts[number], factors[number]) for parts, factors in others], buffer)
         else:
@@ -263,8 +268,7 @@ def _by_blocks(
             part = parts[number] if base is None or given is not terms[0][0] else base
             factor = factors[number]
             if isinstance(factor, Tensor):
-                _multiply(part, factor, buffer)
-                total.add_(buffer)
+                total.addcmul_(_loaded(part, buffer), factor)
             else:
                 total.add_(_loaded(part, buffer), alpha=factor)
         if samples is not None:

@@ -50,6 +50,9 @@ Covered: TypeAlias = Range | tuple[int, ...]
 _INNER = tuple(tuple(range(1, ndim)) for ndim in range(65))
 "By number of dimensions: all but the batch."
 
+_ONES = tuple((1,) * max(ndim - 1, 0) for ndim in range(65))
+"By number of dimensions: their sizes in statistics of samples."
+
 
 def as_over(given: Over) -> Covered:
     """Return what a statistic covers: a name of `RANGES`, or dimensions, such as (-1, -2).
@@ -108,7 +111,7 @@ class Statistic:
             ConfigurationError: a dimension does not exist, or there are fewer tokens than `first`.
         """
         self.check_count(tensors)
-        return self._of(*(self.rows(each) for each in tensors)).view(self.shape(tuple(tensors[0].shape)))
+        return self._of(*[self.rows(each) for each in tensors]).view(self.shape(tensors[0].shape))
 
     def check_count(self, tensors: tuple[Tensor, ...]) -> None:
         """Raise `ConfigurationError` unless it is formed from that many tensors."""
@@ -177,11 +180,15 @@ class Statistic:
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the statistics of tensors of `shape`."""
+        if self.is_of_samples:
+            return (*shape[:1], *_ONES[len(shape)])
         covered = self.covered(len(shape))
         return tuple(1 if dim in covered else size for dim, size in enumerate(shape))
 
     def rows(self, x: Tensor) -> Tensor:
         """Return `x` as contiguous rows `[R, N]`, one for each statistic."""
+        if self.is_of_samples and x.ndim > 1:
+            return x.flatten(1).contiguous()
         x = self.limited(x)
         covered = self.covered(x.ndim)
         kept = [dim for dim in range(x.ndim) if dim not in covered]
@@ -317,7 +324,7 @@ class Inner(Statistic):
         """Return it for two tensors `[B, ...]` of one shape."""
         self.check_count(tensors)
         x, y = tensors
-        return self._sums(x, y).view(self.shape(tuple(x.shape)))
+        return self._sums(x, y).view(self.shape(x.shape))
 
     def parts(self, *tensors: Tensor) -> Tensor:
         """Return the inner product."""

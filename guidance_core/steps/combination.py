@@ -19,14 +19,13 @@ from torch import Tensor
 from guidance_core.algebra.arithmetic import Term, Weight, accumulation_dtype, evaluate, is_blocked
 from guidance_core.algebra.outputs import is_dense
 from guidance_core.algebra.spaces import IDENTITY, Affine, Noise, affine
-from guidance_core.algebra.statistics import Statistic
-from guidance_core.algebra.unheld import by_leaves
+from guidance_core.algebra.unheld import all_by_leaves
 from guidance_core.errors import PluginError
 from guidance_core.methods.hooks import Implementation, around
 from guidance_core.methods.moment import Moment, States
 from guidance_core.methods.reference import BasePrediction, Measured, Multiply, Reference
 from guidance_core.methods.requests import BASE
-from guidance_core.methods.seen import Away, Predictions, written_out
+from guidance_core.methods.seen import Asked, Away, Predictions, written_out
 from guidance_core.methods.step import Step
 from guidance_core.methods.tracked import Tracked
 from guidance_core.steps.layout import Acting, OutputLayout, largest_first
@@ -227,15 +226,26 @@ def _deltas(
 
         def convert(branch: str) -> Tensor:
             key = (space, branch, differentiates)
-            if key not in converted:
-                converted[key] = evaluate([(given[branch], 1.0)], sample, scene.affine(own, space))
-            return converted[key]
+            found = converted.get(key)
+            if found is None:
+                prediction = given[branch]
+                found = converted[key] = (
+                    prediction.to(accumulation_dtype(prediction))
+                    if space == own
+                    else evaluate([(prediction, 1.0)], sample, scene.affine(own, space))
+                )
+            return found
 
-        def measure(statistic: Statistic, branches: tuple[str, ...]) -> Tensor:
-            found = None
-            if len(branches) == statistic.takes and scene.moment.run.piece(scene.layout.name) is None:
-                found = by_leaves(statistic, [given[branch] for branch in branches], sample, scene.affine(own, space))
-            return step.measure(statistic, *map(convert, branches)) if found is None else found
+        def measure(asked: Sequence[Asked]) -> list[Tensor]:
+            if is_blocked(given[BASE]) and scene.moment.run.piece(scene.layout.name) is None:
+                wanted = [(statistic, [given[branch] for branch in branches]) for statistic, *branches in asked]
+                found = all_by_leaves(wanted, sample, scene.affine(own, space))
+            else:
+                found = [None] * len(asked)
+            return [
+                step.measure(statistic, *map(convert, branches)) if value is None else value
+                for value, (statistic, *branches) in zip(found, asked, strict=True)
+            ]
 
         return Predictions(acting.implementation.plugin, acting.branches, convert, measure)
 

@@ -9,6 +9,7 @@ import attrs
 
 from guidance_core import (
     Away,
+    Inner,
     Needs,
     Predictions,
     Request,
@@ -21,6 +22,8 @@ from guidance_core import (
     ratio,
     whole,
 )
+
+INNER = Inner()
 
 
 @documented
@@ -55,7 +58,8 @@ class CFGZeroStar:
         """Return what to add to c."""
         if step.index < self.zero_steps:
             return Away({}, base=-1.0)
-        alpha = ratio(predictions.inner("cond", "uncond"), predictions.inner("uncond", "uncond") + 1e-8)
+        product, square = predictions.measure_all((INNER, "cond", "uncond"), (INNER, "uncond", "uncond"))
+        alpha = ratio(product, square + 1e-8)
         strength = step.value(self.scale) - 1
         # c − α·u = α·(c − u) + (1 − α)·c
         return Away({"uncond": alpha * strength}, base=(1 - alpha) * strength)

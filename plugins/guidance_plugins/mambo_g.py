@@ -9,6 +9,8 @@ import torch
 
 from guidance_core import (
     Away,
+    Distance,
+    Norm,
     Predictions,
     Request,
     Scale,
@@ -18,6 +20,8 @@ from guidance_core import (
     negative_pass,
     number,
 )
+
+DISTANCE, NORM = Distance(), Norm()
 
 
 @documented
@@ -47,6 +51,7 @@ class MamboG:
     @hookimpl
     def combine(self, step: Step, predictions: Predictions) -> Away:
         """Move away from u by s′ − 1."""
-        ratio = torch.nan_to_num(predictions.distance("cond", "uncond") / predictions.norm("uncond"), nan=0.0)
+        apart, size = predictions.measure_all((DISTANCE, "cond", "uncond"), (NORM, "uncond"))
+        ratio = torch.nan_to_num(apart / size, nan=0.0)
         damped = torch.exp(-(ratio * step.value(self.alpha)).nan_to_num(nan=0.0))
         return Away({"uncond": damped * (step.value(self.scale) - 1)})

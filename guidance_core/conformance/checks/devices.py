@@ -132,7 +132,9 @@ def _compiles(plan: Plan, output: str, acting: Acting, given: dict[str, Tensor])
             acting.implementation.plugin,
             acting.branches,
             lambda branch: predictions[branch],
-            lambda statistic, branches: step.measure(statistic, *(predictions[branch] for branch in branches)),
+            lambda asked: [
+                step.measure(statistic, *(predictions[branch] for branch in branches)) for statistic, *branches in asked
+            ],
         )
         delta = acting.implementation.function(step, seen)
         return (dict(delta.strengths), delta.base) if isinstance(delta, Away) else delta
