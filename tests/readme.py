@@ -60,8 +60,8 @@ def recipes() -> str:
     compared = sum(recipe.checked.startswith("compared") for recipe in all_of_them)
     families = sorted({_family(recipe.title) for recipe in all_of_them}, key=str.lower)
     text = (
-        f"{len(all_of_them)} recipes ship with the library. Tests compare {compared} of them with the code of diffusers, sglang, "
-        f"vLLM-Omni or ltx-core by running both; the others are marked 'read, not compared'. They are for "
+        f"{len(all_of_them)} recipes ship with the library. Tests compare {compared} of them with the code of "
+        f"diffusers, sglang, vLLM-Omni or ltx-core by running both; the others are marked 'read, not compared'. They are for "
         f"{', '.join(families[:-1])} and {families[-1]}. "
         "[Recipes](docs/recipes.md) lists each with its parameters and source."
     )
