@@ -61,8 +61,8 @@ def recipes() -> str:
     families = sorted({_family(recipe.title) for recipe in all_of_them}, key=str.lower)
     text = (
         f"{len(all_of_them)} recipes ship with the library. Tests compare {compared} of them with the code of "
-        f"diffusers, sglang, vLLM-Omni or ltx-core by running both; the others are marked 'read, not compared'. They are for "
-        f"{', '.join(families[:-1])} and {families[-1]}. "
+        f"diffusers, sglang, vLLM-Omni or ltx-core by running both; the others are marked 'read, not compared'. "
+        f"They are for {', '.join(families[:-1])} and {families[-1]}. "
         "[Recipes](docs/recipes.md) lists each with its parameters and source."
     )
     return textwrap.fill(text, 124, break_long_words=False, break_on_hyphens=False)
@@ -85,7 +85,10 @@ def hosts() -> str:
         page = next(page for start, page in PAGES.items() if host.startswith(start))
         pipelines = re.sub(r"\]\((?!http)", "](docs/", pipelines)
         shown.append(f"| [{host}](docs/{page}) | {version} | {mechanism} | {pipelines} |")
-    intro = "[Hosts](docs/hosts.md) shows how closely each result equals the host's own guidance, and how many passes it runs."
+    intro = (
+        "[Hosts](docs/hosts.md) shows how closely each result equals the host's own guidance, and how many passes "
+        "it runs."
+    )
     return "\n".join(["| host | version tested | mechanism | tried with |", "|---|---|---|---|", *shown, "", intro])
 
 
