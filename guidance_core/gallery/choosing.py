@@ -38,11 +38,11 @@ class Wish:
 WISHES = (
     Wish(
         "Less burnt at a high scale",
-        "High scales follow the condition more closely, but clip the values. These methods reduce that. The first thing "
-        "to try is a lower scale of cfg, so each method is compared with plain cfg at its own effective scale. Compared "
-        "with cfg at the same nominal scale, most of them saturate less. Saturation counts values before they are drawn. Drawing clips "
-        "them, so paper that is far out of range looks clean, while a method that keeps it in range can show grey "
-        "noise there.",
+        "High scales follow the condition more closely, but clip the values. These methods reduce that. The first "
+        "thing to try is a lower scale of cfg, so each method is compared with plain cfg at its own effective "
+        "scale. Compared with cfg at the same nominal scale, most of them saturate less. Saturation counts values "
+        "before they are drawn. Drawing clips them, so paper that is far out of range looks clean, while a method "
+        "that keeps it in range can show grey noise there.",
         (
             "rescale",
             "normalize",
