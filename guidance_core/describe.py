@@ -22,11 +22,15 @@ class PassDescription:
     """One forward pass of a step."""
 
     branch: str
+    "The name of its branch."
     condition: str
+    "The condition whose inputs it gets."
     perturbations: tuple[str, ...]
+    "What is changed inside the model."
     asked_by: tuple[str, ...]
+    "The names of the plugins that asked for it."
     strengths: dict[str, str]
-    "How far each output moves away from it."
+    "By output, how far the result moves away from this branch."
 
 
 @attrs.frozen
@@ -34,46 +38,62 @@ class StepsDescription:
     """Consecutive steps with the same passes."""
 
     first: int
+    "Index of the first of these steps."
     last: int
+    "Index of the last one, which is included."
     passes: tuple[PassDescription, ...]
+    "The forward passes of each step."
     held: tuple[str, ...]
     "The outputs that keep their last x0."
     ranks: tuple[str, ...] = ()
-    "What each rank runs, where there are several."
+    "What each rank runs, if there are several."
     speedup: float = 1.0
-    "Expected from the branches' costs: one process's time over the busiest rank's."
+    "The speedup to expect: the time of one process divided by that of the busiest rank, by the branches' costs."
 
 
 @attrs.frozen
 class ParameterDescription:
-    """A parameter, its effective value and where it came from: given, preset or default."""
+    """A parameter, its effective value and where the value comes from."""
 
     name: str
     value: str
+    "The value as text."
     origin: str
+    "`given`, `default`, `recipe`, or a preset, such as `preset 2.3`."
 
 
 @attrs.frozen
 class RecipeDescription:
-    """The model whose rule the methods are, and its parameters."""
+    """The recipe that a stack was made from, and its parameters."""
 
     name: str
     title: str
+    "The model's name."
     parameters: tuple[ParameterDescription, ...]
+    "The recipe's own parameters."
     source: str
+    "Where the rule was read."
     compared: str
-    "With what it was compared by a run; `read, not compared` otherwise."
+    "The code with which a test compared it; otherwise `read, not compared`."
 
 
 @attrs.frozen
 class Description:
-    """The effective plan of a run. `str()` gives a table, `to_dict()` plain data."""
+    """What `Guidance.describe` and `Run.describe` return: the plan of a run.
+
+    `str()` gives a table, `to_dict()` plain data.
+    """
 
     plugins: dict[str, tuple[ParameterDescription, ...]]
+    "The parameters of each plugin, by its name in the stack."
     executor: str
+    "How the executor runs branches."
     steps: tuple[StepsDescription, ...]
+    "The steps, grouped where consecutive ones have the same passes."
     assumptions: tuple[str, ...] = ()
+    "What the description assumes because it is not known before a run."
     recipe: RecipeDescription | None = None
+    "The recipe that the stack was made from, if any."
 
     @property
     def total_passes(self) -> int:

@@ -151,7 +151,7 @@ class Ranks:
                         raise _failed(failures, self._busy)
         except (EOFError, OSError):
             self.close(kill=True)
-            raise RankLostError(f"a process of {self._busy} ranks died without an error of its own.") from None
+            raise RankLostError(f"a process of {self._busy} ranks died without reporting an error.") from None
         except BaseException:
             self.close(kill=True)  # a late answer must not be taken for the next job's
             raise

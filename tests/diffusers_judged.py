@@ -1,6 +1,6 @@
 """How a guided pipeline of diffusers is judged: against its own guidance, its scheduler, formulas, ranks and counts.
 
-python tests/diffusers_judged.py            the table of docs/diffusers.md
+python tests/diffusers_judged.py            the table of docs/diffusers-pipelines.md
 python tests/diffusers_judged.py --write    write it into the page
 """
 
@@ -24,7 +24,7 @@ from guidance_core import Branch, Guidance, Needs, Perturbation, hookimpl
 from guidance_core.hosts.diffusers import guide
 from guidance_core.ranks import Ranks
 
-PAGE = Path(__file__).parents[1] / "docs" / "diffusers.md"
+PAGE = Path(__file__).parents[1] / "docs" / "diffusers-pipelines.md"
 BEGIN, END = "<!-- pipelines -->", "<!-- end of pipelines -->"
 WINDOW = "interval:lo=0.2,hi=0.7,by=fraction"
 

@@ -1,7 +1,7 @@
 """Which pipelines of diffusers do classifier-free guidance, how they call their models, and what the library says.
 
 python tests/diffusers_survey.py            one line for each
-python tests/diffusers_survey.py --write    the table of those that are refused, in docs/diffusers.md
+python tests/diffusers_survey.py --write    the table of those that are refused, in docs/diffusers-pipelines.md
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import diffusers
 from guidance_core.hosts.diffusers.pipelines import PATTERNS
 from guidance_core.hosts.diffusers.refused import LIKE, REASONS, UNTRIED
 
-PAGE = Path(__file__).parents[1] / "docs" / "diffusers.md"
+PAGE = Path(__file__).parents[1] / "docs" / "diffusers-pipelines.md"
 BEGIN, END = "<!-- refused -->", "<!-- end of refused -->"
 FORMULA = re.compile(
     r"\w*(guidance|cfg)_?\w*\s*\*\s*\(?\s*\w*(pred|cond|text|pos|eps|v_|velocity|\()"  # s·(c − u)

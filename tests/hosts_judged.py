@@ -90,7 +90,9 @@ def classic() -> tuple[str, ...]:
     names = [each[0] for each in cells]
     assert names == [case.name for case in CASES], "run `make table-diffusers` first"
     kinds = Counter(each[1] for each in cells)
-    pipelines = f"[{len({type(case.pipeline()) for case in CASES})} classes, {len(cells)} cases](diffusers.md)"
+    pipelines = (
+        f"[{len({type(case.pipeline()) for case in CASES})} classes, {len(cells)} cases](diffusers-pipelines.md)"
+    )
     mechanism = f"a stand-in for the model: {', '.join(f'{kind} ({count})' for kind, count in sorted(kinds.items()))}"
     same = {each[6] for each in cells}
     return (

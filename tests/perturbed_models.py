@@ -1,6 +1,6 @@
 """Small random models of diffusers with the inputs of a call, and their perturbations made by hand.
 
-python tests/perturbed_models.py            the table of docs/diffusers.md: what runs on which models
+python tests/perturbed_models.py            the table of docs/diffusers-perturbations.md: what runs on which models
 python tests/perturbed_models.py --write    write it into the page
 """
 
@@ -22,7 +22,7 @@ from guidance_core import Branch, Perturbation
 from guidance_core.hosts.diffusers import capabilities_of
 from guidance_core.hosts.diffusers.perturbed import plan_of
 
-PAGE = Path(__file__).parents[1] / "docs" / "diffusers.md"
+PAGE = Path(__file__).parents[1] / "docs" / "diffusers-perturbations.md"
 BEGIN, END = "<!-- perturbations -->", "<!-- end of perturbations -->"
 ROWS = 2
 SEEDS = (1, 2)

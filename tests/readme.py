@@ -27,19 +27,19 @@ PAGES = {
 "The page of each host, by how its row in the table of hosts begins."
 
 WISHES = {
-    "follow the prompt": (
+    "follow the prompt more closely": (
         *("cfg", "cfg-plus-plus", "cfg-zero-star", "apg", "apg-mix", "tcfg", "fdg", "fresca", "mambo-g", "skimmed"),
         *("smc-cfg", "dynamic-thresholding"),
     ),
-    "several conditions, or none to spare": ("dual", "multi-condition", "perp-neg", "nag", "icg"),
+    "use several conditions, or do without a negative one": ("dual", "multi-condition", "perp-neg", "nag", "icg"),
     "move away from a weakened model": (
         *("stg", "slg", "pag", "softpag", "seg", "tpg", "s2", "swg", "m-swg", "tsg", "autoguidance"),
     ),
-    "video and audio together": ("ltx2",),
+    "guide video and audio together": ("ltx2",),
     "correct the result": ("rescale", "normalize", "renorm", "renorm-text", "ep-cfg", "tag", "momentum"),
-    "fewer passes": ("interval", "gate", "adaptive"),
-    "noise on conditions, gradients of a loss": ("cads", "classifier", "universal"),
-    "the bits of an engine": ("rounded-cfg",),
+    "run fewer passes": ("interval", "gate", "adaptive"),
+    "add noise to conditions, or follow the gradient of a loss": ("cads", "classifier", "universal"),
+    "match an engine bit for bit": ("rounded-cfg",),
 }
 "What each method is for."
 
@@ -60,10 +60,10 @@ def recipes() -> str:
     compared = sum(recipe.checked.startswith("compared") for recipe in all_of_them)
     families = sorted({_family(recipe.title) for recipe in all_of_them}, key=str.lower)
     text = (
-        f"{len(all_of_them)} recipes ship. {compared} of them are compared with the code of diffusers, sglang, "
-        f"vLLM-Omni or ltx-core by a run; the others are marked 'read, not compared'. They are for "
-        f"{', '.join(families[:-1])} and {families[-1]}. "
-        "[Recipes](docs/recipes.md) has each with its parameters and source."
+        f"{len(all_of_them)} recipes ship with the library. Tests compare {compared} of them with the code of "
+        f"diffusers, sglang, vLLM-Omni or ltx-core by running both; the others are marked 'read, not compared'. "
+        f"They are for {', '.join(families[:-1])} and {families[-1]}. "
+        "[Recipes](docs/recipes.md) lists each with its parameters and source."
     )
     return textwrap.fill(text, 124, break_long_words=False, break_on_hyphens=False)
 
@@ -85,7 +85,10 @@ def hosts() -> str:
         page = next(page for start, page in PAGES.items() if host.startswith(start))
         pipelines = re.sub(r"\]\((?!http)", "](docs/", pipelines)
         shown.append(f"| [{host}](docs/{page}) | {version} | {mechanism} | {pipelines} |")
-    intro = "The equality with each host's own guidance, and the passes, are in [Hosts](docs/hosts.md)."
+    intro = (
+        "[Hosts](docs/hosts.md) shows how closely each result equals the host's own guidance, and how many passes "
+        "it runs."
+    )
     return "\n".join(["| host | version tested | mechanism | tried with |", "|---|---|---|---|", *shown, "", intro])
 
 

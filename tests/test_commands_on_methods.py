@@ -37,7 +37,7 @@ def test_the_command_lists_what_a_parameter_may_be(monkeypatch):
         "required": False,
         "default": "paper",
         "options": ["paper", "diffusers"],
-        "help": "whether s counts from c or from u",
+        "help": "whether the formula starts from c or from u",
     }
     assert None in apg["space"]["options"], "an optional choice may be none"
     assert ltx2["cfg_scale"]["default"] == "unset"

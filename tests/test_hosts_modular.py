@@ -125,7 +125,7 @@ def test_a_configuration_of_another_kind_is_refused(tmp_path):
 
 
 def test_a_guider_that_is_not_told_the_noise_levels_says_so(pipe):
-    with pytest.raises(ConfigurationError, match=r"not told the noise levels. Call follow\(pipe.scheduler\)"):
+    with pytest.raises(ConfigurationError, match=r"does not know the noise levels. Call follow\(pipe.scheduler\)"):
         modular_jobs.made(pipe, StackGuidance("cfg:scale=5"))
     with pytest.raises(ConfigurationError, match="does not show its latents to its guider"):
         StackGuidance("cfg:scale=5").prepare_inputs({})

@@ -613,7 +613,10 @@ def test_the_page_shows_which_perturbations_run_on_which_models():
 
 
 def test_blur_at_infinity_is_what_diffusers_makes_of_a_narrow_one():
-    """diffusers 0.42 takes the mean where the blur is narrow, and blurs where it is endless; see docs/diffusers.md."""
+    """diffusers 0.42 takes the mean where the blur is narrow, and blurs where it is endless.
+
+    See docs/diffusers-perturbations.md.
+    """
     guidance = pytest.importorskip("diffusers.hooks.smoothed_energy_guidance_utils")
     x = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(0))
     theirs = guidance._gaussian_blur_2d(x.clone(), 7, 1.0, 9999.9)

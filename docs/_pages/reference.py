@@ -29,6 +29,8 @@ WHOLE = (
     "hosts.vllm_omni",
 )
 "Modules and packages of which everything with a docstring is public."
+CLASSES = ("describe",)
+"Modules whose classes are public, since public methods return them."
 ERRORS = "errors"
 GROUPS = {
     "algebra": {"statistics": "Statistics", "spaces": "Spaces"},
@@ -71,9 +73,11 @@ def public() -> dict[str, dict[str, Any]]:
         for name in exported(module):
             if not name.startswith("__"):
                 add(f"{package}.{name}", _named(module, name))
-    for path in WHOLE:
+    for path in (*WHOLE, *CLASSES):
         module = library[path]
         names = exported(module) or [name for name, each in module.members.items() if _is_shown(name, each)]
+        if path in CLASSES:
+            names = [name for name in names if module[name].is_class]
         for name in names:
             add(f"{LIBRARY}.{path}.{name}", _named(module, name))
     for name, each in library[ERRORS].members.items():

@@ -67,7 +67,7 @@ def _mistake(error: Exception) -> int:
     if os.environ.get(TRACEBACK):
         raise error
     print(
-        f"error: {told(error)}. This is a mistake of guidance-core or of a plugin; {TRACEBACK}=1 shows where.",
+        f"error: {told(error)}. This is a bug in guidance-core or in a plugin; {TRACEBACK}=1 shows where.",
         file=sys.stderr,
     )
     return MISTAKE

@@ -19,7 +19,7 @@ bench_app = typer.Typer(
 
 
 def bench_dispatch(
-    rounds: Annotated[int, typer.Option(min=2, help="Runs to time of each.")] = 100,
+    rounds: Annotated[int, typer.Option(min=2, help="Timed runs of each contender.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Time runs of 40 steps with a no-op model, input shape [1, 16, 8], one thread."""
@@ -29,7 +29,7 @@ def bench_dispatch(
 
 
 def bench_combine(
-    rounds: Annotated[int, typer.Option(min=3, help="Steps to time of each.")] = 7, as_json: AsJson = False
+    rounds: Annotated[int, typer.Option(min=3, help="Timed steps of each contender.")] = 7, as_json: AsJson = False
 ) -> None:
     """Time LTX-2's combination of four branches with rescale, one thread, against written-out formulas."""
     from guidance_core.bench import combine
@@ -39,7 +39,7 @@ def bench_combine(
 
 def bench_methods(
     methods: Annotated[list[str] | None, typer.Argument(help="Names of methods (none: all that ship).")] = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Steps to time of each.")] = 15,
+    rounds: Annotated[int, typer.Option(min=3, help="Timed steps of each contender.")] = 15,
     as_json: AsJson = False,
 ) -> None:
     """Time each method's arithmetic in half precision, one thread, against diffusers' guider, cfg and a copy."""
@@ -50,7 +50,7 @@ def bench_methods(
 
 def bench_hosts(
     hosts: Annotated[list[str] | None, typer.Argument(help="Names of hosts (none: all).")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs to time of each.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each contender.")] = 7,
     tiny: Annotated[bool, typer.Option("--tiny", help="Models that cost next to nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -61,7 +61,7 @@ def bench_hosts(
 
 
 def bench_parallel(
-    rounds: Annotated[int, typer.Option(min=2, help="Steps to time of each.")] = 15, as_json: AsJson = False
+    rounds: Annotated[int, typer.Option(min=2, help="Timed steps of each contender.")] = 15, as_json: AsJson = False
 ) -> None:
     """Time and count LTX-2's branches on several ranks, one thread each, against serial and the engines' dispatch."""
     from guidance_core.bench import parallel
@@ -70,23 +70,23 @@ def bench_parallel(
 
 
 def bench_scaling(
-    branches: Annotated[int, typer.Option(help="Passes of a step.")] = 4,
-    forward_ms: Annotated[float, typer.Option(help="Time of one forward, which sleeps.")] = 50.0,
+    branches: Annotated[int, typer.Option(help="Passes per step.")] = 4,
+    forward_ms: Annotated[float, typer.Option(help="Time of one forward pass, which sleeps.")] = 50.0,
     elements: Annotated[int, typer.Option(help="Numbers in a prediction, float32.")] = 65536,
-    ranks: Annotated[int, typer.Option(help="Up to how many ranks.")] = 6,
+    ranks: Annotated[int, typer.Option(help="Largest number of ranks.")] = 6,
     dispatch_ms: Annotated[
-        float | None, typer.Option(help="Time of a step beside forwards and messages; measured if not given.")
+        float | None, typer.Option(help="Time of a step besides forward passes and messages (default: measured).")
     ] = None,
     latency_ms: Annotated[
-        float | None, typer.Option(help="Time that every further rank adds; measured if not given.")
+        float | None, typer.Option(help="Time that each additional rank adds (default: measured).")
     ] = None,
     bandwidth_gbs: Annotated[
-        float | None, typer.Option(help="Gigabytes a second between two ranks; measured if not given.")
+        float | None, typer.Option(help="Gigabytes per second between two ranks (default: measured).")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=2, help="Steps to time of each.")] = 15,
+    rounds: Annotated[int, typer.Option(min=2, help="Timed steps of each contender.")] = 15,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a formula for the time of a step with what ranks measure whose forwards sleep."""
+    """Compare a formula for the time of a step with measurements on ranks whose forward passes sleep."""
     from guidance_core.bench import scaling
 
     report = scaling.measure(
@@ -103,7 +103,8 @@ def bench_scaling(
 
 
 def bench_import(
-    rounds: Annotated[int, typer.Option(min=1, help="Processes to start of each.")] = 7, as_json: AsJson = False
+    rounds: Annotated[int, typer.Option(min=1, help="Processes to start for each contender.")] = 7,
+    as_json: AsJson = False,
 ) -> None:
     """Time what `import guidance_core` adds to `import torch`, in fresh processes, and sum what is installed."""
     from guidance_core.bench import importing

@@ -14,15 +14,15 @@ from guidance_core.hosts.guiders import guidance_of, read_config
 def convert(
     config: Annotated[Path, typer.Argument(help="A guider_config.json that diffusers wrote, or the folder it is in.")],
     audio: Annotated[
-        Path | None, typer.Option(help="That of the audio guider, where config is the video guider of LTX-2.")
+        Path | None, typer.Option(help="The audio guider's configuration, if config is that of LTX-2's video guider.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the spec of the stack that guides as a guider of diffusers does, its step window included.
+    """Print the spec of the stack that guides like a diffusers guider, including its step window.
 
-    The window holds for every number of steps: diffusers rounds both ends down to whole steps, and so does the spec
-    (ends=floored; ends=inside where the guider leaves out the first step too). A guider that is not enabled is the
-    empty spec.
+    The window is right for any number of steps: diffusers rounds both ends down to whole steps, and
+    so does the spec (ends=floored; ends=inside if the guider also leaves out the first step). A
+    disabled guider gives the empty spec.
     """
     guidance = guidance_of(read_config(config), audio=None if audio is None else read_config(audio))
     if as_json:

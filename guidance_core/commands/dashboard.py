@@ -27,14 +27,15 @@ def dashboard(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A list of packages, one a line: a name with versions, a folder, an archive or a URL."
+            metavar="FILE",
+            help="A list of packages, one per line: a name with versions, a folder, an archive or a URL.",
         ),
     ],
     library: Annotated[
         str | None,
         typer.Option(
-            help="The guidance-core to try them with: versions such as '>=0.2', a folder, an archive or a URL. If not "
-            "given: where the running one was installed from."
+            help="The guidance-core to try them with: versions such as '>=0.2', a folder, an archive or a URL. "
+            "If not given: the place from which the running one was installed."
         ),
     ] = None,
     share: Annotated[
@@ -50,9 +51,9 @@ def dashboard(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one step of a package may take.")] = 1800.0,
     as_json: AsJson = False,
 ) -> None:
-    """Install published plugins, each into an environment of its own, and run their own tests with this version.
+    """Install published plugins, each into a separate environment, and run their own tests with this version.
 
-    Exit status: 0 if the tests of all pass, 1 if not.
+    Exit status: 0 if all tests pass, 1 if not.
     """
     requirements = read_list(file)
     source = installed_library() if library is None else library_from(library)

@@ -17,9 +17,9 @@ def describe(
     recipe: Annotated[str, typer.Option(help="Name of a recipe, with parameters or without, instead of methods.")] = "",
     steps: Annotated[int, typer.Option(help="Number of steps of the run to describe.")] = 30,
     outputs: Annotated[str, typer.Option(help="Names of the outputs, such as video,audio.")] = "",
-    ranks: Annotated[int, typer.Option(min=1, help="Also show which of so many ranks runs what.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Also show which rank runs which branch, for this many ranks.")] = 1,
     world_size: Annotated[
-        int, typer.Option(min=0, help="Also show how so many ranks can be shared out between guidance and a sequence.")
+        int, typer.Option(min=0, help="Also show how this many ranks can be divided between guidance and a sequence.")
     ] = 0,
     as_json: AsJson = False,
 ) -> None:

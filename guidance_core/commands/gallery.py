@@ -28,17 +28,19 @@ def gallery(
     ] = False,
     out: Annotated[
         Path,
-        typer.Option(help="An existing folder for gallery/ and choosing.md. Only the usual one is made if missing."),
+        typer.Option(
+            help="An existing folder for gallery/ and choosing.md. Only the default one is created if missing."
+        ),
     ] = OUT,
     work: Annotated[
-        Path, typer.Option(help="Where finished units of work are kept; the same command goes on from them.")
+        Path, typer.Option(help="Where finished units of work are kept, from which the same command continues.")
     ] = Path("out/gallery-work"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Draw everything again.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Draw and measure every method beside plain cfg, and write pages with pictures and data.
 
-    Says first how long it takes. Interrupt it at any time: the same command goes on where it was.
+    It first prints how long it will take. You can interrupt it at any time: the same command continues.
     """
     check_extra("demo")
     import torch

@@ -30,14 +30,14 @@ def new(
     library: Annotated[
         str | None,
         typer.Option(
-            help="Where the package gets guidance-core from: versions such as '>=0.2', a folder, or a URL. If not "
-            "given: where the running one was installed from."
+            help="Where the package gets guidance-core from: versions such as '>=0.2', a folder, or a URL. "
+            "If not given: the place from which the running one was installed."
         ),
     ] = None,
     into: Annotated[Path, typer.Option(help="The folder to write the package's own folder in.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Write a package for a method of your own: a method that works, its tests, and what publishes it."""
+    """Write a package for a method of your own: a method that works, its tests, and the files to publish it."""
     source = None if library is None else library_from(library)
     package = new_package(name, kind=kind, license=license, author=author, library=source)
     folder = write_package(package, into)

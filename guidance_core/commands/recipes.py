@@ -43,7 +43,7 @@ def recipes(
         typer.Option(
             "--filter",
             "-f",
-            help="List those whose name, model or pipeline holds this text, such as wan or FluxPipeline.",
+            help="List those whose name, model or pipeline contains this text, such as wan or FluxPipeline.",
         ),
     ] = "",
     as_json: AsJson = False,

@@ -79,7 +79,7 @@ def sample(
         ),
     ] = None,
     ranks: Annotated[
-        int, typer.Option(help="Processes to spread the passes over; under torchrun its own ranks are used.")
+        int, typer.Option(help="Processes to spread the passes over; under torchrun, its ranks are used.")
     ] = 1,
     executor: Annotated[
         str,
@@ -90,36 +90,38 @@ def sample(
     ] = "",
     out: Annotated[
         Path,
-        typer.Option(help="Where to write the picture. The folder out is made; every other folder must be there."),
+        typer.Option(help="Where to write the picture. The folder out is created; any other folder must exist."),
     ] = Path("out/sample.png"),
     sweep: Annotated[
         list[str] | None,
         typer.Option(
-            help="Draw each stack once for each value of a parameter, a row a value: --sweep cfg.scale=1,2,4,8, or "
-            "scale=1,2 where one method has it. Stacks without a method stay as they are. If no -g is given: no "
+            help="Draw each stack once for each value of a parameter, one row per value: --sweep cfg.scale=1,2,4,8, or "
+            "scale=1,2 if only one method has it. Stacks without a method stay as they are. If no -g is given: no "
             "guidance and the swept method."
         ),
     ] = None,
     view: Annotated[
         str,
         typer.Option(
-            help="grid: a column for each character. steps: for letters, what some steps take the result for, x0; a "
-            "column for each step."
+            help="grid: a column for each character. steps: for letters, the x0 that some steps "
+            "lead to; a column for each step."
         ),
     ] = GRID,
     animate: Annotated[
         Path | None,
         typer.Option(
-            help="Also write an animation, .gif or .webp: for letters of x0 over the steps. keypad always animates its "
-            "frames; here is where."
+            help="Also write an animation, .gif or .webp: for letters, of x0 over the steps. keypad always "
+            "animates its frames; this sets the file."
         ),
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(help="Also write a page, .html, that holds pictures, sounds, numbers and the command line."),
+        typer.Option(
+            help="Also write a self-contained page, .html, with pictures, sounds, numbers and the command line."
+        ),
     ] = None,
     trace: Annotated[
-        bool, typer.Option("--trace", help="Also show what each step did; of several ranks the first's.")
+        bool, typer.Option("--trace", help="Also show what each step did; with several ranks, on the first one.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

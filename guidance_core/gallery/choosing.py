@@ -38,11 +38,11 @@ class Wish:
 WISHES = (
     Wish(
         "Less burnt at a high scale",
-        "High scales follow the condition and clip the values. These methods take that back. The first thing to try is "
-        "a lower scale of cfg, so each stands beside plain cfg at its own effective scale. Beside cfg at the same "
-        "nominal scale, most of them saturate less. Saturation counts values before they are drawn. Drawing clips "
-        "them, so paper that is far out of range looks clean, while a method that keeps it in range can show grey "
-        "noise there.",
+        "High scales follow the condition more closely, but clip the values. These methods reduce that. The first "
+        "thing to try is a lower scale of cfg, so each method is compared with plain cfg at its own effective "
+        "scale. Compared with cfg at the same nominal scale, most of them saturate less. Saturation counts values "
+        "before they are drawn. Drawing clips them, so paper that is far out of range looks clean, while a method "
+        "that keeps it in range can show grey noise there.",
         (
             "rescale",
             "normalize",
@@ -64,8 +64,8 @@ WISHES = (
     ),
     Wish(
         "Sharper, without a negative prompt",
-        "These methods need no pass without the condition: they move away from a pass that the model makes worse, or "
-        "from a weaker model. They are compared with no guidance. Saturation is a small share "
+        "These methods need no pass without the condition: they move away from a pass that is weakened on purpose, or "
+        "from the pass of a weaker model. They are compared with no guidance. Saturation is a small share "
         "of the values in all of them, and does not count as a cost.",
         ("autoguidance", "pag", "softpag", "seg", "stg", "slg", "tpg", "swg", "m-swg", "tsg", "icg"),
         "sharpness",
@@ -86,14 +86,16 @@ WISHES = (
     ),
     Wish(
         "Pictures of one prompt that differ more",
-        "Guidance makes samples of one condition alike. They are compared with plain cfg at the same effective scale.",
+        "Guidance makes the samples of one condition more alike. These methods are compared with plain cfg at the same "
+        "effective scale.",
         ("cads", "interval", "cfg-plus-plus", "apg", "momentum"),
         "diversity",
         ("character", "typeface", "distance"),
     ),
     Wish(
         "Two conditions, each with its own scale",
-        "Here the character and the typeface; in editing, the text and the image.",
+        "In this test the conditions are the character and the typeface; in image editing, they are the text and the "
+        "image.",
         ("dual", "renorm-text", "multi-condition", "perp-neg"),
         "typeface",
         ("character", "distance", "saturation"),
@@ -111,11 +113,11 @@ WISHES = (
 
 INTRODUCTION = """# Choosing
 
-From a wish to a method. The numbers are those of [the gallery](gallery/index.md), on small models; `guidance-core
-gallery` writes this page. Try the first method that measurably helps, then [stack](composition.md) others on it.
+Which method helps with which goal? The numbers come from [the gallery](gallery/index.md), which uses small models;
+`guidance-core gallery` writes this page. Try the first method that measurably helps, then [add](composition.md) others.
 
-In the tables, parentheses are differences from what the paragraph names. Those in **bold** are more than chance (99 %
-interval); the rest may be nothing.
+In the tables, the numbers in parentheses are differences from the guidance that the paragraph names. Those in **bold**
+are more than chance (99 % interval); the others may be chance.
 """
 
 

@@ -208,7 +208,10 @@ class Step:
         check_space("source", source)
         check_space("target", target)
         if self._sample is None:
-            raise PluginError(f"plugin {self._name!r} converts a prediction in build_branches, where there is none.")
+            raise PluginError(
+                f"plugin {self._name!r} converts a prediction in build_branches, before there are any "
+                "predictions. Convert in combine or postprocess."
+            )
         return evaluate([(tensor, 1.0)], self._sample, affine(source, target, self._noise))
 
     @property

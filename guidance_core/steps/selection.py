@@ -78,7 +78,7 @@ class Selection:
         if callable(getattr(value, "select", None)):
             return value.select(self.indices)
         raise ConfigurationError(
-            f"{what} holds a {type(value).__name__}, whose samples cannot be told apart: give it select(indices), or "
+            f"{what} holds a {type(value).__name__}, whose samples cannot be selected: give it select(indices), or "
             "keep tensors."
         )
 

@@ -49,9 +49,9 @@ class Adaptive:
     neutral: ClassVar[None] = None
     plan_follows_predictions: ClassVar[bool] = True
 
-    threshold: float = number(0.991, ge=-1, le=1, help="γ, the cosine of c and u from which on they agree")
+    threshold: float = number(0.991, ge=-1, le=1, help="γ: c and u agree if their cosine is at least this")
     form: Literal["reuse", "paper"] = choice(
-        "reuse", ("reuse", "paper"), help="whether the last guidance is reused, or c is taken alone"
+        "reuse", ("reuse", "paper"), help="whether to reuse the last guidance, or to use c alone"
     )
     condition: str = text("negative", help="the condition of the passes that c is compared with")
     space: Space | None = choice(

@@ -72,7 +72,7 @@ class APG:
         "sample", batch=False, help="what one norm and projection covers: a name, or dimensions such as [-1, -2]"
     )
     form: Literal["paper", "diffusers"] = choice(
-        "paper", ("paper", "diffusers"), help="whether s counts from c or from u"
+        "paper", ("paper", "diffusers"), help="whether the formula starts from c or from u"
     )
     space: Space | None = choice(
         "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"

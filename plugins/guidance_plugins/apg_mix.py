@@ -50,7 +50,7 @@ class APGMix:
     momentum: Scale = number(-0.5, help="β, the share of the last step's direction to add; 0 is off")
     threshold: Scale = number(10.0, ge=0, help="r, the largest norm of the direction; 0 disables the limit")
     form: Literal["paper", "diffusers"] = choice(
-        "diffusers", ("paper", "diffusers"), help="whether s′ counts from c or from u"
+        "diffusers", ("paper", "diffusers"), help="whether the second formula starts from c or from u"
     )
     space: Space | None = choice(
         None, ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"

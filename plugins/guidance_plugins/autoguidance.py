@@ -41,7 +41,9 @@ class Autoguidance(WeakenedPass):
     neutral: ClassVar[Mapping[str, float]] = {"scale": 1.0}
 
     scale: Scale = number(2.0, help="guidance scale s; 1 is off and runs no extra pass")
-    model: str | None = text(None, optional=True, help="name of a weaker model that the host has; none drops instead")
+    model: str | None = text(
+        None, optional=True, help="name of a weaker model that the host has (none: drop parts of this model)"
+    )
     blocks: Blocks | None = blocks(None, varies=False, help="indices of the blocks to drop from, from 0 (none: all)")
     dropout: float = number(
         0.1, gt=0, le=1, varies=False, help="share of what these blocks add to drop, without another model"

@@ -40,9 +40,11 @@ class CADS:
 
     noise: float = number(0.25, ge=0, varies=False, help="k, the size of the noise; 0 is off")
     low: float = number(
-        0.6, ge=0, le=1, varies=False, help="share of the steps left at which the condition is free of noise"
+        0.6, ge=0, le=1, varies=False, help="fraction of remaining steps at and below which the condition has no noise"
     )
-    high: float = number(0.9, ge=0, le=1, varies=False, help="share of the steps left from which on it is noise alone")
+    high: float = number(
+        0.9, ge=0, le=1, varies=False, help="fraction of remaining steps at and above which it is only noise"
+    )
     mixing: float = number(1.0, ge=0, le=1, varies=False, help="ψ, how far mean and std of the condition are restored")
     condition: str = text("positive", help="name of the condition")
     inputs: Sequence[str] = names(help="names of the inputs to noise (none: every floating-point one)")

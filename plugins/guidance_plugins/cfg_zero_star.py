@@ -44,7 +44,7 @@ class CFGZeroStar:
     neutral: ClassVar[Mapping[str, float]] = {"scale": 1.0, "zero_steps": 0}
 
     scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
-    zero_steps: int = whole(1, help="number of first steps whose result is zero")
+    zero_steps: int = whole(1, help="number of steps at the start whose result is zero")
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Request]:

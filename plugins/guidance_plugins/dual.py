@@ -31,7 +31,9 @@ class Dual:
     text_scale: Scale = number(7.5, help="scale t of the text")
     image_scale: Scale = number(1.5, help="scale i of the image")
     form: Literal["pix2pix", "bagel"] = choice(
-        "pix2pix", ("pix2pix", "bagel"), help="whether the scale of the image counts from neither or from the text"
+        "pix2pix",
+        ("pix2pix", "bagel"),
+        help="whether the image scale is relative to the pass with neither condition, or to that with the text",
     )
     image_condition: str = text("image", help="the condition with the image, but without the text")
     text_condition: str = text("text", help="the condition with the text, but without the image (bagel)")

@@ -38,8 +38,8 @@ class EPCFG:
     shardable: ClassVar[bool] = False  # percentiles are those of the whole tensor
     neutral: ClassVar[None] = None
 
-    lo: float = number(0.45, ge=0, le=1, help="percentile from which elements count; 0 is all")
-    hi: float = number(0.55, ge=0, le=1, help="percentile up to which elements count; 1 is all")
+    lo: float = number(0.45, ge=0, le=1, help="lower percentile of the elements that count; 0 for no limit")
+    hi: float = number(0.55, ge=0, le=1, help="upper percentile of the elements that count; 1 for no limit")
 
     ends: tuple[Quantile, Quantile] = attrs.field(init=False, repr=False, eq=False)
 

@@ -64,12 +64,12 @@ class FDG:
         (10.0, 5.0), least=1, help="guidance scale of each band, from the highest frequencies to the lowest; 1 is off"
     )
     parallel: Sequence[float] = numbers(
-        (1.0,), least=1, help="weight of the part parallel to c: of each band, or one for all"
+        (1.0,), least=1, help="weight of the part parallel to c: one for each band, or one for all"
     )
     zero_star: bool = flag(False, help="whether to put α·u in the place of u, as CFG-Zero* does")
     grid: Sequence[int] | None = grid(None, help="rows and columns of the tokens [B, S, C], such as [64, 96]")
     form: Literal["paper", "diffusers"] = choice(
-        "paper", ("paper", "diffusers"), help="whether scales count from c or from u"
+        "paper", ("paper", "diffusers"), help="whether the formula starts from c or from u"
     )
     space: Space | None = choice(
         "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"

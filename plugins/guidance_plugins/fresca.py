@@ -58,9 +58,11 @@ class FreSca:
     low: Scale = number(1.0, help="weight l of the low frequencies")
     high: Scale = number(1.5, help="weight h of the high frequencies")
     cutoff: int | None = whole(
-        20, ge=0, optional=True, help="frequencies to count as low; none finds it in the spectrum of each sample"
+        20, ge=0, optional=True, help="frequencies to count as low (none: found from the spectrum of each sample)"
     )
-    energy: Scale = number(0.2, ge=0, le=1, help="share of the spectrum below the cutoff that is found")
+    energy: Scale = number(
+        0.2, ge=0, le=1, help="share of the spectrum below the cutoff, if that is found from the spectrum"
+    )
     grid: Sequence[int] | None = grid(None, help="rows and columns of the tokens [B, S, C], such as [64, 96]")
 
     @hookimpl

@@ -96,10 +96,12 @@ class LTX2:
 
     values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {"cfg_scale": (4.0, _both(3.0, 1.0), _both(1.0, 7.0))}
 
-    preset: Preset = choice("2.3", tuple(_PRESETS), help="whose values to use for what is not given")
-    cfg_scale: Scale | Unset = number(UNSET, help="cfg; 1 runs no neg pass")
-    stg_scale: Scale | Unset = number(UNSET, help="stg; 0 runs no perturbed pass")
-    modality_scale: Scale | Unset = number(UNSET, help="mod; 1 runs no modality pass")
+    preset: Preset = choice(
+        "2.3", tuple(_PRESETS), help="preset whose values are used for parameters that are not given"
+    )
+    cfg_scale: Scale | Unset = number(UNSET, help="scale of the negative pass; 1 does not run it")
+    stg_scale: Scale | Unset = number(UNSET, help="strength of the perturbed pass; 0 does not run it")
+    modality_scale: Scale | Unset = number(UNSET, help="scale of the modality pass; 1 does not run it")
     rescale_scale: Scale | Unset = number(UNSET, ge=0, le=1, help="rescale; 0 is off")
     stg_blocks: Blocks | Mapping[str, Blocks | None] | Table | Unset | None = blocks(
         UNSET, help="indices of the blocks that the STG pass weakens (none: all)"

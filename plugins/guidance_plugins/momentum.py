@@ -24,8 +24,8 @@ class Momentum:
     Source: Liao et al., arXiv:2602.20360, Alg. 1, on velocities; ComfyUI's node works on x0 (`space=x0`).
     """
 
-    alpha: Scale = number(0.5, ge=0, help="how far to move, α; 0 is off")
-    beta: Scale = number(0.6, ge=0, lt=1, help="share of the mean that stays at each step, β")
+    alpha: Scale = number(0.5, ge=0, help="α, how far to move; 0 is off")
+    beta: Scale = number(0.6, ge=0, lt=1, help="β, the share of the mean that is kept in each step")
     space: Space | None = choice(
         "flow", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"
     )

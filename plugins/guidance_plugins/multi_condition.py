@@ -42,9 +42,9 @@ class MultiCondition:
 
     condition: str = text("extra", help="name of the condition; `positive` is that of c itself")
     weight: Scale = number(1.0, help="weight w: a number, or a mask; negative moves away from the condition")
-    last: Scale = number(1.0, help="weight in the last frame, where `frames` is given")
-    frames: int | None = whole(None, ge=1, optional=True, help="number of frames of a ramp; none has no ramp")
-    frame_dim: int = whole(2, ge=1, help="which dimension the frames are: 2 of [B, C, F, H, W], 1 of [B, F, ...]")
+    last: Scale = number(1.0, help="weight in the last frame, if `frames` is given")
+    frames: int | None = whole(None, ge=1, optional=True, help="number of frames of a ramp (none: no ramp)")
+    frame_dim: int = whole(2, ge=1, help="the dimension of the frames: 2 in [B, C, F, H, W], 1 in [B, F, ...]")
 
     def __attrs_post_init__(self) -> None:
         if self.condition == "negative":

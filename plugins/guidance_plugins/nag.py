@@ -36,9 +36,9 @@ class NAG(Windowed):
 
     scale: float = number(5.0, ge=0, varies=False, help="φ, how far to move; 0 is off")
     tau: float = number(2.5, gt=0, varies=False, help="τ, the largest growth of a token's norm")
-    alpha: float = number(0.25, ge=0, le=1, varies=False, help="α, the share of the result; 0 is off")
+    alpha: float = number(0.25, ge=0, le=1, varies=False, help="α, the weight of the normalized result; 0 is off")
     blocks: Blocks | None = blocks(
-        None, varies=False, help="indices of the transformer blocks that do it, from 0 (none: all)"
+        None, varies=False, help="indices of the transformer blocks to change, from 0 (none: all)"
     )
     negative: str = text("negative", help="name of the condition to move away from")
 

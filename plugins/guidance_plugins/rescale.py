@@ -62,7 +62,7 @@ class Rescale:
         help="space to rescale in (none: the model's own)",
     )
     first: int | None = whole(
-        None, ge=1, optional=True, help="count only the first tokens of [B, ..., S, C], that many; none counts all"
+        None, ge=1, optional=True, help="how many of the first tokens of [B, ..., S, C] to count (none: all)"
     )
     std: Std = attrs.field(
         init=False,

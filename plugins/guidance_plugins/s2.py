@@ -42,8 +42,10 @@ class S2(WeakenedPass):
     scale: Scale = number(0.25, help="strength s; 0 is off and runs no extra pass")
     share: float = number(0.1, gt=0, le=1, varies=False, help="share of the blocks to skip, at least one")
     blocks: Blocks | None = blocks(None, varies=False, help="indices of the blocks to draw from, from 0 (none: all)")
-    seed: int = whole(0, help="another seed skips other blocks")
-    count: int | None = whole(None, optional=True, ge=1, help="number of the model's blocks (none: what the host says)")
+    seed: int = whole(0, help="a different seed skips different blocks")
+    count: int | None = whole(
+        None, optional=True, ge=1, help="number of the model's blocks (none: as the host declares)"
+    )
     branch: str = text("without", help="beginning of the names of its branches, such as without-3-7")
 
     def __attrs_post_init__(self) -> None:

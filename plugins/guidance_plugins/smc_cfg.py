@@ -35,7 +35,9 @@ class SMCCFG:
     scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
     slope: Scale = number(5.0, ge=0, help="λ, slope of the sliding surface")
     gain: Scale = number(0.2, ge=0, help="k, size of the correction; 0 is plain cfg")
-    form: Literal["sign", "norm"] = choice("sign", ("sign", "norm"), help="whether r gives its signs or its direction")
+    form: Literal["sign", "norm"] = choice(
+        "sign", ("sign", "norm"), help="whether the correction uses the signs of r or its direction"
+    )
     space: Space | None = choice(
         None, ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"
     )

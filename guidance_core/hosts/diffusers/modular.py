@@ -225,7 +225,7 @@ class StackGuidance(_guiders.BaseGuidance):  # type: ignore[misc]
             return levels
         if self.config.prediction_type != "flow" or timesteps is None:
             raise ConfigurationError(
-                "StackGuidance is not told the noise levels. Call follow(pipe.scheduler) on it; or, for a model of "
+                "StackGuidance does not know the noise levels. Call follow(pipe.scheduler) on it; or, for a model of "
                 "flow matching whose timesteps run from 1000 to 0, give it prediction_type='flow'."
             )
         sigmas = [float(each) / 1000 for each in timesteps.tolist()]

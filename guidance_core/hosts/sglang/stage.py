@@ -87,8 +87,8 @@ class GuidedDenoising:
         split = [dim for dim, (part, full) in enumerate(zip(mine, whole, strict=False)) if part != full]
         if len(mine) != len(whole) or len(split) != 1 or split[0] == 0:
             raise ConfigurationError(
-                f"a rank holds latents of shape {mine}, all ranks together {whole}; along which dimension they are "
-                "split cannot be told. Override shards_for in the stage."
+                f"a rank holds latents of shape {mine}, all ranks together {whole}; the dimension along which "
+                "they are split cannot be determined. Override shards_for in the stage."
             )
         dim = split[0]
         padded = {"output": whole[dim]} if mine[dim] * group.size() != whole[dim] else None

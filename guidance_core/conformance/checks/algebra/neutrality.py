@@ -52,7 +52,7 @@ def neutral(subject: Subject, case: Case) -> None:
         if still:
             raise Violation(
                 f"With {still} only `cond` is asked for, but its {' and '.join(subject.acting_hooks)} is still called. "
-                "Return [Needs(outputs=())] from build_branches where it is neutral: no hook is called for no output."
+                "Return [] from build_branches where it is neutral: the plugin is then off for the step."
             )
         raise Violation(
             "No single parameter at 0 or 1 makes it run `cond` alone: a user cannot switch it off without paying for "
