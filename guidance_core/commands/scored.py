@@ -59,7 +59,7 @@ class Measured:
     explained: str
     "What the scores are."
     beside: Mapping[str, Mapping[str, Score]] = attrs.field(factory=dict)
-    "Scores of what is no stack, such as the data, by a name."
+    "Scores of the data and the like, which no stack made, by a name."
 
     def as_data(self) -> list[dict[str, Any]]:
         """Return the rows for JSON."""
