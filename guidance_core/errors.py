@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -125,6 +127,23 @@ class RankLostError(RankError):
 
     _group: object = None
     "The control group whose rank it is."
+
+
+class UnguidedWarning(UserWarning):
+    """A stack guides no step of a run: a window holds none of its noise levels, or a pipeline's scale is 1."""
+
+
+class TimestepWarning(UserWarning):
+    """What was given as noise levels can only be timesteps."""
+
+
+def warn(text: str, category: type[Warning]) -> None:
+    """Warn at the first frame outside this library, so that the warning names the user's line."""
+    level, frame = 1, sys._getframe(1)
+    ours = ("guidance_core", "contextlib", "torch")  # the latter two wrap functions of ours
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ours:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level + 1)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, nearness: float = 0.5) -> str:

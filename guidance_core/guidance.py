@@ -27,6 +27,7 @@ from guidance_core.parameters.values import by_name
 from guidance_core.recipes import Chosen, recipe_named, recipe_names
 from guidance_core.recipes.added import check_added
 from guidance_core.run import Run
+from guidance_core.steps.doubtful import warn_of_timesteps, warn_of_windows
 from guidance_core.steps.program import Program
 from guidance_core.steps.settings import RunSettings
 from guidance_core.steps.starting import (
@@ -283,6 +284,10 @@ class Guidance:
             BranchConflictError: two plugins want different passes under one name.
             PluginError: a plugin failed to name its branches.
             PlanMismatchError: with an executor of several ranks, they start different runs.
+
+        Warns:
+            TimestepWarning: the sigmas can only be timesteps.
+            UnguidedWarning: no step is guided, and a window holds none of them.
         """
         chosen = self.checked_executor(executor)
 
@@ -313,6 +318,8 @@ class Guidance:
                     f"alphas must have one value for each of {count} steps; got {len(settings.alphas)}."
                 )
             program = Program(self._stack, settings)
+            warn_of_timesteps(settings)
+            warn_of_windows(self._stack.plugins, program.layouts, settings.sigmas)
             executor = chosen.for_run(program)
             for layout in program.layouts:
                 check_differentiable(layout, executor)

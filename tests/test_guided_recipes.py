@@ -166,12 +166,15 @@ def test_a_pipeline_without_a_recipe_says_so():
         guide(pipe)
 
 
-def test_the_recipe_of_another_pipeline_is_warned_of_with_the_right_one():
-    pipe, _ = _pipeline("Flux")
+def test_the_recipe_of_another_pipeline_is_warned_of_with_the_right_one_once():
+    pipe, inputs = _pipeline("Flux")
     own = r"for QwenImagePipeline.*this is a FluxPipeline.*The recipe of this pipeline is @flux\.1-dev"
     with pytest.warns(GuidanceRecipeWarning, match=own) as found:
-        guide(pipe, "@qwen-image")
+        made = guide(pipe, "@qwen-image")
     assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GuidanceRecipeWarning)  # once is enough
+        made(**inputs(1))
     with pytest.warns(GuidanceRecipeWarning, match=own) as found, guided(pipe, "@qwen-image,gate:lo=0.5"):
         pass
     assert found[0].filename == __file__

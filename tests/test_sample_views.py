@@ -23,8 +23,8 @@ image = pytest.importorskip("PIL.Image")
 runner = CliRunner()
 
 
-def sample(*words, steps=3):
-    return runner.invoke(app, ["sample", "--steps", str(steps), "--per-class", "1", *words])
+def sample(*words, steps=3, per_class=1):
+    return runner.invoke(app, ["sample", "--steps", str(steps), "--per-class", str(per_class), *words])
 
 
 # Estimates.
@@ -133,7 +133,12 @@ def test_the_page_stands_alone(tmp_path):
     assert long in text
     assert "guidance-core 0." in text
     assert f"torch {torch.__version__}" in text
-    assert "<th>sharpness</th>" in text
+    assert "<td>sharpness</td>" in text
+    cells = re.findall(r"<td>(.*?)</td>", text)
+    shown = [line.split("  ") for line in result.stdout.splitlines()]
+    shown = [cell.strip() for line in shown for cell in line if re.search(r"\d \[|% \[", cell)]
+    assert shown
+    assert set(shown) <= set(cells), "the page has the numbers of the terminal, in its units"
     command = shlex.split(re.search("<pre>(.*?)</pre>", text, re.S)[1].replace("&#x27;", "'"))
     assert command[:2] == ["guidance-core", "sample"]
     assert runner.invoke(app, [*command[1:], "--json"]).exit_code == 0, "the page's command draws it again"
@@ -152,10 +157,13 @@ def test_the_page_of_clips_holds_their_sound(tmp_path):
 
 def test_what_was_given_cannot_write_into_the_page(tmp_path):
     from guidance_core.commands.sample_page import write_page
+    from guidance_core.commands.scored import Measured, Row
+    from guidance_core.models.intervals import Score
 
     hostile = '<script>alert("x")</script>'
-    data = {"rows": [{"guidance": hostile, "passes_per_step": 1.0, "scores": {hostile: 1.0}}]}
-    write_page(tmp_path / "a.html", hostile, data, [])
+    scores = {hostile: Score(1.0, 0.5, 1.0)}
+    measured = Measured([Row(hostile, 1.0, 0.1, scores)], {hostile: hostile}, frozenset(), hostile, {hostile: scores})
+    write_page(tmp_path / "a.html", hostile, {hostile: hostile}, measured, [])
     assert "<script>" not in (tmp_path / "a.html").read_text()
 
 
@@ -214,6 +222,38 @@ def test_tables_do_not_cut_specs(columns, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     long = "cfg:scale=3,stg:scale=1,blocks=[1,2,3,4,5],interval:lo=0.2,hi=0.9,rescale:phi=0.7"
     result = sample("-g", long, "--characters", "A", "--out", str(tmp_path / "a.png"))
-    cells = [line.split("│")[2].strip() for line in result.stdout.splitlines() if line.startswith("│")]
-    assert all("…" not in cell for cell in cells[1:])
-    assert long.replace(" ", "") in "".join(cells).replace(" ", "")
+    assert f"1: {long}\n" in result.stdout
+
+
+@pytest.mark.parametrize("model", ["letters", "keypad", "mixture"])
+@pytest.mark.parametrize("columns", ["40", "60", "80", "200"])
+def test_every_number_is_whole_in_every_terminal(model, columns, tmp_path, monkeypatch):
+    """In one table for all models; a terminal that is too narrow for it has the same in lines."""
+    monkeypatch.setenv("COLUMNS", columns)
+    words = ["--model", model, "-g", "", "-g", "cfg:scale=3"]
+    result = sample(*words, "--out", str(tmp_path / "a.png"), per_class=4)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(sample(*words, "--out", str(tmp_path / "a.png"), "--json", per_class=4).stdout)["rows"]
+    assert "…" not in result.stdout
+    shown = re.findall(r"[+-]?[\d.]+(?: %)? \[[^\]\n]*\]", result.stdout)
+    names = len(rows[0]["scores"]) if model != "keypad" else 6
+    assert any(each[0] == "+" for each in shown)
+    assert names * 2 <= len(shown) <= names * 4, "both rows, their difference, and perhaps the data's"
+    assert result.stdout.count("passes per step") == 1, "there is one table"
+
+
+def test_the_difference_from_the_first_row_is_in_json_too(tmp_path):
+    words = ["-g", "cfg:scale=1", "-g", "cfg:scale=1", "-g", "cfg:scale=8"]
+    first, same, other = json.loads(sample(*words, "--out", str(tmp_path / "a.png"), "--json", per_class=4).stdout)[
+        "rows"
+    ]
+    assert "minus_row_1" not in first["scores"]["character"]
+    for name, score in same["scores"].items():
+        low, high = score["minus_row_1"]["interval"]
+        assert score["minus_row_1"]["value"] == 0, name
+        assert low <= 0 <= high
+    burnt = other["scores"]["saturation"]
+    assert burnt["minus_row_1"]["value"] == pytest.approx(
+        burnt["value"] - first["scores"]["saturation"]["value"], abs=2e-4
+    )
+    assert burnt["minus_row_1"]["interval"][0] > 0

@@ -196,6 +196,14 @@ def test_where_only_this_machine_can_install_from_is_stated(tmp_path):
     assert f"guidance-core: {ROOT.as_uri()}\n  only this machine" in here.output
     elsewhere = new("my-method", "--library", ">=0.2", "--into", tmp_path / "b")
     assert "guidance-core: guidance-core>=0.2\nnext:" in elsewhere.output
+    assert f'Write "guidance-core>={__version__}" in pyproject.toml' in here.output
+    assert "before you publish" not in elsewhere.output
+    for folder, count in (("a", 2), ("b", 0)):
+        text = (tmp_path / folder / "my-method/pyproject.toml").read_text()
+        assert text.count("a package index refuses a place; before you publish, write") == count
+        tomllib.loads(text)
+        readme = (tmp_path / folder / "my-method/README.md").read_text()
+        assert ("`twine upload` ends with an error" in readme) == (count > 0)
     for folder, remarks in (("a", 1), ("b", 0)):
         text = (tmp_path / folder / "my-method/.github/workflows/test.yml").read_text()
         assert text.count("# pyproject.toml takes guidance-core from a folder") == remarks

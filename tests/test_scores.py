@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from guidance_core.models.intervals import Score, bootstrapped, mean, share
+from guidance_core.models.intervals import Score, bootstrapped, difference, mean, share
 from guidance_core.models.scores import diversity, frechet_distance, saturation, sharpness
 
 
@@ -66,6 +66,61 @@ def test_the_interval_of_a_biased_statistic_lies_around_it():
     features = drawn(24, 8)
     score = frechet_distance(features, torch.zeros(8), torch.eye(8))
     assert score.low < score.value < score.high
+
+
+def pairs(both, ours, theirs, neither):
+    """Return the hits of two rows by how many pairs are hits of both, of the one, of the other, and of neither."""
+    kinds = torch.tensor([3] * both + [2] * ours + [1] * theirs + [0] * neither)
+    return kinds >= 2, kinds % 2 == 1
+
+
+def test_equal_rows_differ_by_nothing_within_what_the_number_of_pairs_allows():
+    for count in (8, 80, 800):
+        one, other = pairs(count // 2, 0, 0, count // 2)
+        found = difference(share(one), share(other))
+        assert found.value == 0
+        assert -found.low == pytest.approx(found.high)
+        assert 0.1 / count < found.high < 4 / math.sqrt(count)
+
+
+def test_a_paired_share_mirrors_and_is_narrower_where_hits_go_together():
+    one, other = pairs(50, 12, 2, 36)
+    found, back = difference(share(one), share(other)), difference(share(other), share(one))
+    assert (found.value, found.low, found.high) == pytest.approx((-back.value, -back.high, -back.low))
+    assert found.value == pytest.approx(0.1)
+    shuffled = other[torch.randperm(100, generator=torch.Generator().manual_seed(1))]
+    apart = difference(share(one), share(shuffled))
+    assert found.high - found.low < 0.75 * (apart.high - apart.low)
+
+
+@pytest.mark.parametrize(("chance", "same"), [(0.9, 0.8), (0.5, 0.5), (0.95, 0.0)])
+def test_the_interval_of_a_paired_share_holds_the_truth_about_as_often_as_it_says(chance, same):
+    """One row hits with `chance`; the other is the same pair with the chance `same`, and else hits half the time."""
+    generator, held = torch.Generator().manual_seed(3), 0
+    truth = chance - (same * chance + (1 - same) * 0.5)
+    for _ in range(400):
+        one = torch.rand(32, generator=generator) < chance
+        other = torch.where(torch.rand(32, generator=generator) < same, one, torch.rand(32, generator=generator) < 0.5)
+        found = difference(share(one), share(other))
+        assert -1 <= found.low <= found.value <= found.high <= 1
+        held += found.low <= truth <= found.high
+    assert held >= 370
+
+
+def test_what_two_rows_share_cancels_in_the_difference_of_their_means():
+    shared, apart = drawn(200), 0.01 * drawn(200, seed=1)
+    found = difference(mean(shared + apart + 0.1), mean(shared))
+    assert found.value == pytest.approx(0.1 + apart.mean().item())
+    assert found.low < found.value < found.high
+    assert found.high - found.low < 0.01
+    assert found.written(signed=True) == f"+{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
+
+
+def test_rows_of_other_numbers_of_samples_have_a_difference_without_an_interval():
+    for one, other in ((share(hits(3, 4)), share(hits(2, 5))), (share(hits(3, 4)), mean(drawn(4)))):
+        found = difference(one, other)
+        assert found.value == one.value - other.value
+        assert not found.has_interval
 
 
 def test_few_samples_have_unknown_scores():

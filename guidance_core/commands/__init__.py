@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import Any
 
 from guidance_core.commands.extras import EXTRAS, lacking
 from guidance_core.commands.statuses import CLOSED_PIPE, INTERRUPTED, MISTAKE, OK, TRACEBACK, WRONG_USE
@@ -14,6 +16,7 @@ from guidance_core.errors import GuidanceError, told
 def main() -> None:
     """Run the command; an error is one line on stderr and an exit status (`STATUSES`), never a traceback."""
     write_in_any_encoding()
+    warnings.showwarning = _warn
     try:
         status = _run()
         sys.stdout.flush()
@@ -55,6 +58,20 @@ def _run() -> int:
     except Exception as error:
         return _mistake(error)
     return OK
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """Write a warning on one line of stderr; one of this library without a place in its code."""
+    is_ours = category.__module__.startswith("guidance_core.")
+    text = f"warning: {message}\n" if is_ours else warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(text)
 
 
 def _wrong(line: str) -> int:

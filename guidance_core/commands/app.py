@@ -23,7 +23,7 @@ from guidance_core.commands.statuses import STATUSES
 from guidance_core.version import __version__
 
 COMMANDS: Mapping[Callable[..., None], tuple[str, ...]] = {
-    plugins: ("guidance-core plugins", "guidance-core plugins --json"),
+    plugins: ("guidance-core plugins", "guidance-core plugins cfg apg", "guidance-core plugins --json"),
     describe: (
         "guidance-core describe cfg:scale=3,rescale:phi=0.7",
         "guidance-core describe --recipe qwen-image --steps 50",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shlex
 import sys
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -26,6 +27,12 @@ ALONE = (
 Waiting for exceptions that nobody can catch would collect the garbage five times: half a second, beside torch.
 """
 
+EXECUTOR_CHECKS = {
+    "all_gather": "all-gather-equals-serial",
+    "all_reduce": "all-reduce-within-bound",
+}
+"The check that compares each executor with serial; batched has none."
+AGAIN = "  # without --ranks 0 or 1: all_gather and all_reduce were not tried"
 NEXT = "next: pytest, build, publish"
 FOLLOWING = ("pytest", "pip install build twine && python -m build", "twine upload dist/*")
 
@@ -144,18 +151,37 @@ def check(
         status = int(pytest.main([*ALONE, "-v" if full else "-q", "-m", chosen], plugins=[suite]))
     is_bad = bool(status or broken)
     following = [] if only or skip else _following(subjects)  # what was left out may not hold
+    if following and ranks < 2:
+        following = [f"guidance-core check {' '.join(map(shlex.quote, wanted))}".rstrip() + AGAIN]
+    covered = _covered(suite.rows)
     if as_json:
         subjects = suite.subjects()
         if status in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR):
             subjects = [{**subject, "ok": False} for subject in subjects]  # not every check was made
         print_json({"seed": seed, "subjects": subjects, "not_checked": broken, "next": [] if is_bad else following})
     else:
+        if covered:
+            print(covered)
         print(f"seed {seed}", *(f"{name}: not checked: {why}" for name, why in broken.items()), sep="\n")
         if following and not is_bad:
-            print(NEXT, *(f"  {command}" for command in following), sep="\n")
+            print(
+                NEXT if ranks >= 2 else "next: check on several ranks too",
+                *(f"  {command}" for command in following),
+                sep="\n",
+            )
     if is_bad:
         interrupted = status == pytest.ExitCode.INTERRUPTED
         raise SystemExit(130 if interrupted else 1 if broken or status == pytest.ExitCode.INTERNAL_ERROR else status)
+
+
+def _covered(rows: Iterable[Any]) -> str:
+    """Say on which executors methods were checked."""
+    found = {name: [row for row in rows if row["check"] == check] for name, check in EXECUTOR_CHECKS.items()}
+    if not any(found.values()):
+        return ""
+    run = [name for name, each in found.items() if any(row["examples"] for row in each)]
+    left = [name for name in found if name not in run]
+    return f"executors covered: {', '.join(['serial', *run])}" + (f"; not: {', '.join(left)}" if left else "")
 
 
 def _following(subjects: Iterable[Any]) -> list[str]:

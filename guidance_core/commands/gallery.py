@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from guidance_core.commands.extras import check_extra
 from guidance_core.commands.options import AsJson, Console, print_json
 from guidance_core.commands.terminal import is_quiet
-from guidance_core.errors import ConfigurationError
+from guidance_core.errors import ConfigurationError, UnguidedWarning
 
 if TYPE_CHECKING:
     from guidance_core.gallery.work import Unit
@@ -64,7 +65,9 @@ def gallery(
         def on_unit(unit: Unit, share: float) -> None:
             progress.update(task, completed=share, description=f"{unit.model} {unit.stack or 'no guidance'}"[:60])
 
-        files = build(store, out, on_unit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnguidedWarning)  # windows of some entries hold none of the quick steps
+            files = build(store, out, on_unit)
         progress.update(task, completed=1.0, description="written")
     if as_json:
         print_json({"files": [str(path) for path in files], "seconds": round(time.perf_counter() - start, 1)})

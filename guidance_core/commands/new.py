@@ -47,17 +47,25 @@ def new(
         f"guidance-core check {package.names.name}",
         f"guidance-core sample -g {package.drawing}",
     ]
+    remark = ""
+    if package.library.url:
+        remark = (
+            "before you publish: an index refuses a package that depends on a place. Write "
+            f'"guidance-core{package.library.indexed}" in pyproject.toml, once that is on the index.'
+        )
     if as_json:
         facts = {"name": package.names.name, "kind": package.kind, "license": LICENSES[package.license]}
         facts["library"] = package.library.requirement()
-        print_json({**facts, "folder": str(folder), "files": list(package.files), "next": commands})
+        print_json({**facts, "folder": str(folder), "files": list(package.files), "next": commands, "remark": remark})
         return
     print(f"{folder}: a method of the kind {package.kind}")
     for path in package.files:
         print(f"  {path}")
     print(f"guidance-core: {package.library.url or package.library.requirement()}")
     if package.library.is_local:
-        print("  only this machine can install from there; before you publish, name versions in pyproject.toml")
+        print("  only this machine can install from there")
     print("next:")
     for command in commands:
         print(f"  {command}")
+    if remark:
+        print(remark)

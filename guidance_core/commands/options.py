@@ -14,7 +14,7 @@ from guidance_core.commands.terminal import end_silently
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 SPEC = (
     "Methods in one line, such as 'cfg:scale=3,rescale:phi=0.7', or a recipe, such as '@qwen-image'. A method that is "
-    "not installed is named as module:Class, or module:Class:scale=3. Empty: no guidance."
+    "not installed is named as module:Class, or module:Class:scale=3. Give an empty spec, '', for no guidance."
 )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
+import typer
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
@@ -17,25 +19,45 @@ from guidance_core.commands.options import AsJson, Console, print_json
 from guidance_core.config.tables import encode
 from guidance_core.describe import shown
 from guidance_core.discovery import EXECUTORS, PLUGINS, Found, find_executors, find_plugins
-from guidance_core.errors import brief, told
+from guidance_core.errors import UnknownNameError, brief, suggest, told
 from guidance_core.parameters.documented import parameters_of
 from guidance_core.parameters.values import UNSET
 
 
-def plugins(as_json: AsJson = False) -> None:
-    """List the installed methods and executors: name, version, distribution, parameters, and what failed to load."""
+def plugins(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Show these methods and executors alone, in full.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the installed methods and executors: name, version, distribution, parameters, and what failed to load.
+
+    With names: those alone, with their whole description.
+    """
     with contextlib.redirect_stdout(sys.stderr):  # what modules print is not this command's answer
         found = {PLUGINS: find_plugins(), EXECUTORS: find_executors()}
         methods = [_plugin_row(each) for each in found[PLUGINS] if each.name]
         executors = [_row(each) for each in found[EXECUTORS] if each.name]
     wrong = dict.fromkeys(each for several in found.values() for each in several if not each.name)
     problems = [{"distribution": each.distribution, "version": each.version, "problem": each.failure} for each in wrong]
+    if names:
+        rows = [*methods, *executors]
+        for name in names:
+            if name not in {row["name"] for row in rows}:
+                known = [*(row["name"] for row in rows)]
+                raise UnknownNameError(f"there is no method and no executor {brief(name)}.{suggest(name, known)}")
+        methods, executors = ([row for row in several if row["name"] in names] for several in (methods, executors))
+        problems = []
     if as_json:
         print_json({"group": PLUGINS, "plugins": methods, "executors": executors, "problems": problems})
         return
     console = Console()
     for row in methods:
-        _print_row(console, row)
+        _print_row(console, row, in_full=bool(names))
+    if names:
+        for row in executors:
+            _print_row(console, row, in_full=True)
+        return
     if not methods:
         console.print("No plugins: autoload is switched off.")
     console.print("\nexecutors")
@@ -46,7 +68,7 @@ def plugins(as_json: AsJson = False) -> None:
         console.print(f"[red]problem:[/red] {escape(origin)}: {escape(problem['problem'] or '')}", highlight=False)
 
 
-def _print_row(console: Console, row: Mapping[str, Any]) -> None:
+def _print_row(console: Console, row: Mapping[str, Any], *, in_full: bool = False) -> None:
     origin = f"{row['distribution']} {row['version']}".strip() or "registered by this program"
     console.print(
         f"[bold]{escape(row['name'])}[/bold]  {escape(row['summary'] or '')}  [dim]({escape(origin)})[/dim]",
@@ -54,14 +76,16 @@ def _print_row(console: Console, row: Mapping[str, Any]) -> None:
     )
     if row["failure"]:
         console.print(f"  [red]not loaded:[/red] {escape(row['failure'])}", highlight=False)
+    if in_full and row["description"]:
+        console.print(Padding(Text(row["description"]), (1, 0, 1, 2)))
     if row.get("parameters"):
-        console.print(_parameter_grid(row["parameters"]))
+        console.print(_parameter_grid(row["parameters"], console.width))
 
 
-def _parameter_grid(parameters: list[dict[str, Any]]) -> Padding:
+def _parameter_grid(parameters: list[dict[str, Any]], width: int) -> Padding:
     grid = Table.grid(padding=(0, 1))
-    grid.add_column(min_width=26, overflow="fold")
-    grid.add_column(style="dim")
+    grid.add_column(min_width=min(26, width // 3), overflow="fold")
+    grid.add_column(style="dim", overflow="fold")
     for parameter in parameters:
         default = "required" if parameter["required"] else shown(parameter["default"])
         options = ", ".join(map(shown, parameter.get("options", ())))
@@ -83,13 +107,16 @@ def _plugin_row(found: Found) -> dict[str, Any]:
 
 def _row(found: Found) -> dict[str, Any]:
     """Return what is known of a plugin or executor, without its parameters."""
-    summary = None if found.loaded is None else (found.loaded.__doc__ or "").strip().partition("\n")[0]
+    text = "" if found.loaded is None else inspect.cleandoc(found.loaded.__doc__ or "")
+    summary, _, description = text.partition("\n")
+    description = description.partition("\nArgs:")[0].strip()  # the parameters are listed
     return {
         "name": found.name,
         "version": found.version,
         "distribution": found.distribution,
         "target": found.target,
-        "summary": summary,
+        "summary": None if found.loaded is None else summary,
+        "description": description,
         "failure": found.failure,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Annotated, Any
 
 import typer
@@ -62,17 +63,44 @@ def recipes(
         return
     if quiet:
         return
+    _print_list([_cells(each) for each in found])
+
+
+COLUMNS = ("recipe", "model", "parameters", "checked")
+
+
+def _cells(found: FoundRecipe) -> tuple[str, ...]:
+    """Return what the list shows of a recipe."""
+    recipe = found.recipe
+    if recipe is None:
+        return f"@{found.name}", f"not loaded: {found.failure or ''}", "", ""
+    given = ", ".join(f"{name}={shown(value)}" for name, value in _defaults(recipe).items())
+    return f"@{recipe.name}", recipe.title, given or "none", recipe.checked
+
+
+def _print_list(rows: list[tuple[str, ...]]) -> None:
+    """Print a table; or, where a column would be narrower than its longest word, one line below the other."""
+    console = Console()
+    words = [max(len(word) for row in (COLUMNS, *rows) for word in row[at].split() or [""]) for at in range(4)]
+    left = console.width - sum(words) - 2 * len(words)
+    if left < 0:
+        for row in rows:
+            print(row[0])
+            for text in filter(None, row[1:]):
+                wrap = textwrap.TextWrapper(
+                    console.width, initial_indent="  ", subsequent_indent="    ", break_long_words=False
+                )
+                wrap.break_on_hyphens = False
+                print(wrap.fill(text))
+        return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("recipe", "model", "parameters", "checked"):
-        table.add_column(column, overflow="fold", no_wrap=column == "recipe")
-    for each in found:
-        if each.recipe is None:
-            table.add_row(escape(f"@{each.name}"), f"[red]not loaded:[/red] {escape(each.failure or '')}", "", "")
-        else:
-            recipe = each.recipe
-            given = ", ".join(f"{name}={shown(value)}" for name, value in _defaults(recipe).items())
-            table.add_row(*map(escape, (f"@{recipe.name}", recipe.title, given or "none", recipe.checked)))
-    Console().print(table)
+    wanted = [max(len(row[at]) for row in rows) - words[at] for at in range(4)]
+    share = min(1.0, left / max(1, sum(wanted)))
+    for column, width, more in zip(COLUMNS, words, wanted, strict=True):
+        table.add_column(column, overflow="fold", width=width + max(0, int(share * more)))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def show(

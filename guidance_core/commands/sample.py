@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
 
 from guidance_core.commands.extras import check_extra, check_package
 from guidance_core.commands.options import SPEC, AsJson, Console, print_json
@@ -19,8 +18,8 @@ from guidance_core.commands.sample_keypad import SPEC as KEYPAD_SPEC
 from guidance_core.commands.sample_keypad import show_clips
 from guidance_core.commands.sample_mixture import SPECS as MIXTURE_SPECS
 from guidance_core.commands.sample_mixture import show_clouds
-from guidance_core.commands.sample_page import Page, command_line, write_page
-from guidance_core.commands.scored import as_data, score_table
+from guidance_core.commands.sample_page import Page, command_line, show_measured, write_page
+from guidance_core.commands.scored import Measured, Row
 from guidance_core.commands.sweep import Sweep
 from guidance_core.commands.terminal import is_quiet
 from guidance_core.errors import ConfigurationError, brief, shortened, suggest
@@ -35,7 +34,7 @@ MODELS = (LETTERS, KEYPAD, MIXTURE)
 GRID, STEPS = "grid", "steps"
 VIEWS = (GRID, STEPS)
 
-SHARES = ("character", "typeface", "saturation")
+SHARES = frozenset({"character", "typeface", "saturation"})
 "Scores that are shares."
 
 
@@ -233,18 +232,19 @@ def _show(
     as_json: bool,
 ) -> None:
     """Print what was measured and written, and write the page of it."""
-    rows = [
-        {
-            "guidance": spec,
-            "passes_per_step": drawing.passes_per_step,
-            "seconds": round(drawing.seconds, 3),
-            "accuracy": round(drawing.accuracy, 4),
-            "scores": as_data(drawing.scores),
-            **({} if drawing.trace is None else {"trace": drawing.trace.to_dict()["steps"]}),
-        }
-        for spec, drawing in zip(demo.specs, drawings, strict=True)
-    ]
     count = len(drawings[0].images)
+    measured = Measured(
+        [
+            Row(spec, drawing.passes_per_step, drawing.seconds, drawing.scores, drawing.trace)
+            for spec, drawing in zip(demo.specs, drawings, strict=True)
+        ],
+        {name: name for name in drawings[0].scores},
+        SHARES,
+        f"Pictures in a row: {count}. character, typeface: share that an independent classifier reads as asked for; "
+        "distance: Fréchet distance from real letters in the classifier's features, which falls with the number of "
+        "pictures, so compare rows of one command only; diversity: of the pictures of one character; saturation: share "
+        "of values more than 0.1 outside [-1, 1], where burning shows; sharpness: root mean square of the Laplacian.",
+    )
     settings = {
         "model": model,
         "steps": demo.steps,
@@ -252,35 +252,13 @@ def _show(
         "samples": count,
         "executor": demo.chosen,
     }
-    data = {**settings, **{kind: str(path) for kind, path in files}, "rows": rows}
     if page is not None:
-        files = [*files, ("page", page(data, files))]
+        files = [*files, ("page", page(settings, measured, files))]
     if as_json:
-        print_json({**data, **{kind: str(path) for kind, path in files}})
+        rows = [
+            {**row, "accuracy": round(drawing.accuracy, 4)}
+            for row, drawing in zip(measured.as_data(), drawings, strict=True)
+        ]
+        print_json({**settings, **{kind: str(path) for kind, path in files}, "rows": rows})
         return
-    table = Table("", _specs(), "passes per step", "seconds", "accuracy")
-    for number, row in enumerate(rows, 1):
-        spec = str(row["guidance"]) or "none"
-        table.add_row(
-            str(number), spec, f"{row['passes_per_step']:.2f}", f"{row['seconds']:.2f}", f"{row['accuracy']:.1%}"
-        )
-    console = Console()
-    for spec, drawing in zip(demo.specs, drawings, strict=True):
-        if drawing.trace is not None:
-            print(f"{spec or 'no guidance'}, means over {count} images\n{drawing.trace}\n")
-    console.print(table)
-    console.print(f"accuracy: share of {count} images that an independent classifier reads as asked for")
-    numbers = map(str, range(1, len(drawings) + 1))
-    console.print(score_table([drawing.scores for drawing in drawings], SHARES, numbers))
-    console.print(
-        "With half of the 95 % intervals. character, typeface: share read as asked for; distance: Fréchet distance "
-        "from real letters in the classifier's features, which falls with the number of pictures, so compare rows of "
-        "one command only; diversity: of the pictures of one character; saturation: share of values more than 0.1 "
-        "outside [-1, 1], where burning shows; sharpness: root mean square of the Laplacian"
-    )
-    for kind, path in files:
-        console.print(f"{kind}: {path}", soft_wrap=True, markup=False)
-
-
-def _specs() -> Column:
-    return Column("guidance", overflow="fold")
+    show_measured(measured, f"{count} pictures", files)

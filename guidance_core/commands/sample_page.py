@@ -14,13 +14,19 @@ from typing import Any, TypeAlias
 import torch
 import typer
 
+from guidance_core.commands.options import Console
+from guidance_core.commands.scored import Measured
 from guidance_core.models.files import writing
 from guidance_core.version import __version__
 
 KINDS = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp", ".wav": "audio/wav"}
 "What browsers call files, by their endings."
-Page: TypeAlias = Callable[[Mapping[str, Any], Sequence[tuple[str, Path]]], Path]
-"Writes the page of what `--json` prints and of what was written; returns its path."
+WIDEST = 1000
+"Columns that no table reaches."
+Files: TypeAlias = Sequence[tuple[str, Path]]
+"What was written, each with its kind."
+Page: TypeAlias = Callable[[Mapping[str, Any], Measured, Files], Path]
+"Writes the page of how it was drawn, what was measured and what was written; returns its path."
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}"
     "img{max-width:100%}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .7rem;text-align:right;"
@@ -43,13 +49,14 @@ def command_line(context: typer.Context) -> str:
     return shlex.join(words)
 
 
-def write_page(path: Path, command: str, data: Mapping[str, Any], files: Sequence[tuple[str, Path]]) -> Path:
+def write_page(path: Path, command: str, settings: Mapping[str, Any], measured: Measured, files: Files) -> Path:
     """Write the page and return its path; pictures and sounds are inside it, and it asks nothing of the network.
 
     Args:
         path: where to write.
         command: the command line.
-        data: what `--json` prints: settings, and `rows` with their numbers.
+        settings: how it was drawn, by name.
+        measured: what was measured.
         files: what was written, each with what stands above it.
 
     Raises:
@@ -60,12 +67,30 @@ def write_page(path: Path, command: str, data: Mapping[str, Any], files: Sequenc
         f'<html lang="en"><head><meta charset="utf-8"><title>guidance-core sample</title><style>{STYLE}</style></head>',
         f"<body><h1>guidance-core sample</h1><pre>{escape(command)}</pre>",
         *(_shown(title, file) for title, file in files),
-        _table(data["rows"]),
-        f"<p>{escape(_settings(data))}</p><p>{escape(_versions())}</p></body></html>",
+        measured.html(),
+        f"<p>{escape(_settings(settings))}</p><p>{escape(_versions())}</p></body></html>",
     ]
     with writing(path):
         path.write_text("\n".join(parts), encoding="utf-8")
     return path
+
+
+def show_measured(measured: Measured, means_over: str, files: Files) -> None:
+    """Print the traces, what was measured, and the files that were written."""
+    for row in measured.rows:
+        if row.trace is not None:
+            print(f"{row.name}, means over {means_over}\n{row.trace}\n")
+    console = Console()
+    table = measured.table()
+    if console.measure(table, options=console.options.update(max_width=WIDEST)).maximum <= console.width:
+        console.print(table)
+    else:
+        print(measured.lines())
+    for number, row in enumerate(measured.rows, 1):
+        console.print(f"{number}: {row.name}", soft_wrap=True, markup=False)
+    console.print(measured.legend, markup=False)
+    for kind, path in files:
+        console.print(f"{kind}: {path}", soft_wrap=True, markup=False)
 
 
 def _shown(title: str, file: Path) -> str:
@@ -77,37 +102,8 @@ def _shown(title: str, file: Path) -> str:
     return f'<h2>{name}</h2><p class="wide"><img alt="{name}" src="{url}"></p>'
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the numbers of the rows, each with its interval where it has one."""
-    flat = [_flat(row) for row in rows]
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
-    lines = ["".join(f"<td>{row.get(name, '')}</td>" for name in names) for row in flat]
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<h2>Measured</h2><div class="wide"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, str]:
-    found = {"guidance": f"<code>{escape(str(row['guidance']) or 'no guidance')}</code>"}
-    for name, value in row.items():
-        if name == "scores":
-            found |= {score: _number(number) for score, number in value.items()}
-        elif isinstance(value, int | float | Mapping):
-            found[name] = _number(value)
-    return found
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, Mapping):
-        low, high = value["interval"]
-        known = "–" if value["value"] is None else f"{value['value']:.4g}"
-        return known if low is None else f"{known} [{low:.4g}, {high:.4g}]"
-    return f"{value:.4g}"
-
-
-def _settings(data: Mapping[str, Any]) -> str:
-    said = ("model", "steps", "seed", "samples", "executor")
-    return "; ".join(f"{name}: {data[name]}" for name in said if name in data)
+def _settings(settings: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in settings.items())
 
 
 def _versions() -> str:

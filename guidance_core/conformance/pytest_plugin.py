@@ -6,6 +6,7 @@ module for `--guidance-plugin`, and `guidance-core check` hands its suite to pyt
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -59,6 +60,8 @@ class ConformanceSuite:
         "What became of each check, in order."
         self.causes: dict[str, list[str]] = {}
         "By subject, the failed checks that may make others fail."
+        self.first: dict[tuple[str, str], str] = {}
+        "By subject and what went wrong, the first check that failed so."
 
     def pytest_configure(self, config: pytest.Config) -> None:
         """Leave the test files of the folder alone where none is named."""
@@ -70,9 +73,17 @@ class ConformanceSuite:
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         """Add an item for each check, before pytest selects."""
         items += [
-            ConformanceItem.from_parent(session, name=f"guidance::{bound.id}", bound=bound, causes=self.causes)
+            ConformanceItem.from_parent(
+                session, name=f"guidance::{bound.id}", bound=bound, causes=self.causes, first=self.first
+            )
             for bound in self.checks()
         ]
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Count what fails as another check did apart, so that its report is not shown again."""
+        row: Any = dict(report.user_properties).get("guidance")
+        is_alike = row is not None and row.get("alike") and report.when == "call" and report.failed
+        return ("failed alike", "F", "FAILED") if is_alike else None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what is reported of a check."""
@@ -105,10 +116,16 @@ class ConformanceSuite:
             whose = "" if is_clear else f" of {subject['module']}"
             terminalreporter.section(f"{subject['kind']} {subject['title']}{whose}", "-")
             for row in sorted(subject["checks"], key=lambda row: row["status"] not in BAD):
-                if row["status"] != PASSED or row["reason"]:
+                if (row["status"] != PASSED or row["reason"]) and not (row.get("alike") and row["status"] in BAD):
                     line = f"{row['check']:<32}{row['examples'] or '':>4}{row['seconds']:>8.2f} s  {row['status']}"
                     colour = COLOURS.get(row["status"], "light")
                     terminalreporter.write_line(f"{line}: {row['reason']}".removesuffix(": "), **{colour: True})
+            for first, alike in _alike(subject["checks"]).items():
+                names = ", ".join(row["check"] for row in alike)
+                terminalreporter.write_line(f"Like {first}, {len(alike)} more: {names}; --full (-v) shows each report.")
+                made = dict.fromkeys(row["failure"]["case"] for row in alike if row["failure"]["case"])
+                if len(made) > 1:
+                    terminalreporter.write_line(f"  smallest examples: {'; '.join(made)}")
             if subject["conditions"]:
                 given = ", ".join(subject["conditions"])
                 terminalreporter.write_line(f"Given to it because its branches name them: the conditions {given}.")
@@ -122,10 +139,11 @@ class ConformanceSuite:
 class ConformanceItem(pytest.Item):
     """One check of one subject."""
 
-    def __init__(self, *, bound: BoundCheck, causes: dict[str, list[str]], **given: Any) -> None:
+    def __init__(self, *, bound: BoundCheck, causes: dict[str, list[str]], first: dict[Any, str], **given: Any) -> None:
         super().__init__(**given)
         self.bound = bound
         self.causes = causes
+        self.first = first
         check, subject = bound.check, bound.subject
         for mark in (pytest.mark.guidance(check=check.name, subject=subject.name, theme=check.theme), *bound.marks):
             self.add_marker(mark)
@@ -146,9 +164,20 @@ class ConformanceItem(pytest.Item):
         self.outcome = run_check(bound.check, bound.subject, bound.options)
         has_run = self.outcome.status == PASSED and self.outcome.examples > 0 and bound.check.draw is not None
         self.keep(getattr(bound.subject, "assumed", ()) if has_run else ())
+        self.find_alike()
         if self.outcome.is_bad and bound.check.name in FUNDAMENTAL:
             self.causes.setdefault(bound.subject.key, []).append(bound.check.name)
         tell(self.outcome)
+
+    def find_alike(self) -> None:
+        """Note the first check of the subject that failed in the same way, unless every report is wanted."""
+        failure = self.outcome.failure
+        if failure is None or not self.outcome.is_bad or self.config.get_verbosity() > 0:
+            return
+        key = self.bound.subject.key, _same(failure.what)
+        first = self.first.setdefault(key, self.bound.check.name)
+        if first != self.bound.check.name:
+            self.user_properties[0][1]["alike"] = first  # type: ignore[index]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Show the report without a traceback of the suite; in short where it may follow from another failure."""
@@ -167,6 +196,21 @@ class ConformanceItem(pytest.Item):
         """Say where it comes from."""
         code = self.bound.check.function.__code__
         return code.co_filename, code.co_firstlineno, self.name
+
+
+def _same(what: str) -> str:
+    """Return what went wrong, without the way it came about and without numbers: equal for equal failures."""
+    raised = re.findall(r"[A-Za-z_]*(?:Error|Exception): (?:(?![A-Za-z_]*(?:Error|Exception): ).)*", what)
+    return re.sub(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", "#", raised[-1] if raised else what).strip()
+
+
+def _alike(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the checks that failed as another one did, by its name."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row.get("alike") and row["status"] in BAD:
+            found.setdefault(row["alike"], []).append(row)
+    return found
 
 
 def _judged(report: pytest.TestReport, reason: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import multiprocessing
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import WeakSet
@@ -26,7 +27,7 @@ from guidance_core.conformance.registry import Check
 from guidance_core.conformance.subject import Subject
 from guidance_core.conformance.violation import NotApplicable, Violation
 from guidance_core.discovery.tracebacks import raised
-from guidance_core.errors import GuidanceError
+from guidance_core.errors import GuidanceError, UnguidedWarning
 
 STARTING = 30.0
 "Seconds more for a check that has to start processes."
@@ -63,7 +64,8 @@ def run_check(check: Check, subject: Any, options: Options | None = None) -> Out
     status, reason = PASSED, ""
     limit = options.time_limit * (SHARE_AFTER_A_HANG if subject in _hung else 1) + STARTING * check.processes
     try:
-        with time_limit(limit):
+        with time_limit(limit), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnguidedWarning)  # examples have windows of every kind
             search.run()
     except NotApplicable as error:
         status, reason = NOT_APPLICABLE, str(error)

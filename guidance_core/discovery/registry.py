@@ -28,6 +28,8 @@ DISABLE = "GUIDANCE_CORE_DISABLE_AUTOLOAD"
 ONLY = "GUIDANCE_CORE_PLUGINS"
 ONLY_EXECUTORS = "GUIDANCE_CORE_EXECUTORS"
 _LIMITS = {PLUGINS: ONLY, EXECUTORS: ONLY_EXECUTORS}
+NOTHING = ("none", "no", "off", "nothing", "null", "no-guidance", "unguided")
+"What people call no guidance, which has no name here."
 _KINDS = {PLUGINS: "plugin", EXECUTORS: "executor"}
 
 _registered: dict[tuple[str, str], type | None] = {}
@@ -242,6 +244,8 @@ def _class(group: str, name: str) -> type:
     names = _names(group)
     if name not in names:
         known = [each for each in names if each in _published(group) or each in _own(group)]
+        if group == PLUGINS and name.lower() in NOTHING:
+            raise UnknownNameError(f"there is no plugin {brief(name)}. For no guidance, give an empty spec: ''.")
         raise UnknownNameError(f"there is no {_KINDS[group]} {brief(name)}.{_why_not(group) or suggest(name, known)}")
     found = _found(group, name)
     if found.failure is not None:

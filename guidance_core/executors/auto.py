@@ -93,7 +93,11 @@ class AutoExecutor(Executor):
         if self._group is None or self._group.size() == 1:
             return make()
         check_alive(self._group)
-        return begin_together(agreement_of(self._group), type(self), self._compared, make)
+        return begin_together(agreement_of(self._group), type(self), self._compared, make, self._in_words)
+
+    def _in_words(self) -> dict[str, str]:
+        """Return the settings in words."""
+        return {"equality": self._equality, "tuning": brief(self._tuning)}
 
     def _compared(self) -> int:
         return digest([self.name, self._equality, self._tuning])

@@ -55,7 +55,7 @@ from guidance_core.executors.records import (
     shown_dtypes,
 )
 from guidance_core.executors.spread import SpreadExecutor
-from guidance_core.executors.together import begin_together, set_aside, shared_error
+from guidance_core.executors.together import begin_together, set_aside, shared_error, told_by_all
 from guidance_core.executors.turns import CrowdedError
 from guidance_core.steps.plan import Plan, Predictions, Sums
 from guidance_core.steps.settings import RunIdentity
@@ -72,7 +72,7 @@ class DistributedExecutor(SpreadExecutor):
             GuidanceError: it could not be started on one rank; the same error on all.
         """
         check_alive(self.group)
-        return begin_together(self._agreement, type(self), self._compared, make)
+        return begin_together(self._agreement, type(self), self._compared, make, self._in_words)
 
     # A step.
 
@@ -303,7 +303,9 @@ class DistributedExecutor(SpreadExecutor):
         plan.placed.awaited = None
         records = self._agreement.exchange(record, phase)
         check_all_well(records)
-        check_same_plan(records)
+        check_same_plan(
+            records, lambda: told_by_all(self._agreement, {**plan.details, "executor": self.name, **self._in_words()})
+        )
         compare_inputs(plan, self._agreement, records)
         plan.placed.awaited = then
         return records

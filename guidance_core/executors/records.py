@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import torch
@@ -107,19 +107,38 @@ def check_all_well(records: Sequence[Record]) -> None:
     raise error
 
 
-def check_same_plan(records: Sequence[Record]) -> None:
-    """Raise `PlanMismatchError` on every rank unless all fingerprints are equal."""
+def check_same_plan(records: Sequence[Record], ask: Callable[[], Sequence[Mapping[str, str]]] = tuple) -> None:
+    """Raise `PlanMismatchError` on every rank unless all fingerprints are equal.
+
+    Args:
+        records: of all ranks.
+        ask: returns what each rank has, in words, by name; called on all ranks, and only if they differ.
+    """
     differing = {rank: record for rank, record in enumerate(records) if record.fingerprint != records[0].fingerprint}
     if not differing:
         return
     rank, other = next(iter(differing.items()))
     pairs = zip(PARTS, records[0].fingerprint, other.fingerprint, strict=True)
     parts = [part for part, one, two in pairs if one != two]
+    shown = _apart(ask())
     raise PlanMismatchError(
         f"the ranks are about to do different things; they differ in {', '.join(parts)}. Rank 0: {records[0].text}. "
-        f"Rank {rank}: {other.text}. Every rank must be given the same methods, parameters, sigmas and sample shape, "
-        "and the same executor with the same options."
+        f"Rank {rank}: {other.text}. {shown}Every rank must be given the same methods, parameters, sigmas and sample "
+        "shape, and the same executor with the same options."
     )
+
+
+def _apart(told: Sequence[Mapping[str, str]]) -> str:
+    """Say what differs, by rank."""
+    said = []
+    for name in dict.fromkeys(name for each in told for name in each):
+        ranks: dict[str, list[int]] = {}
+        for rank, each in enumerate(told):
+            ranks.setdefault(each.get(name, "nothing"), []).append(rank)
+        if len(ranks) > 1:
+            listed = ", ".join(f"{text} on rank {', '.join(map(str, which))}" for text, which in ranks.items())
+            said.append(f"{name}: {listed}")
+    return f"What differs is {'; '.join(said)}. " if said else ""
 
 
 def check_same_versions(told: Sequence[Mapping[str, str]]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from guidance_core.algebra.comparable import fingerprint_of
 from guidance_core.algebra.digest import digest, name_of
-from guidance_core.errors import ConfigurationError
+from guidance_core.errors import ConfigurationError, brief
 from guidance_core.executors.agreement import agreement_of
 from guidance_core.executors.base import Executor
 from guidance_core.executors.groups import positions_in, resolve_group
@@ -123,13 +123,21 @@ class SpreadExecutor(Executor):
         self._counts.control_seconds = self._agreement.seconds
         return self._counts
 
-    def _compared(self) -> int:
-        """Return what stands for the executor's class and for all settings that are attributes with a public name."""
-        settings = (
-            (f"attribute {name!r}", value)
+    def _settings(self) -> list[tuple[str, object]]:
+        """Return the settings that are attributes with a public name."""
+        return [
+            (name, value)
             for name, value in vars(self).items()
             if name[0] != "_" and name not in _NO_SETTINGS and not callable(getattr(type(self), name, None))
-        )
+        ]
+
+    def _in_words(self) -> dict[str, str]:
+        """Return the settings in words."""
+        return {name: brief(value) for name, value in self._settings()} | {"positions": str(self._positions)}
+
+    def _compared(self) -> int:
+        """Return what stands for the executor's class and for all settings that are attributes with a public name."""
+        settings = ((f"attribute {name!r}", value) for name, value in self._settings())
         own = [name_of(type(self)), self._positions]
         advice = "the name of an attribute that ranks need not share begins with an underscore"
         parts = fingerprint_of(f"executor {self.name!r}", settings, advice)

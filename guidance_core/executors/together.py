@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from guidance_core.algebra.digest import PARTS, digest
+from guidance_core.algebra.digest import PARTS, digest, name_of
 from guidance_core.discovery import versions_of
 from guidance_core.executors.agreement import Agreement
 from guidance_core.executors.base import StartedT
@@ -43,7 +43,11 @@ def set_aside(agreement: Agreement, instead: str) -> None:
 
 
 def begin_together(
-    agreement: Agreement, kind: type, own_part: Callable[[], int], make: Callable[[], StartedT]
+    agreement: Agreement,
+    kind: type,
+    own_part: Callable[[], int],
+    make: Callable[[], StartedT],
+    options: Callable[[], Mapping[str, str]] = dict,
 ) -> StartedT:
     """Start a run on every rank, or on none: an error on one is raised on all.
 
@@ -52,6 +56,7 @@ def begin_together(
         kind: class of the executor.
         own_part: returns what stands for the executor's settings.
         make: starts the run.
+        options: returns the executor's settings in words, for the error where ranks differ.
 
     Raises:
         PlanMismatchError: versions, methods, parameters or settings differ.
@@ -82,11 +87,21 @@ def begin_together(
         _draw_seed(agreement, records)
         if len({record.fingerprint[_VERSIONS] for record in records}) > 1:
             check_same_versions([json.loads(told) for told in agreement.told_in_full(json.dumps(versions))])
-        check_same_plan(records)
+        check_same_plan(
+            records,
+            lambda: told_by_all(
+                agreement, {**identity.details, "run": str(number), "executor": name_of(kind), **options()}
+            ),
+        )
         agreement.shared.begun += 1
         agreement.shared.numbers[identity] = number
         agreement.raise_interrupt()
         return run
+
+
+def told_by_all(agreement: Agreement, own: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return what every rank says of itself, by name; all ranks must call it."""
+    return [json.loads(told) for told in agreement.told_in_full(json.dumps(own))]
 
 
 def _raise_shared(agreement: Agreement, error: BaseException) -> NoReturn:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import attrs
 from torch import Tensor
 
 from guidance_core.gallery.entries import HIGHEST, KEYPAD, LETTERS, MIXTURE, Entry
@@ -135,7 +134,7 @@ def _count(found: Found) -> int:
 
 
 def _plain(found: intervals.Score) -> dict[str, float | None]:
-    return {name: _rounded(each) for name, each in attrs.asdict(found).items()}
+    return {name: _rounded(getattr(found, name)) for name in ("value", "low", "high")}
 
 
 def _rounded(value: float) -> float | None:

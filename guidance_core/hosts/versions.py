@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import sys
-import warnings
 from importlib import metadata
+
+from guidance_core.errors import warn
 
 TESTED = {
     "diffusers": ("0.42", "0.42"),
@@ -39,10 +40,9 @@ def tell_untested(host: str, first: str, last: str, *, found: str | None = None,
     if _number(first) <= number and number[: len(end)] <= end:
         return
     tested = first if first == last else f"{first} to {last}"
-    warnings.warn(
+    warn(
         " ".join([f"{host} {found} is installed; guidance was tested with {host} {tested}.", advice]).rstrip(),
         UntestedVersionWarning,
-        stacklevel=_level_of_the_caller(),
     )
 
 
@@ -67,11 +67,3 @@ def _number(version: str) -> tuple[int, ...]:
             break
         digits.append(int(part))
     return tuple(digits)
-
-
-def _level_of_the_caller() -> int:
-    """Return how far up the first frame outside this library is, so that the warning names the user's line."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "guidance_core":
-        level, frame = level + 1, frame.f_back
-    return level

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, GuidanceError, RankLostError
+from guidance_core.errors import ConfigurationError, GuidanceError, RankLostError, UnguidedWarning
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.models.drawing import Drawing, check_one_output
@@ -204,8 +205,10 @@ class MixtureDemo(Demo[Cloud]):
 
 
 def _drawn(demo: Demo[Row], watch: Watch | None) -> list[Row]:
-    if watch is None:
-        return [demo.row(spec, lambda: None) for spec in demo.specs]
+    if watch is None:  # the first rank tells of what all of them see
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnguidedWarning)
+            return [demo.row(spec, lambda: None) for spec in demo.specs]
     with watch() as announce:
         return [demo.row(spec, announce(spec, demo.steps)) for spec in demo.specs]
 

@@ -1,4 +1,4 @@
-"""Scores with 95 % intervals: Wilson's for shares, the bootstrap's for everything else."""
+"""Scores with 95 % intervals: Wilson's for shares, the bootstrap's for everything else; and how two of them differ."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ class Score:
     value: float
     low: float
     high: float
+    hits: Tensor | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    "Of a share: which samples are hits, bools `[N]`."
+    drawn: Tensor | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    "Of anything else: its values under the bootstrap, `[D]` in float64, drawn alike for equal numbers of samples."
 
     @property
     def is_known(self) -> bool:
@@ -39,10 +43,10 @@ class Score:
         """Whether there were enough samples for an interval."""
         return not math.isnan(self.low)
 
-    def written(self, percent: bool = False, places: int = 1) -> str:
+    def written(self, percent: bool = False, places: int = 1, *, signed: bool = False) -> str:
         """Return it as people read it, such as `93.8 % [79.9, 98.3]`; a dash where it is unknown.
 
-        `places` are the decimals of a percentage.
+        `places` are the decimals of a percentage. A difference is `signed`: `+3.1 % [-2.0, 8.2]`.
         """
         if not self.is_known:
             return "–"
@@ -51,6 +55,7 @@ class Score:
             value += " %"
         else:
             value, low, high = (plainly(each) for each in (self.value, self.low, self.high))
+        value = f"+{value}" if signed and self.value > 0 else value
         return value if not self.has_interval else f"{value} [{low}, {high}]"
 
 
@@ -85,7 +90,7 @@ def share(hits: Tensor) -> Score:
     whole = 1 + Z**2 / count
     # At the ends the two terms are equal, up to their rounding.
     low = 0.0 if found == 0 else (middle - half) / whole
-    return Score(part, low, 1.0 if found == count else (middle + half) / whole)
+    return Score(part, low, 1.0 if found == count else (middle + half) / whole, hits=hits)
 
 
 def mean(values: Tensor) -> Score:
@@ -122,9 +127,48 @@ def bootstrapped(statistic: Statistic, count: int, least: float = -math.inf, dra
         found.append(statistic(torch.zeros_like(once).scatter_add_(1, chosen, once)))
         left -= rows
     values = torch.cat(found)
-    values = values[~values.isnan()]  # draws in which no group has two samples
-    if len(values) == 0:
+    return attrs.evolve(_around(value, values, least), drawn=values)
+
+
+def difference(ours: Score, theirs: Score) -> Score:
+    """Return how much larger a score is than another one whose samples start from the same noise, with its interval.
+
+    Samples are compared in pairs, so that what both scores share cancels. Of shares, Newcombe's interval joins Wilson's
+    of both by the correlation of their hits; it has a length where all pairs are equal. Others take the bootstrap's,
+    with both drawn alike. Without equal numbers of samples there is no interval.
+
+    Source: Newcombe, Improved confidence intervals for the difference between binomial proportions based on paired
+    data, Statistics in Medicine 17 (1998), method 10.
+    """
+    value = ours.value - theirs.value
+    if ours.hits is not None and theirs.hits is not None and len(ours.hits) == len(theirs.hits):
+        shared = _correlation(ours.hits, theirs.hits)
+        down, up = ours.value - ours.low, ours.high - ours.value
+        their_down, their_up = theirs.value - theirs.low, theirs.high - theirs.value
+        below = down**2 - 2 * shared * down * their_up + their_up**2
+        above = up**2 - 2 * shared * up * their_down + their_down**2
+        return Score(value, value - math.sqrt(max(below, 0.0)), value + math.sqrt(max(above, 0.0)))
+    if ours.drawn is not None and theirs.drawn is not None and len(ours.drawn) == len(theirs.drawn):
+        return _around(value, ours.drawn - theirs.drawn)
+    return Score(value, math.nan, math.nan)
+
+
+def _correlation(ours: Tensor, theirs: Tensor) -> float:
+    """Return φ of two lists of hits, corrected for continuity; 0 where one of them has no or only hits."""
+    both, neither = int((ours & theirs).sum()), int((~ours & ~theirs).sum())
+    mine, other = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+    scale = math.sqrt((both + mine) * (neither + other) * (both + other) * (neither + mine))
+    apart = float(both * neither - mine * other)
+    if apart > 0:
+        apart = max(apart - len(ours) / 2, 0.0)
+    return apart / scale if scale else 0.0
+
+
+def _around(value: float, drawn: Tensor, least: float = -math.inf) -> Score:
+    """Return a value with the percentile interval of what was drawn, moved by the drawn ones' bias."""
+    drawn = drawn[~drawn.isnan()]  # draws in which no group has two samples
+    if len(drawn) == 0:
         return Score(value, math.nan, math.nan)
-    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    bias = float(values.mean()) - value
+    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    bias = float(drawn.mean()) - value
     return Score(value, max(low - bias, least), max(high - bias, least))

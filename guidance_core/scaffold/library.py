@@ -34,6 +34,11 @@ class Library:
         """Whether it is a folder or an archive of this machine, which no other can install from."""
         return self.url.startswith("file:")
 
+    @property
+    def indexed(self) -> str:
+        """The versions to ask an index for: those given, or this one and later ones."""
+        return self.versions or f">={__version__}"
+
     def requirement(self, extras: Sequence[str] = ()) -> str:
         """Return the requirement as pyproject.toml writes it (PEP 508)."""
         name = f"{NAME}[{','.join(extras)}]" if extras else NAME

@@ -153,9 +153,15 @@ def _facts(names: Names, kind: Kind, license: str, author: str, year: int, libra
         **names_of(names),
         "version": VERSION,
         "library": json.dumps(library.requirement()),
-        "library_for_tests": json.dumps(library.requirement(("cli", "demo", "testing"))),
+        "library_for_tests": json.dumps(library.requirement(EXTRAS)),
         "hatch_fields": "\n[tool.hatch.metadata]\nallow-direct-references = true\n" if library.url else "",
-        "library_section": _LIBRARY_SECTION.format(url=library.url) if library.url else "",
+        "library_section": _LIBRARY_SECTION.format(url=library.url, versions=library.indexed) if library.url else "",
+        "library_comment": f"    # {_REFUSED}: {json.dumps(Library(versions=library.indexed).requirement())}\n"
+        if library.url
+        else "",
+        "test_comment": f"# {_REFUSED}: {json.dumps(Library(versions=library.indexed).requirement(EXTRAS))}\n"
+        if library.url
+        else "",
         "library_remark": _LIBRARY_REMARK if library.is_local else "",
         "summary": kind.summary,
         "formula": kind.formula,
@@ -176,9 +182,17 @@ This also installs guidance-core, from the place that `pyproject.toml` names:
 {url}
 ```
 
-Before you publish the package, replace that place by versions, such as `guidance-core>=0.2`, in both lines of
-`pyproject.toml`: package indexes refuse a package that depends on a place.
+Package indexes refuse a package that depends on a place: `twine upload` ends with an error, although `twine check`
+passes. Once guidance-core is on the index, write versions instead, in both lines of `pyproject.toml`:
+
+```toml
+"guidance-core{versions}"
+```
 """
+
+_REFUSED = "a package index refuses a place; before you publish, write"
+EXTRAS = ("cli", "demo", "testing")
+"What the tests of a package need."
 
 
 _LIBRARY_REMARK = """\

@@ -17,7 +17,7 @@ from guidance_core.algebra.digest import digest
 from guidance_core.algebra.memory import copy_of
 from guidance_core.algebra.outputs import Structure
 from guidance_core.algebra.spaces import Noise
-from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError
+from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError, brief
 from guidance_core.methods.moment import States
 from guidance_core.methods.reference import BasePrediction, Measured
 from guidance_core.methods.tracked import Tracked
@@ -214,6 +214,25 @@ class Plan:
         again = f", evaluation {evaluation}" if evaluation else ""
         shapes = ", ".join(f"{name} {kind_of(sample)}" for name, sample in self.samples.items())
         return f"{self.place}{again} at sigma {self.sigma:g}: {branches}; {shapes}"
+
+    @property
+    def details(self) -> dict[str, str]:
+        """Everything that `fingerprint` stands for, in words, so that what two processes differ in can be shown."""
+        levels = {name: (each.sigma, each.alpha) for name, each in self.noise.items()}
+        found = {
+            **self.identity.details,
+            "step": f"{self.place}, evaluation {self.moment.evaluation}",
+            "model": str(self.moment.model),
+            "noise levels": brief(levels),
+            "sample": ", ".join(f"{name} {kind_of(sample)}" for name, sample in self.samples.items()),
+            "structure": self.structure.kind,
+        }
+        for branch in self.branches:
+            found[f"branch {branch.name}"] = brief((branch.condition, branch.perturbations, branch.model), 400)
+        for name, output in self.layout.outputs.items():
+            acting = [(each.implementation.plugin, each.implementation.hook) for each in output.all_acting]
+            found[f"what is made of {name}"] = f"strengths {brief(output.strengths)}, hooks {brief(acting)}"
+        return found
 
     @property
     def fingerprint(self) -> tuple[int, ...]:

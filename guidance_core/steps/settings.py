@@ -100,6 +100,36 @@ class RunIdentity:
         return versions_of(map(type, self.plugins.values()))
 
     @property
+    def details(self) -> dict[str, str]:
+        """Everything that is compared, by name, so that what two processes differ in can be shown."""
+        settings = self.settings
+        found = {"methods": ", ".join(self.plugins) or "none"}
+        for name, plugin in self.plugins.items():
+            found[f"class of {name}"] = f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+            for parameter, value in list(_parameters(plugin))[1:]:
+                mark = fingerprint_of(f"plugin {name!r}", iter([(parameter, value)]), "") & 0xFFFFFFFF
+                found[f"{parameter} of {name}"] = f"{brief(value)} (#{mark:08x})"
+        for output, levels in settings.sigmas.items():
+            found["sigmas" if output is None else f"sigmas of {output}"] = _cut(
+                ", ".join(f"{each:g}" for each in levels), 300
+            )
+        named = sorted(name for name, inputs in (settings.conditions or {}).items() if inputs is not None)
+        shards = settings.shards
+        return found | {
+            "alphas": "none"
+            if settings.alphas is None
+            else _cut(", ".join(f"{each:g}" for each in settings.alphas), 300),
+            "prediction type": settings.prediction_type,
+            "check_finite": str(settings.check_finite),
+            "check_inputs": settings.check_inputs,
+            "given": "not given" if settings.given is None else "a function",
+            "conditions": ", ".join(named) or "none",
+            "selections and places": brief(self.turns),
+            "seeds": "drawn" if settings.seeds.is_drawn else brief(settings.seeds),
+            "shards": "none" if shards is None else f"dims {brief(dict(shards.dims))}, valid {brief(shards.valid)}",
+        }
+
+    @property
     def summary(self) -> str:
         """What the run consists of, so that the texts of two processes show where they differ."""
         settings = self.settings

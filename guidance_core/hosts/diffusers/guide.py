@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from guidance_core.discovery import executor_class
-from guidance_core.errors import ConfigurationError, UnknownNameError
+from guidance_core.errors import ConfigurationError, UnknownNameError, warn
 from guidance_core.executors.base import Executor
 from guidance_core.executors.batched import BatchedExecutor
 from guidance_core.guidance import Guidance
@@ -55,10 +53,12 @@ def guide(
             is not known, or its model cannot be perturbed as a method wants.
     """
     stack, pattern = _checked(pipe, guidance, executor, pattern)
+    if guidance is not None:
+        _warn_of_other_model(pipe, stack)
 
     @functools.wraps(type(pipe).__call__)
     def call(*arguments: Any, **named: Any) -> Any:
-        with guided(pipe, stack, executor=executor, pattern=pattern):
+        with _guided_by(pipe, *_checked(pipe, stack, executor, pattern), executor):
             return pipe(*arguments, **named)
 
     call.__signature__ = inspect.signature(pipe.__call__)  # type: ignore[attr-defined]
@@ -80,7 +80,16 @@ def guided(
 
     Each call is a run of its own. Takes and raises what `guide` does.
     """
-    stack, pattern = _checked(pipe, guidance, executor, pattern, stacklevel=5)
+    stack, pattern = _checked(pipe, guidance, executor, pattern)
+    if guidance is not None:
+        _warn_of_other_model(pipe, stack)
+    with _guided_by(pipe, stack, pattern, executor):
+        yield pipe
+
+
+@contextlib.contextmanager
+def _guided_by(pipe: Any, stack: Guidance, pattern: Pattern, executor: str | Executor) -> Iterator[None]:
+    """Have every call inside the block guided by what is checked."""
     own = type(pipe)
 
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -101,7 +110,7 @@ def guided(
     call = functools.wraps(own.__call__)(call)
     pipe.__class__ = type(own.__name__, (_Guided, own), {"__call__": call, "__module__": own.__module__})
     try:
-        yield pipe
+        yield
     finally:
         pipe.__class__ = own
 
@@ -115,8 +124,6 @@ def _checked(
     guidance: str | Guidance | Sequence[Any] | None,
     executor: str | Executor,
     pattern: Pattern | str | None,
-    *,
-    stacklevel: int = 4,
 ) -> tuple[Guidance, Pattern]:
     """Return the stack, and how the pipeline calls its model; find every mistake that needs no call."""
     if isinstance(pipe, type) or inspect.isroutine(pipe) or isinstance(pipe, (str, Guidance)):
@@ -135,8 +142,6 @@ def _checked(
     else:
         is_one = hasattr(guidance, "__attrs_attrs__")
         stack = guidance if isinstance(guidance, Guidance) else Guidance([guidance] if is_one else guidance)
-    if guidance is not None:
-        _warn_of_other_model(pipe, stack, stacklevel)
     if isinstance(pattern, str):
         pattern = pattern_named(pattern)
     if pattern is not None and not isinstance(pattern, Pattern):
@@ -166,7 +171,7 @@ def _recipe_of(pipe: Any) -> Recipe:
     return recipe_of(names, type(pipe).__name__, parts)
 
 
-def _warn_of_other_model(pipe: Any, stack: Guidance, stacklevel: int) -> None:
+def _warn_of_other_model(pipe: Any, stack: Guidance) -> None:
     """Warn where a stack is made from the recipe of a model that this pipeline does not run."""
     chosen = stack.recipe
     classes = {cls.__name__ for cls in type(pipe).__mro__}  # a user's pipeline may inherit one of diffusers'
@@ -176,11 +181,10 @@ def _warn_of_other_model(pipe: Any, stack: Guidance, stacklevel: int) -> None:
         own = f"The recipe of this pipeline is @{_recipe_of(pipe).name}; guide(pipe) takes it."
     except UnknownNameError:
         own = "For another model, give a spec such as 'cfg:scale=5'."
-    warnings.warn(
+    warn(
         f"the recipe {chosen.name!r} is for {' or '.join(chosen.recipe.pipelines)}; this is a "
         f"{type(pipe).__name__}, which may count its scale in another way. {own}",
         GuidanceRecipeWarning,
-        stacklevel=stacklevel,
     )
 
 
@@ -267,16 +271,7 @@ def _check_arguments(name: str, pattern: Pattern, given: dict[str, Any]) -> None
 
 def _tell(name: str, argument: str, value: Any, usual: Any) -> None:
     if value is not None and value != usual:
-        warnings.warn(
+        warn(
             f"{argument}={value} of {name} has no effect while it is guided: the stack decides.",
             GuidanceArgumentWarning,
-            stacklevel=_level_of_the_caller(),
         )
-
-
-def _level_of_the_caller() -> int:
-    """Return how far up the first frame outside this module is, for a warning from the function that asks."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
-        level, frame = level + 1, frame.f_back
-    return level

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from guidance_core.errors import ConfigurationError, DenoiserError
+from guidance_core.errors import ConfigurationError, DenoiserError, UnguidedWarning, warn
 from guidance_core.executors.base import Executor
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.diffusers.forwards import Arguments, Forwards, StackedForwards, by_name, frozen
@@ -27,16 +26,13 @@ from guidance_core.hosts.diffusers.stand_in import StandIn, context_of, retire
 from guidance_core.hosts.diffusers.supported import Supported
 from guidance_core.hosts.diffusers.translation import Translation
 from guidance_core.run import Run
+from guidance_core.steps.doubtful import is_unguided, missed_windows
 
 NEGATIVE, POSITIVE = "negative", "positive"
 OFF = (
     "its own guidance is off, so that the model is never asked for the negative condition. Turn it on ({how}); how far "
     "does not matter, since the stack decides."
 )
-
-
-class UnguidedWarning(UserWarning):
-    """A stack guides no step of a call: a scale of 1, or a window that holds none of the pipeline's noise levels."""
 
 
 class Seam:
@@ -287,11 +283,11 @@ class Seam:
                 supports=Supported(self._named, self._models, self.pattern),
                 given=lambda: shared(self.pipe, self._models, sample[0].device, conditions, self._generator),
             )
-            if all(len(layout.branches) == 1 and not any(layout.amended.values()) for layout in self.run.layouts):
-                warnings.warn(
+            windows = (missed_windows(plugin, {None: levels.sigmas}) for plugin in self.guidance.plugins)
+            if is_unguided(self.run.layouts) and not any(windows):  # of windows, the start has warned
+                warn(
                     f"no step of this {self._named} call is guided: the stack runs no branch besides 'cond'.",
                     UnguidedWarning,
-                    stacklevel=2,
                 )
         except BaseException as error:
             self._told = error
