@@ -76,6 +76,9 @@ PERTURBED = {
     "Qwen-Image": "Qwen-Image",
     WAN: "Wan",
     "LTX-2, type 2.3": "LTX-2, type 2.3",
+    "Chroma": "Chroma",
+    "CogVideoX": "CogVideoX",
+    "FLUX.2 klein": "FLUX.2",
 }
 "Pipelines whose model is perturbed by hand too, by the name of its model in `perturbed_models`."
 
