@@ -35,10 +35,10 @@ def on_ranks(group: Any, name: str, spec: str = "") -> tuple[str, int, int]:
 
 
 def serially(name: str, spec: str = "") -> tuple[str, int]:
-    """Return the digest of a guided call in one process, and its forwards."""
+    """Return the digest of a guided call in one process, each pass by itself, and its forwards."""
     (case,) = (case for case in CASES if case.name == name)
     with forwards_counted(case) as (counted, rows):
-        made = made_by(counted, spec or case.spec)
+        made = made_by(counted, spec or case.spec, executor="serial")
     return bits(made), sum(rows)
 
 

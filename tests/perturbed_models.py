@@ -7,18 +7,22 @@ python tests/perturbed_models.py --write    write it into the page
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
+import every_pipeline
 import small_pipelines as small
 import torch
 from diffusers import DiTTransformer2DModel, LTXVideoTransformer3DModel, PixArtTransformer2DModel
 from torch import Tensor
 
-from guidance_core import Branch, Perturbation
+from guidance_core import Branch, ConfigurationError, Perturbation
 from guidance_core.hosts.diffusers import capabilities_of
 from guidance_core.hosts.diffusers.perturbed import plan_of
 
@@ -46,12 +50,14 @@ class Case:
     "The name of the input that windows cut."
 
     def made(self, model: Any, dtype: torch.dtype | None = None, **more: Any) -> tuple[Tensor, ...]:
-        inputs = {
-            name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() and dtype else value
-            for name, value in self.inputs().items()
-        }
+        def cast(value: Any) -> Any:
+            if isinstance(value, list):
+                return [cast(each) for each in value]
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() and dtype else value
+
         with torch.no_grad():
-            return tuple(model(**inputs, **more, return_dict=False))
+            made = model(**{name: cast(value) for name, value in self.inputs().items()}, **more, return_dict=False)
+        return tuple(tensor for each in made for tensor in (each if isinstance(each, list) else [each]))
 
     def blurring(self, change: Any, stream: str) -> Callable[..., Tensor]:
         """Return a hook of a projection of queries; text comes first where it shares the projection."""
@@ -72,8 +78,10 @@ class Case:
                 for name, part in layers.items()
             }
         if "single" in self.blocks:
-            return {"double": list(model.transformer_blocks), "single": list(model.single_transformer_blocks)}
-        return {"blocks": list(model.blocks if hasattr(model, "blocks") else model.transformer_blocks)}
+            double = getattr(model, "joint_transformer_blocks", None) or model.transformer_blocks
+            return {"double": list(double), "single": list(model.single_transformer_blocks)}
+        names = ("blocks", "layers", "transformer_blocks")
+        return {"blocks": list(next(getattr(model, name) for name in names if hasattr(model, name)))}
 
 
 def drawn(*shape: int) -> Tensor:
@@ -217,6 +225,11 @@ def _ltx2_case(kind: str) -> Case:
     return Case(f"LTX-2, type {kind}", make, _ltx2, {"blocks": 2}, BOTH, STREAMS)
 
 
+UNITED = (
+    "AuraFlowSingleTransformerBlock", "ChromaSingleTransformerBlock", "Flux2SingleTransformerBlock",
+    "Lumina2TransformerBlock", "ZImageTransformerBlock",
+)  # fmt: skip
+"Blocks that get text and picture as one sequence."
 UNET_LISTS = {"down": 1, "mid": 1, "up": 2}
 
 CASES = [
@@ -241,6 +254,64 @@ CASES = [
 ]
 
 
+class _SeenError(Exception):
+    """Ends a call of a pipeline whose model was called."""
+
+
+@functools.cache
+def _called(name: str) -> tuple[Any, dict[str, Any]]:
+    """Return the model of a guided pipeline, and the inputs of two samples with which the pipeline calls it."""
+    (case,) = (case for case in every_pipeline.CASES if case.name == name)
+    pipe = case.pipeline()
+    model, calls = pipe.transformer, []
+
+    def note(module: Any, given: Any, named: dict[str, Any]) -> None:
+        calls.append((given, {key: value for key, value in named.items() if key != "return_dict"}))
+        raise _SeenError
+
+    hook = model.register_forward_pre_hook(note, with_kwargs=True)
+    with contextlib.suppress(_SeenError):
+        pipe(
+            **case.inputs(1 if case.mechanism == small.ONE else 2),
+            **case.own,
+            generator=torch.Generator().manual_seed(0),
+        )
+    hook.remove()
+    given, named = calls[0]
+    return model, dict(inspect.signature(type(model).forward).bind(model, *given, **named).arguments) | {"self": None}
+
+
+def _of_pipeline(pipeline: str, name: str, blocks: dict[str, int], attention: tuple[str, ...]) -> Case:
+    """Return the model of a guided pipeline, whose queries cannot be blurred."""
+
+    def inputs() -> dict[str, Any]:
+        return {key: value for key, value in _called(pipeline)[1].items() if key not in ("self", "return_dict")}
+
+    return Case(name, lambda: copy.deepcopy(_called(pipeline)[0]), inputs, blocks, {"": attention}, {})
+
+
+CASES += [
+    _of_pipeline("Allegro", "Allegro", {"blocks": 1}, ("attn1",)),
+    _of_pipeline("AuraFlow", "AuraFlow", {"double": 1, "single": 1}, ("attn",)),
+    _of_pipeline("Chroma", "Chroma", {"double": 1, "single": 1}, ("attn",)),
+    _of_pipeline("CogVideoX", "CogVideoX", {"blocks": 1}, ("attn1",)),
+    _of_pipeline("CogView 3 Plus", "CogView 3 Plus", {"blocks": 1}, ("attn1",)),
+    _of_pipeline("CogView 4", "CogView 4", {"blocks": 2}, ("attn1",)),
+    _of_pipeline("Cosmos 2", "Cosmos 2", {"blocks": 2}, ("attn1",)),
+    _of_pipeline("FLUX.2 klein", "FLUX.2", {"double": 1, "single": 1}, ("attn",)),
+    _of_pipeline("HunyuanImage 2.1", "HunyuanImage", {"double": 1, "single": 1}, ("attn",)),
+    _of_pipeline("HunyuanVideo", "HunyuanVideo", {"double": 1, "single": 1}, ("attn",)),
+    _of_pipeline("HunyuanVideo 1.5", "HunyuanVideo 1.5", {"blocks": 1}, ("attn",)),
+    _of_pipeline("Lumina 2", "Lumina 2", {"blocks": 2}, ("attn",)),
+    _of_pipeline("Mochi", "Mochi", {"blocks": 2}, ()),
+    _of_pipeline("PRX", "PRX", {"blocks": 1}, ()),
+    _of_pipeline("Sana", "Sana", {"blocks": 2}, ()),
+    _of_pipeline("Sana-Video", "Sana-Video", {"blocks": 2}, ()),
+    _of_pipeline("SkyReels 2", "SkyReels 2", {"blocks": 2}, ("attn1",)),
+    _of_pipeline("Z-Image", "Z-Image", {"blocks": 1}, ("attention",)),
+]
+
+
 def case_named(name: str) -> Case:
     (case,) = (case for case in CASES if case.name == name)
     return case
@@ -248,6 +319,18 @@ def case_named(name: str) -> Case:
 
 def equal(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
     return all(map(torch.equal, one, other))
+
+
+TEXT_LAST = ("CogV", "Hunyuan", "Mochi")
+"How the names of blocks begin that return the tokens of the picture first."
+PAIRS = (
+    "AuraFlowJointTransformerBlock", "ChromaTransformerBlock", "CogVideoXBlock", "CogView3PlusTransformerBlock",
+    "CogView4TransformerBlock", "Flux2TransformerBlock", "FluxSingleTransformerBlock", "FluxTransformerBlock",
+    "HunyuanImageSingleTransformerBlock", "HunyuanImageTransformerBlock", "HunyuanVideo15TransformerBlock",
+    "HunyuanVideoSingleTransformerBlock", "HunyuanVideoTransformerBlock", "JointTransformerBlock",
+    "MochiTransformerBlock", "QwenImageTransformerBlock",
+)  # fmt: skip
+"Blocks that return the tokens of picture and text apart."
 
 
 class Through(torch.nn.Module):
@@ -258,13 +341,16 @@ class Through(torch.nn.Module):
         self.kind = type(block).__name__
         self.context_pre_only = getattr(block, "context_pre_only", None)
         self.norm1 = getattr(block, "norm1", None)  # DiT's last layer asks the first block for its embedding
+        self.signature = inspect.signature(type(block).forward)
 
-    def forward(self, hidden_states: Tensor, *given: Any, **named: Any) -> Any:
-        if self.kind in ("BasicTransformerBlock", "LTXVideoTransformerBlock", "WanTransformerBlock"):
-            return hidden_states
+    def forward(self, *given: Any, **named: Any) -> Any:
+        inputs = self.signature.bind(self, *given, **named).arguments
         if self.kind == "LTX2VideoTransformerBlock":
-            return hidden_states, named["audio_hidden_states"]
-        return named["encoder_hidden_states"], hidden_states
+            return inputs["hidden_states"], inputs["audio_hidden_states"]
+        if self.kind not in PAIRS:
+            return inputs["x" if self.kind == "ZImageTransformerBlock" else "hidden_states"]
+        pair = inputs["encoder_hidden_states"], inputs["hidden_states"]
+        return pair[::-1] if self.kind.startswith(TEXT_LAST) else pair
 
 
 def without_blocks(case: Case, stack: str, numbers: tuple[int, ...]) -> Any:
@@ -329,6 +415,7 @@ def given_otherwise(block: Any, place: int, change: Any) -> Iterator[None]:
 def adding_nothing(block: Any) -> Iterator[None]:
     """Have the self-attentions and feed-forward parts of a block add zeros."""
     parts = ("attn", "attn1", "audio_attn1", "ff", "ffn", "ff_context", "audio_ff", "img_mlp", "txt_mlp")
+    parts += ("attention", "down_proj", "feed_forward")
 
     def zeros(module: Any, given: Any, made: Any) -> Any:
         return made * 0 if isinstance(made, Tensor) else tuple(each * 0 for each in made)
@@ -359,12 +446,46 @@ def table() -> str:
     """Return which perturbations run on which models, and by what."""
     found = {case.name: _by_kind(case) for case in CASES}
     kinds = list(dict.fromkeys(kind for row in found.values() for kind in row))
-    lines = ["| perturbation | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
-    for kind in kinds:
-        lines.append(f"| `{kind}` | " + " | ".join(row.get(kind, "–") for row in found.values()) + " |")
-    lists = [", ".join(f"`{name}`" for name in case.blocks) for case in CASES]
-    lines.append("| lists of blocks | " + " | ".join(lists) + " |")
+    heads = ["model", "pipelines of [the table](diffusers-pipelines.md)", *(f"`{kind}`" for kind in kinds), "lists of blocks"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    pipelines = _pipelines()
+    for case in CASES:
+        kind = type(case.model()).__name__
+        makes = [found[case.name].get(each, "–") for each in kinds]
+        own = pipelines.get(kind, [])
+        if kind == "LTX2VideoTransformer3DModel":
+            own = [name for name in own if name == case.name]
+        lists = ", ".join(f"`{name}`" for name in case.blocks)
+        lines.append(f"| {case.name} | {_listed(own)} | {' | '.join(makes)} | {lists} |")
+    known = {type(case.model()).__name__ for case in CASES}
+    for kind in sorted(pipelines.keys() - known):
+        own = pipelines[kind]
+        model = next(model for case in every_pipeline.CASES if type(model := _model(case)).__name__ == kind)
+        try:
+            able = [each.__name__ for each in capabilities_of(model).perturbations]
+        except ConfigurationError:
+            able = []
+        makes = ["untested" if each in able else "–" for each in kinds]
+        lists = ", ".join(f"`{name}`" for name in capabilities_of(model).blocks) if able else "–"
+        lines.append(f"| `{kind}` | {_listed(own)} | {' | '.join(makes)} | {lists} |")
     return "\n".join([BEGIN, *lines, END])
+
+
+def _pipelines() -> dict[str, list[str]]:
+    """Return the names of the guided pipelines by the class of their models."""
+    found: dict[str, list[str]] = {}
+    for case in every_pipeline.CASES:
+        found.setdefault(type(_model(case)).__name__, []).append(case.name)
+    return found
+
+
+def _model(case: Any) -> Any:
+    pipe = case.pipeline()
+    return getattr(pipe, "unet", None) or pipe.transformer
+
+
+def _listed(names: list[str]) -> str:
+    return "; ".join(names) if names else "–"
 
 
 def _by_kind(case: Case) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from guidance_core.bench import hosts
 from guidance_core.bench.hosts import measuring
-from guidance_core.bench.hosts.on_ranks import ALL, BATCHED, OURS, OWN, RANKS, Seen, SeenHost
+from guidance_core.bench.hosts.on_ranks import ALL, OURS, OWN, RANKS, Seen, SeenHost
 from guidance_core.bench.hosts.report import HostRow, HostsReport
 from guidance_core.commands.app import app
 from guidance_core.errors import ConfigurationError, RankFailedError
@@ -29,7 +29,7 @@ def test_the_command_prints_every_contender_as_json():
     assert (report["benchmark"], report["rounds"]) == ("hosts", 1)
     ltx2, wan = report["rows"]
     saving = ["interval", "gate"]
-    assert list(ltx2["ms"]) == [OWN, OURS, BATCHED, RANKS, *saving, "skip_step"]
+    assert list(ltx2["ms"]) == [OWN, OURS, f"{OURS}, serial", RANKS, *saving, "skip_step"], "what is usual stacks"
     assert list(wan["ms"]) == [OWN, OURS, RANKS, *saving], "Wan calls its model for one condition after the other"
     for row in report["rows"]:
         assert set(row) == FIELDS

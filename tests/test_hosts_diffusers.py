@@ -37,7 +37,7 @@ import diffusers_judged as judge
 import perturbed_models
 from every_pipeline import CASES
 from peft import LoraConfig, get_peft_model
-from small_pipelines import BETAS, ONE, STEPS, flux, stable_diffusion
+from small_pipelines import BETAS, STEPS, flux, stable_diffusion
 
 from guidance_core.hosts.diffusers import (
     GuidanceArgumentWarning,
@@ -77,6 +77,9 @@ PERTURBED = {
     "Qwen-Image": "Qwen-Image",
     WAN: "Wan",
     "LTX-2, type 2.3": "LTX-2, type 2.3",
+    "Chroma": "Chroma",
+    "CogVideoX": "CogVideoX",
+    "FLUX.2 klein": "FLUX.2",
 }
 "Pipelines whose model is perturbed by hand too, by the name of its model in `perturbed_models`."
 
@@ -399,7 +402,8 @@ def test_a_perturbed_pass_of_a_pipeline_is_its_model_changed_by_hand(name):
     model = getattr(pipe, "unet", None) or pipe.transformer
     before, calls = perturbed_models.state_of(model), []
     hook = model.register_forward_pre_hook(lambda _, args, named: calls.append((args, named)), with_kwargs=True)
-    guide(pipe, [*Guidance.from_spec("cfg:scale=4,stg:scale=1,blocks=0").plugins, watch])(**called(case))
+    stack = [*Guidance.from_spec("cfg:scale=4,stg:scale=1,blocks=0").plugins, watch]
+    guide(pipe, stack, executor="serial")(**called(case))
     hook.remove()
     args, named = calls[2]  # after cond and uncond
     named = {key: value for key, value in named.items() if key != "spatio_temporal_guidance_blocks"}
@@ -666,33 +670,45 @@ def test_a_mistake_that_needs_no_call_is_found_without_one(pipe, guidance, optio
         guide(pipe, guidance, **options)
 
 
-STACKED = [case.name for case in CASES if case.mechanism == ONE]
-
-
-@pytest.mark.parametrize("name", STACKED)
-def test_batched_runs_the_pipelines_own_forwards(name):
-    """As many forwards as the pipeline makes, on as many samples; a pass that differs has one of its own."""
-    case = case_named(name)
+@every_pipeline
+def test_without_an_executor_the_pipelines_own_forwards_run(case):
+    """As many forwards as the pipeline makes, on as many samples each; a named executor is obeyed."""
     with judge.forwards_counted(case) as (counted, rows):
         expected = judge.own_result(counted)
         own = list(rows)
         rows.clear()
-        found = judge.made_by(counted, case.spec, executor="batched")
-    assert judge.apart(found, expected) <= ROUNDING
-    assert rows == own
+        found = judge.made_by(counted, case.spec)
+        assert rows == own
+        assert judge.apart(found, expected) <= ROUNDING
+        rows.clear()
+        judge.made_by(counted, case.spec, executor="serial")
+        assert rows == [1] * sum(own)
 
 
-def test_batched_runs_what_is_left_apart():
+@pytest.mark.parametrize("name", [SD, FLUX])
+def test_several_pictures_share_forwards_as_those_of_the_pipeline_do(name):
+    case, many = case_named(name), {"num_images_per_prompt": 3}
+    with judge.forwards_counted(case) as (counted, rows):
+        counted.pipeline()(**called(case, **many), **case.own)
+        own = list(rows)
+        rows.clear()
+        guide(counted.pipeline(), case.spec)(**called(case, **many))
+    assert rows == own == ([6] * STEPS if name == SD else [3] * 2 * STEPS)
+
+
+@pytest.mark.parametrize("executor", [None, "batched"])
+def test_what_is_left_of_a_stacked_call_runs_apart(executor):
     """One condition in some steps, and a perturbed pass beside both."""
     case = case_named(SD)
     for spec, expected in (
         ("cfg:scale=5,gate:lo=0.5", [2, 2, 2, 1, 1]),
         ("cfg:scale=5,pag:scale=1,blocks=0", [2, 1] * 5),
+        ("cfg:scale=5,pag:scale=1,blocks=0,seg:scale=1,blocks=0", [2, 1, 1] * 5),
     ):
         with judge.forwards_counted(case) as (counted, rows):
-            found = judge.made_by(counted, spec, executor="batched")
+            found = judge.made_by(counted, spec, **({} if executor is None else {"executor": executor}))
         assert rows == expected
-        assert judge.apart(found, judge.made_by(case, spec)) <= ROUNDING
+        assert judge.apart(found, judge.made_by(case, spec, executor="serial")) <= ROUNDING
 
 
 def test_batched_copies_what_the_models_next_forward_overwrites():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import attrs
@@ -40,6 +41,10 @@ from guidance_core.hosts.diffusers import capabilities_of, perturbed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers
 every_model = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+attending = pytest.mark.parametrize(
+    "case", [each for each in CASES if any(each.attention.values())], ids=lambda case: case.name
+)
+with_grid = pytest.mark.parametrize("case", [each for each in CASES if each.grid], ids=lambda case: case.name)
 
 
 def branch_of(*perturbations):
@@ -71,7 +76,7 @@ def test_skipped_blocks_are_those_of_a_model_without_them(case):
         assert not equal(made, plain)
 
 
-@every_model
+@attending
 @pytest.mark.parametrize("kind", [SkipSelfAttention, IdentityAttention])
 def test_values_pass_through_as_with_a_mask_that_shows_each_token_itself(case, kind):
     model = case.model()
@@ -93,7 +98,7 @@ def test_without_blocks_and_a_list_every_block_is_changed(case):
     assert capabilities_of(model).blocks == case.blocks
 
 
-@every_model
+@attending
 def test_some_heads_are_mixed_with_the_identity(case):
     model, stack = case.model(), next(iter(case.blocks))
     change = SoftIdentityAttention(0, stack=stack, heads=(1,), weight=0.3)
@@ -113,7 +118,7 @@ def test_some_heads_are_mixed_with_the_identity(case):
     torch.testing.assert_close(made_with(case, model, *others), made_with(case, model, whole))
 
 
-@every_model
+@with_grid
 @pytest.mark.parametrize("sigma", [1.0, float("inf")])
 def test_queries_are_blurred_over_the_grid_of_the_picture_alone(case, sigma):
     model = case.model()
@@ -140,6 +145,10 @@ def test_tokens_that_enter_a_block_change_places_by_the_seeds_of_the_pass(case):
     for stack, count in case.blocks.items():
         change = ShuffledTokens(0, stack=stack, seeds=SEEDS)
         block = case.lists(model)[stack][0]
+        if type(block).__name__ in by_hand.UNITED:
+            with pytest.raises(ConfigurationError, match=r"one sequence|cannot make the change"):
+                made_with(case, model, change)
+            continue
         with by_hand.given_otherwise(block, before, change):
             expected = case.made(model)
         made = made_with(case, model, change)
@@ -360,8 +369,9 @@ def test_a_model_is_perturbed_for_one_branch_at_a_time():
 def test_a_change_that_is_asked_for_twice_is_made_once(case):
     model, stack = case.model(), next(iter(case.blocks))
     every = [SoftIdentityAttention(0, heads=(0,), weight=0.3), SoftIdentityAttention(0, heads=(0, 1), weight=0.3)]
-    one = made_with(case, model, attrs.evolve(every[1], stack=stack))
-    assert equal(made_with(case, model, *every), one)
+    if any(case.attention.values()):
+        one = made_with(case, model, attrs.evolve(every[1], stack=stack))
+        assert equal(made_with(case, model, *every), one)
     for change in changes_of(case):
         once = made_with(case, model, change)
         if isinstance(change, SlidingWindows):
@@ -450,13 +460,19 @@ class Unheard(Perturbation):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (Unheard(), r"cannot make the change Unheard\(\); it can make SkipBlocks, SkipSelfAttention"),
+        (Unheard(), r"cannot make the change Unheard\(\); it can make SkipBlocks, S"),
         (NormalizedAttention(), "cannot make the change NormalizedAttention"),
         (NoisedTimestep(), "cannot make the change NoisedTimestep"),
         (SkipBlocks(50), "acts on block 50, but the model has"),
-        (SkipSelfAttention(0, stack="triple"), "counts in 'triple', but the model's lists of blocks are"),
-        (SkipSelfAttention(0, output="smell"), "acts on the output 'smell', but the model's"),
-        (SoftIdentityAttention(0, heads=(50,)), "acts on head 50, but"),
+        (
+            SkipSelfAttention(0, stack="triple"),
+            "counts in 'triple', but the model's lists of blocks are|cannot make the change Skip",
+        ),
+        (
+            SkipSelfAttention(0, output="smell"),
+            "acts on the output 'smell', but the model's|cannot make the change Skip",
+        ),
+        (SoftIdentityAttention(0, heads=(50,)), "acts on head 50, but|cannot make the change Soft"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -467,7 +483,7 @@ def test_what_a_model_cannot_do_is_refused_before_its_forward(case, change, says
     branch = branch_of(change)
     with pytest.raises(ConfigurationError, match=says), perturbed(model, branch):
         raise AssertionError("the block was entered")
-    assert says[:20].replace("\\", "") in able(branch) or "cannot make the change" in able(branch)
+    assert re.search(says, able(branch))
 
 
 @pytest.mark.parametrize(
@@ -477,6 +493,12 @@ def test_what_a_model_cannot_do_is_refused_before_its_forward(case, change, says
         ("Flux", SlidingWindows(), "cannot make the change SlidingWindows"),
         ("LTX-2, type 2.0", SkipBlocks(0, "video"), "for all outputs or for none"),
         ("Wan", SkipBlocks(0, stack="double"), "lists of blocks are blocks"),
+        ("Chroma", ShuffledTokens(0, stack="single"), "as one sequence"),
+        ("Chroma", BlurredAttention(0), "cannot make the change BlurredAttention"),
+        ("Mochi", SkipSelfAttention(0), "cannot make the change SkipSelfAttention"),
+        ("PRX", IdentityAttention(0), "cannot make the change IdentityAttention"),
+        ("Sana", SkipSelfAttention(0), "cannot make the change SkipSelfAttention"),
+        ("Z-Image", ShuffledTokens(0), "cannot make the change ShuffledTokens"),
     ],
 )
 def test_what_one_model_cannot_do_is_refused(name, change, says):
@@ -489,7 +511,7 @@ def test_what_one_model_cannot_do_is_refused(name, change, says):
 
 def test_a_model_whose_blocks_are_not_known_is_refused_by_name():
     for model in (torch.nn.Linear(2, 2), diffusers.UNet2DModel, object()):
-        with pytest.raises(ConfigurationError, match="are not known, so that it cannot be perturbed; known are Basic"):
+        with pytest.raises(ConfigurationError, match="are not known, so that it cannot be perturbed"):
             capabilities_of(model)
         with perturbed(model, branch_of()) as arguments:
             assert arguments == {}, "what changes nothing needs nothing"

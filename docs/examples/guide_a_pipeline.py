@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--prompt", default="a lake at dawn")
     parser.add_argument("--negative-prompt", default="blurry, low quality")
     parser.add_argument("--guidance", default="cfg:scale=5,rescale:phi=0.7", help="methods in one line")
-    parser.add_argument("--executor", default="serial", help="serial, or all_gather under torchrun")
+    parser.add_argument("--executor", help="all_gather under torchrun; by default as the pipeline itself does")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("guided.png"))

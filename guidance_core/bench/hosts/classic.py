@@ -250,5 +250,6 @@ def _subject(
         ours,
         specs or saving(f"cfg:scale={SCALE:g}"),
         counted,
-        batches=pattern_of(pipe).is_stacked,
+        usual=None,
+        other="serial" if pattern_of(pipe).is_stacked else "",
     )

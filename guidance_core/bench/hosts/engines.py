@@ -11,6 +11,7 @@ from torch import Tensor
 from guidance_core.bench.hosts.classic import diffusers_package
 from guidance_core.bench.hosts.subject import Counted, Subject, Way, drawn, saving, with_weights
 from guidance_core.bench.hosts.wheels import with_engine
+from guidance_core.executors import Executor
 
 STEPS, SCALE = 6, 4.0
 
@@ -149,8 +150,8 @@ def sglang(tiny: bool) -> Subject:
             super().__init__()
             self.stack, self.way = stack, way  # type: ignore[misc]
 
-        def executor_for(self, server_args: Any) -> Way:
-            return self.way
+        def executor_for(self, server_args: Any) -> str | Executor:
+            return self.way or "serial"
 
     def ours(spec: str, way: Way, seed: int) -> Any:
         return Guided(spec, way).generate(seed)
@@ -204,8 +205,8 @@ def vllm_omni(tiny: bool) -> Subject:
             super().__init__()
             self.stack, self.way = stack, way  # type: ignore[misc]
 
-        def executor_for_ranks(self) -> Way:
-            return self.way
+        def executor_for_ranks(self) -> str | Executor:
+            return self.way or "serial"
 
     def ours(spec: str, way: Way, seed: int) -> Any:
         return Guided(spec, way).generate(seed)

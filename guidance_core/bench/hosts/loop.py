@@ -61,7 +61,11 @@ def ltx2_loop(tiny: bool) -> Subject:
         given = small_inputs(sizes, seed=seed)
         x = given.sample
         run = Guidance.from_spec(spec).start(
-            conditions=given.conditions, sigmas=sigmas, prediction_type="flow", outputs=OUTPUTS, executor=way
+            conditions=given.conditions,
+            sigmas=sigmas,
+            prediction_type="flow",
+            outputs=OUTPUTS,
+            executor=way or "serial",
         )
         with torch.no_grad():
             for index, (sigma, lower) in enumerate(itertools.pairwise(sigmas)):
@@ -70,4 +74,4 @@ def ltx2_loop(tiny: bool) -> Subject:
         return x
 
     specs = saving(SPEC, skip_step=f"{SPEC},skip_step=1")
-    return Subject("a loop, LTX-2's transformer", version, STEPS, own, ours, specs, counted, batches=True)
+    return Subject("a loop, LTX-2's transformer", version, STEPS, own, ours, specs, counted, other="batched")

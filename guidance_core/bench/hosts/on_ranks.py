@@ -16,7 +16,7 @@ from guidance_core.bench.hosts.subject import NotInstalledError, Subject, apart
 from guidance_core.bench.hosts.subjects import SUBJECTS
 from guidance_core.executors import AllGatherExecutor
 
-OWN, OURS, BATCHED, RANKS = "own", "ours", "ours, batched", "ours, 2 ranks"
+OWN, OURS, RANKS = "own", "ours", "ours, 2 ranks"
 ALL = ", all threads"
 SAVING = ("interval", "gate", "skip_step")
 
@@ -103,12 +103,12 @@ def contenders_of(subject: Subject, group: dist.ProcessGroup) -> dict[str, Conte
         return lambda seed: subject.ours(subject.specs[which], way, seed)
 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = {OWN: Contender(subject.own), OURS: Contender(ours("equal", "serial"))}
-    if subject.batches:
-        found[BATCHED] = Contender(ours("equal", "batched"))
+    found = {OWN: Contender(subject.own), OURS: Contender(ours("equal", subject.usual))}
+    if subject.other:
+        found[f"{OURS}, {subject.other}"] = Contender(ours("equal", subject.other))
     if subject.takes_ranks:
         found[RANKS] = Contender(ours("equal", AllGatherExecutor(group)), on_all=True)
-    found |= {name: Contender(ours(name, "serial")) for name in SAVING if name in subject.specs}
+    found |= {name: Contender(ours(name, subject.usual)) for name in SAVING if name in subject.specs}
     found[OWN + ALL] = Contender(subject.own, threads)
-    found[OURS + ALL] = Contender(ours("equal", "serial"), threads)
+    found[OURS + ALL] = Contender(ours("equal", subject.usual), threads)
     return found

@@ -12,8 +12,8 @@ from torch import Tensor
 from guidance_core.errors import ConfigurationError
 from guidance_core.executors import Executor
 
-Way: TypeAlias = str | Executor
-"What runs the branches of ours."
+Way: TypeAlias = str | Executor | None
+"What runs the branches of ours; None where the host chooses."
 
 
 class NotInstalledError(ConfigurationError):
@@ -36,8 +36,10 @@ class Subject:
     "Stacks by contender: `equal` is that of the host's own guidance, the others run fewer passes."
     counted: Counted
     "Counts samples that go through the model."
-    batches: bool = False
-    "Whether the executor `batched` can be used."
+    usual: Way = "serial"
+    "What runs ours for a user who says nothing."
+    other: str = ""
+    "An executor to compare with the usual one, if there is another in one process."
     takes_ranks: bool = True
     "Whether branches can be spread over ranks."
 

@@ -31,6 +31,8 @@ class Form:
     "The names of its parts whose results are added to a stream, but for attention to the text, by stream."
     between: Mapping[str, str] = MappingProxyType({})
     "The name of the attention with which a stream looks at the other, by stream."
+    is_united: bool = False
+    "Whether the tokens of picture and text, and of padding, are one sequence, whose parts the block does not know."
 
 
 def _joint(*added: str) -> Form:
@@ -38,10 +40,42 @@ def _joint(*added: str) -> Form:
     return Form(("encoder_hidden_states", "hidden_states"), {WHOLE: ("attn", "attn2")}, {WHOLE: added})
 
 
+def _picture_first(attention: str, *added: str) -> Form:
+    """Return the form of such a block that returns the picture's tokens before the text's."""
+    return Form(("hidden_states", "encoder_hidden_states"), {WHOLE: (attention,)}, {WHOLE: (attention, *added)})
+
+
+def _united(*added: str, attention: str = "attn", returns: str = "hidden_states") -> Form:
+    """Return the form of a block that gets the tokens of picture and text as one sequence."""
+    return Form((returns,), {WHOLE: (attention,)}, {WHOLE: added}, is_united=True)
+
+
+def _fixed(*added: str, returns: tuple[str, ...] = ("hidden_states",)) -> Form:
+    """Return the form of a block whose self-attention cannot be changed: it is none of torch's, or not one call."""
+    return Form(returns, {WHOLE: ()}, {WHOLE: added})
+
+
+_VIDEO_PAIR = _picture_first("attn", "ff", "ff_context")
 FORMS: Mapping[str, Form] = {
+    "AllegroTransformerBlock": Form(),
+    "AuraFlowJointTransformerBlock": _joint("attn", "ff", "ff_context"),
+    "AuraFlowSingleTransformerBlock": _united("attn", "ff"),
     "BasicTransformerBlock": Form(),
+    "ChromaSingleTransformerBlock": _united("proj_out"),
+    "ChromaTransformerBlock": _joint("attn", "ff", "ff_context"),
+    "CogVideoXBlock": _picture_first("attn1", "ff"),
+    "CogView3PlusTransformerBlock": _picture_first("attn1", "ff"),
+    "CogView4TransformerBlock": _picture_first("attn1", "ff"),
+    "CosmosTransformerBlock": Form(),
+    "Flux2SingleTransformerBlock": _united("attn"),  # its feed-forward part is in it
+    "Flux2TransformerBlock": _joint("attn", "ff", "ff_context"),
     "FluxSingleTransformerBlock": _joint("proj_out"),
     "FluxTransformerBlock": _joint("attn", "ff", "ff_context"),
+    "HunyuanImageSingleTransformerBlock": Form(_VIDEO_PAIR.returns, _VIDEO_PAIR.attention, {WHOLE: ("proj_out",)}),
+    "HunyuanImageTransformerBlock": _VIDEO_PAIR,
+    "HunyuanVideo15TransformerBlock": _VIDEO_PAIR,
+    "HunyuanVideoSingleTransformerBlock": Form(_VIDEO_PAIR.returns, _VIDEO_PAIR.attention, {WHOLE: ("proj_out",)}),
+    "HunyuanVideoTransformerBlock": _VIDEO_PAIR,
     "JointTransformerBlock": _joint("attn", "attn2", "ff", "ff_context"),  # attn2 in Stable Diffusion 3.5 medium
     "LTX2VideoTransformerBlock": Form(
         ("hidden_states", "audio_hidden_states"),
@@ -50,13 +84,29 @@ FORMS: Mapping[str, Form] = {
         {VIDEO: "audio_to_video_attn", AUDIO: "video_to_audio_attn"},
     ),
     "LTXVideoTransformerBlock": Form(),
+    "Lumina2TransformerBlock": _united("attn", "feed_forward"),
+    "MochiTransformerBlock": _fixed(
+        "attn1", "ff", "ff_context", returns=("hidden_states", "encoder_hidden_states")
+    ),  # attends row by row
+    "PRXBlock": _fixed("attention", "down_proj"),  # the text's tokens are keys alone
     "QwenImageTransformerBlock": _joint("attn", "img_mlp", "txt_mlp"),
+    "SanaTransformerBlock": _fixed("attn1", "ff"),  # linear attention
+    "SanaVideoTransformerBlock": _fixed("attn1", "ff"),
+    "SkyReelsV2TransformerBlock": Form(added={WHOLE: ("attn1", "ffn")}),
     "WanTransformerBlock": Form(added={WHOLE: ("attn1", "ffn")}),
+    "ZImageTransformerBlock": _united("attention", "feed_forward", attention="attention", returns="x"),
 }
 "By the name of the class in diffusers."
 
-STACKS = {"transformer_blocks": "double", "single_transformer_blocks": "single"}
+STACKS = {
+    "transformer_blocks": "double",
+    "joint_transformer_blocks": "double",
+    "single_transformer_blocks": "single",
+}
 "The names of the lists of blocks of a model with several, by attribute; the others keep the attribute's."
+
+REFINERS = ("noise_refiner", "context_refiner")
+"Lists of blocks that prepare the tokens of picture or text, and are not perturbed."
 
 UNET = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 "A U-Net's blocks are those of its transformers, counted in the order of its layers."
@@ -151,8 +201,8 @@ def anatomy_of(model: Any) -> Anatomy:
             form = next(block.form for blocks in stacks.values() for block in blocks)
             return Anatomy(each, stacks, tuple(name for name in form.attention if name != WHOLE))
     raise ConfigurationError(
-        f"the blocks of {type(model).__name__} are not known, so that it cannot be perturbed; known are "
-        f"{', '.join(FORMS)}, of diffusers."
+        f"the blocks of {type(model).__name__} are not known, so that it cannot be perturbed; docs/diffusers.md lists "
+        "the models of diffusers whose blocks are."
     )
 
 
@@ -160,6 +210,8 @@ def _lists(model: Module) -> dict[str, Sequence[Block]]:
     """Return the lists of blocks of a transformer."""
     found: dict[str, Sequence[Block]] = {}
     for attribute, child in model.named_children():
+        if attribute in REFINERS:
+            continue
         if isinstance(child, ModuleList) and len(child) and all(form_of(block) is not None for block in child):
             found[STACKS.get(attribute, attribute)] = _blocks(child, attribute, found)
     return {ONLY: next(iter(found.values()))} if len(found) == 1 else found

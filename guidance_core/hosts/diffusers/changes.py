@@ -84,6 +84,11 @@ def _blur(change: BlurredAttention, block: Block, anatomy: Anatomy, seen: Seen) 
 
 
 def _shuffle(change: ShuffledTokens, block: Block, anatomy: Anatomy, seen: Seen) -> Acting:
+    if block.form.is_united:
+        raise ConfigurationError(
+            f"{block.name} gets the tokens of picture and text as one sequence, so that {change} would mix them; "
+            "shuffle the tokens of other blocks."
+        )
     for stream in block.self_attentions(change.output):
         name = "audio_hidden_states" if stream == "audio" else "hidden_states"
 
@@ -169,17 +174,25 @@ def _has_streams(anatomy: Anatomy) -> bool:
     return bool(anatomy.outputs)
 
 
+def _attends(anatomy: Anatomy) -> bool:
+    return any(any(block.form.attention.values()) for blocks in anatomy.stacks.values() for block in blocks)
+
+
+def _tells_apart(anatomy: Anatomy) -> bool:
+    return any(not block.form.is_united for blocks in anatomy.stacks.values() for block in blocks)
+
+
 def _is_spatial(anatomy: Anatomy) -> bool:
     return type(anatomy.model).__name__ in SPATIAL
 
 
 BY_BLOCK: Mapping[type[Perturbation], Maker] = {
     SkipBlocks: Maker(_skip),
-    SkipSelfAttention: Maker(_identity),
-    IdentityAttention: Maker(_identity),
-    SoftIdentityAttention: Maker(_soft_identity),
+    SkipSelfAttention: Maker(_identity, _attends),
+    IdentityAttention: Maker(_identity, _attends),
+    SoftIdentityAttention: Maker(_soft_identity, _attends),
     BlurredAttention: Maker(_blur, _has_grid, sees_inputs=True),
-    ShuffledTokens: Maker(_shuffle),
+    ShuffledTokens: Maker(_shuffle, _tells_apart),
     DropOut: Maker(_drop),
     IsolateOutputs: Maker(_isolate, _has_streams),
 }

@@ -12,6 +12,7 @@ from guidance_core.discovery import executor_class
 from guidance_core.errors import ConfigurationError, UnknownNameError, warn
 from guidance_core.executors.base import Executor
 from guidance_core.executors.batched import BatchedExecutor
+from guidance_core.executors.serial import SerialExecutor
 from guidance_core.guidance import Guidance
 from guidance_core.hosts.diffusers.patterns import Pattern
 from guidance_core.hosts.diffusers.pipelines import pattern_named, pattern_of
@@ -32,7 +33,7 @@ def guide(
     pipe: Any,
     guidance: str | Guidance | Sequence[Any] | None = None,
     *,
-    executor: str | Executor = "serial",
+    executor: str | Executor | None = None,
     pattern: Pattern | str | None = None,
 ) -> Callable[..., Any]:
     """Return a callable with the pipeline's signature that runs it with a stack of methods.
@@ -43,7 +44,9 @@ def guide(
         pipe: a pipeline of diffusers; it is not changed.
         guidance: a spec, a `Guidance`, or a list of plugins. If not given, the recipe of the pipeline's model, whose
             parameters the call takes under their own names.
-        executor: what runs the branches; `all_gather` and `all_reduce` spread them over the ranks of torchrun.
+        executor: what runs the branches; `all_gather` and `all_reduce` spread them over the ranks of torchrun. If not
+            given, they run in this process as the pipeline's own passes do: `batched` where it hands its model both
+            conditions in one call, which are then one forward on as many rows, and `serial` where it makes two calls.
         pattern: how the pipeline calls its model, for one that is not known; or the name of a pipeline that calls its
             model in the same way.
 
@@ -52,13 +55,13 @@ def guide(
             cannot be used. A call of the result raises it where the pipeline's own guidance is off, its scheduler
             is not known, or its model cannot be perturbed as a method wants.
     """
-    stack, pattern = _checked(pipe, guidance, executor, pattern)
+    stack, pattern, executor = _checked(pipe, guidance, executor, pattern)
     if guidance is not None:
         _warn_of_other_model(pipe, stack)
 
     @functools.wraps(type(pipe).__call__)
     def call(*arguments: Any, **named: Any) -> Any:
-        with _guided_by(pipe, *_checked(pipe, stack, executor, pattern), executor):
+        with _guided_by(pipe, *_checked(pipe, stack, executor, pattern)):
             return pipe(*arguments, **named)
 
     call.__signature__ = inspect.signature(pipe.__call__)  # type: ignore[attr-defined]
@@ -70,7 +73,7 @@ def guided(
     pipe: Any,
     guidance: str | Guidance | Sequence[Any] | None = None,
     *,
-    executor: str | Executor = "serial",
+    executor: str | Executor | None = None,
     pattern: Pattern | str | None = None,
 ) -> Iterator[Any]:
     """Have every call of a pipeline inside the block guided by a stack of methods.
@@ -80,7 +83,7 @@ def guided(
 
     Each call is a run of its own. Takes and raises what `guide` does.
     """
-    stack, pattern = _checked(pipe, guidance, executor, pattern)
+    stack, pattern, executor = _checked(pipe, guidance, executor, pattern)
     if guidance is not None:
         _warn_of_other_model(pipe, stack)
     with _guided_by(pipe, stack, pattern, executor):
@@ -122,10 +125,10 @@ class _Guided:
 def _checked(
     pipe: Any,
     guidance: str | Guidance | Sequence[Any] | None,
-    executor: str | Executor,
+    executor: str | Executor | None,
     pattern: Pattern | str | None,
-) -> tuple[Guidance, Pattern]:
-    """Return the stack, and how the pipeline calls its model; find every mistake that needs no call."""
+) -> tuple[Guidance, Pattern, str | Executor]:
+    """Return the stack, how the pipeline calls its model and the executor; find every mistake that needs no call."""
     if isinstance(pipe, type) or inspect.isroutine(pipe) or isinstance(pipe, (str, Guidance)):
         is_guided = getattr(pipe, "__wrapped__", None) is not None
         got = pipe.__name__ if isinstance(pipe, type) else type(pipe).__name__
@@ -152,6 +155,8 @@ def _checked(
     warn_of_version()
     if isinstance(pipe, _Guided):
         raise ConfigurationError(f"this {type(pipe).__name__} is guided already; end the block that guides it first.")
+    if executor is None:
+        executor = BatchedExecutor.name if pattern.is_stacked else SerialExecutor.name
     found = executor_class(executor) if isinstance(executor, str) else type(executor)
     if not issubclass(found, Executor):
         raise ConfigurationError(f"executor is a name, such as 'all_gather', or an executor; got {executor!r}.")
@@ -160,7 +165,7 @@ def _checked(
             f"{type(pipe).__name__} calls its model for one condition after the other, which the executor 'batched' "
             "cannot put together; use 'serial', 'all_gather' or 'all_reduce'."
         )
-    return stack, pattern
+    return stack, pattern, executor
 
 
 def _recipe_of(pipe: Any) -> Recipe:
