@@ -446,7 +446,8 @@ def table() -> str:
     """Return which perturbations run on which models, and by what."""
     found = {case.name: _by_kind(case) for case in CASES}
     kinds = list(dict.fromkeys(kind for row in found.values() for kind in row))
-    heads = ["model", "pipelines of [the table](diffusers-pipelines.md)", *(f"`{kind}`" for kind in kinds), "lists of blocks"]
+    listed = "pipelines of [the table](diffusers-pipelines.md)"
+    heads = ["model", listed, *(f"`{kind}`" for kind in kinds), "lists of blocks"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     pipelines = _pipelines()
     for case in CASES:
