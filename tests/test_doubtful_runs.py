@@ -145,3 +145,11 @@ def test_a_window_of_any_kind_without_a_step_is_told(plugins):
 )
 def test_a_guided_run_and_guidance_that_is_off_by_its_scale_are_not_warned_of(spec):
     assert not started(spec, [1.0, 0.5, 0.0], "flow", alphas=None)
+
+
+@pytest.mark.parametrize("name", [None, 3, ""])
+def test_a_warning_stops_no_code_that_belongs_to_no_module(name):
+    code = "start(conditions=both, sigmas=[999, 749, 499, 249, 0], prediction_type='epsilon', alphas=1.0)"
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        exec(code, {"__name__": name, "start": Guidance.from_spec("cfg:scale=3").start, "both": BOTH})
