@@ -141,7 +141,7 @@ def warn(text: str, category: type[Warning]) -> None:
     """Warn at the first frame outside this library, so that the warning names the user's line."""
     level, frame = 1, sys._getframe(1)
     ours = ("guidance_core", "contextlib", "torch")  # the latter two wrap functions of ours
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ours:
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in ours:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level + 1)
 

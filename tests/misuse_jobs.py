@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import attrs
 import torch
 import torch.distributed as dist
 from rank_jobs import EXECUTORS, Case, Counting, bits
 from run_jobs import CASE, SIGMAS, error_of, start
 
-from guidance_core import AllGatherExecutor, AllReduceExecutor
+from guidance_core import AllGatherExecutor, AllReduceExecutor, Guidance, hookimpl
 
 Said = list[tuple[str, str]]
 
@@ -44,6 +46,17 @@ def group_of(kind: type[Lonely], group: Any) -> Any:
     if name.upper() not in dist.Backend._plugins:
         dist.Backend.register_backend(name, make, devices=["cpu"])
     return dist.new_group(list(range(group.size())), backend=name)
+
+
+@attrs.frozen
+class Calls:
+    """A plugin with a function for a parameter, which lies elsewhere in each process."""
+
+    function: Callable[..., Any]
+
+    @hookimpl
+    def build_branches(self, step: Any) -> list[Any]:
+        return []
 
 
 def step(run: Any, index: int = 0, **given: Any) -> Any:
@@ -105,6 +118,13 @@ def differs(group: Any, what: str, odd: int) -> tuple[Said, bool]:
         case "sigma of a step":
             run = start(executor)
             said = error_of(lambda: step(run, sigma=0.95 if here else None))
+        case "sigma_map":
+            run, video = start(executor), torch.full((1, 1, 1), 0.5 if here else 0.6)
+            said = error_of(lambda: step(run, sigma_map={"video": video, "audio": torch.ones(1, 1)}))
+        case "sigmas beside a function":
+            sigmas = [*SIGMAS[:-2], SIGMAS[-2] / 2, 0.0] if here else SIGMAS
+            guidance, settings = Guidance([Calls(step)]), {"conditions": {"positive": {}}, "prediction_type": "flow"}
+            said = error_of(lambda: guidance.start(sigmas=sigmas, executor=executor, **settings))
         case "another evaluation":
             run = start(executor)
             step(run)

@@ -24,6 +24,7 @@ from guidance_core import (
     ratio,
     std,
 )
+from guidance_core.algebra.arithmetic import evaluate
 from guidance_core.algebra.spaces import SPACES, Noise, affine
 from guidance_plugins import APG, CFG, LTX2, STG, CFGZeroStar, Normalize, Rescale
 
@@ -220,6 +221,15 @@ def test_a_sum_is_the_same_in_blocks_and_at_once(dtype, strengths, monkeypatch):
     blocked = one_step(stack, x, predictions)
     monkeypatch.setattr("guidance_core.algebra.arithmetic.BLOCK", 10**9)
     assert torch.equal(one_step(stack, x, predictions), blocked)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("size", [60, 60_000])
+def test_a_first_term_that_comes_again_counts_as_it_was_given(dtype, size):
+    first, other = draw(3, 2, 3, size, count=2, dtype=dtype)
+    again = evaluate([(first, 1.0), (other, 2.0), (first, -1.0), (first, 0.5)])
+    copied = evaluate([(first, 1.0), (other, 2.0), (first.clone(), -1.0), (first.clone(), 0.5)])
+    assert torch.equal(again, copied)
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -50,6 +50,18 @@ def test_failures_that_are_alike_are_shown_once_with_their_number(check):
     assert full.stdout.count("to paste and run") == 2
 
 
+def test_what_fails_like_a_check_that_is_expected_to_fail_is_shown(check):
+    done = check(
+        "Broken", 'raise RuntimeError("oops")', "--ranks", "0", "--only", "works", "--only", "threads",
+        "--expect-failure", "works=is known",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "failed as expected: is known" in done.stdout
+    assert "Like works" not in done.stdout
+    assert "failed alike" not in done.stdout
+    assert "oops" in done.stdout
+
+
 def test_without_ranks_the_next_thing_is_to_check_on_some(check):
     done = check("Fine", METHOD, "--ranks", "0")
     assert "executors covered: serial; not: all_gather, all_reduce" in done.stdout

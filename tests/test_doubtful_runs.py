@@ -102,6 +102,7 @@ def test_levels_of_what_cannot_be_converted_are_not_looked_at():
         ("cfg:scale=3,interval:lo=0.2,hi=0.8", "plugin 'interval' acts at sigmas from 0.2 to 0.8, but .* 249 to 999"),
         ("interval:lo=0.2,hi=0.8,cfg:scale=3", "plugin 'interval'"),
         ("cfg:scale=within(3, lo=0.2, hi=0.8)", "plugin 'cfg' acts at sigmas from 0.2 to 0.8"),
+        ("cfg:scale=within(3, lo=0.2, hi=0.8),rescale,renorm", "plugin 'cfg' acts at sigmas from 0.2 to 0.8"),
     ],
 )
 def test_a_window_that_holds_no_step_is_told_too(spec, says):
@@ -138,7 +139,17 @@ def test_a_window_of_any_kind_without_a_step_is_told(plugins):
         "cfg:scale=3,rescale:phi=0.7",
         "cfg:scale=within(3, lo=5, hi=9, otherwise=2)",
         "cfg:scale=3,gate",
+        "cfg:scale=3,tag,interval:lo=2,hi=3,methods=[cfg]",
+        "cfg:scale=within(3, lo=5, hi=9),momentum",
     ],
 )
 def test_a_guided_run_and_guidance_that_is_off_by_its_scale_are_not_warned_of(spec):
     assert not started(spec, [1.0, 0.5, 0.0], "flow", alphas=None)
+
+
+@pytest.mark.parametrize("name", [None, 3, ""])
+def test_a_warning_stops_no_code_that_belongs_to_no_module(name):
+    code = "start(conditions=both, sigmas=[999, 749, 499, 249, 0], prediction_type='epsilon', alphas=1.0)"
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        exec(code, {"__name__": name, "start": Guidance.from_spec("cfg:scale=3").start, "both": BOTH})

@@ -76,6 +76,8 @@ def test_an_executor_does_not_outlive_its_default_group(tmp_path):
         ("sigma of a step", "noise levels: "),
         ("another evaluation", "What differs is step: step "),
         ("model", "What differs is model: "),
+        ("sigma_map", "What differs is sigma_map of video: shape (1, 1, 1) (#"),
+        ("sigmas beside a function", "What differs is sigmas: "),
         ("outputs", "sample: "),
         ("sigma of a step", "step 0 of 8 at sigma 0.95"),
         ("another evaluation", "step 0 of 8, evaluation 1 at sigma 1"),

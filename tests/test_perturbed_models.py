@@ -509,6 +509,15 @@ def test_what_one_model_cannot_do_is_refused(name, change, says):
         pass
 
 
+def test_blocks_that_prepare_a_picture_prompt_are_not_those_of_the_model():
+    model = diffusers.ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=3, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
+        siglip_feat_dim=16, axes_dims=[4, 6, 6], axes_lens=[128, 32, 32],
+    )  # fmt: skip
+    assert model.siglip_refiner is not None
+    assert capabilities_of(model).blocks == {"blocks": 3}
+
+
 def test_a_model_whose_blocks_are_not_known_is_refused_by_name():
     for model in (torch.nn.Linear(2, 2), diffusers.UNet2DModel, object()):
         with pytest.raises(ConfigurationError, match="are not known, so that it cannot be perturbed"):

@@ -96,7 +96,7 @@ def evaluate(
         if type(weight) is not float:
             assert isinstance(weight, Tensor)
             total = torch.addcmul(total, prediction, weight if weight.dtype is working else weight.to(working))
-        elif total is first:
+        elif total is base:  # which a further term may be once more
             total = total.add(prediction, alpha=weight)
         else:
             total.add_(prediction, alpha=weight)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from guidance_core.algebra.checksum import checksum, parts_of
+from guidance_core.errors import brief
 from guidance_core.parameters.values import TensorValue, plain_number
 
 PARTS = (
@@ -41,6 +43,19 @@ def digest(parts: Iterable[Any]) -> int:
     waits for them, and objects of unknown kinds by their class.
     """
     return digest_of_text("\x1f".join(map(_WRITER.text, parts)))
+
+
+def mark_of(*values: Any) -> str:
+    """Return a short mark that equal values share, to stand beside a text that may not show in what they differ."""
+    return f"(#{digest(values) & 0xFFFFFFFF:08x})"
+
+
+def in_words(value: object, longest: int = 200) -> str:
+    """Write a value that somebody gave as every process does: without addresses in memory."""
+    return brief(value, longest, written=lambda given: _ADDRESS.sub("", repr(given)))
+
+
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 
 
 def digest_of_text(text: str) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.distributed as dist
 
-from guidance_core.algebra.digest import digest
+from guidance_core.algebra.digest import digest, in_words
 from guidance_core.errors import ConfigurationError, brief, suggest
 from guidance_core.executors.agreement import agreement_of
 from guidance_core.executors.all_gather import AllGatherExecutor
@@ -97,7 +97,7 @@ class AutoExecutor(Executor):
 
     def _in_words(self) -> dict[str, str]:
         """Return the settings in words."""
-        return {"equality": self._equality, "tuning": brief(self._tuning)}
+        return {"equality": self._equality, "tuning": in_words(self._tuning)}
 
     def _compared(self) -> int:
         return digest([self.name, self._equality, self._tuning])

@@ -10,8 +10,8 @@ import attrs
 import torch
 
 from guidance_core.algebra.comparable import fingerprint_of
-from guidance_core.algebra.digest import digest, name_of
-from guidance_core.errors import ConfigurationError, brief
+from guidance_core.algebra.digest import digest, in_words, name_of
+from guidance_core.errors import ConfigurationError
 from guidance_core.executors.agreement import agreement_of
 from guidance_core.executors.base import Executor
 from guidance_core.executors.groups import positions_in, resolve_group
@@ -133,7 +133,7 @@ class SpreadExecutor(Executor):
 
     def _in_words(self) -> dict[str, str]:
         """Return the settings in words."""
-        return {name: brief(value) for name, value in self._settings()} | {"positions": str(self._positions)}
+        return {name: in_words(value) for name, value in self._settings()} | {"positions": str(self._positions)}
 
     def _compared(self) -> int:
         """Return what stands for the executor's class and for all settings that are attributes with a public name."""

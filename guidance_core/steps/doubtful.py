@@ -13,7 +13,7 @@ from guidance_core.algebra.spaces import OTHER
 from guidance_core.errors import TimestepWarning, UnguidedWarning, warn
 from guidance_core.methods.weakened import Windowed
 from guidance_core.parameters.schedules import Position, Schedule, Window
-from guidance_core.steps.layout import Layout
+from guidance_core.steps.layout import Layout, OutputLayout
 from guidance_core.steps.settings import RunSettings
 
 Sigmas: TypeAlias = Mapping[str | None, tuple[float, ...]]
@@ -60,13 +60,19 @@ def look_like_timesteps(levels: Sequence[float]) -> bool:
 
 
 def is_unguided(layouts: Iterable[Layout]) -> bool:
-    """Whether no step runs a branch beside the base, changes the base, or adds anything to it."""
+    """Whether no step runs a branch beside the base, changes the base, or makes anything else of it.
+
+    Corrections that compare the sum with the base, as rescaling does, leave the base alone as it is.
+    """
     return not any(
-        len(layout.branches) > 1
-        or any(layout.amended.values())
-        or any(output.combining or output.combine_wrappers for output in layout.outputs.values())
+        len(layout.branches) > 1 or any(layout.amended.values()) or any(map(_is_guided, layout.outputs.values()))
         for layout in set(layouts)
     )
+
+
+def _is_guided(output: OutputLayout) -> bool:
+    compares = [acting.needs.reference or acting.needs.measured for acting in output.all_correcting]
+    return bool(output.combining or output.combine_wrappers or not all(compares))
 
 
 def warn_of_windows(plugins: Mapping[str, Any], layouts: Iterable[Layout], sigmas: Sigmas) -> None:

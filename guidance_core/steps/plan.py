@@ -13,11 +13,11 @@ import attrs
 from torch import Tensor
 
 from guidance_core.algebra.arithmetic import Weight, evaluate
-from guidance_core.algebra.digest import digest
+from guidance_core.algebra.digest import digest, in_words, mark_of
 from guidance_core.algebra.memory import copy_of
 from guidance_core.algebra.outputs import Structure
 from guidance_core.algebra.spaces import Noise
-from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError, brief
+from guidance_core.errors import ConfigurationError, DenoiserError, GuidanceError
 from guidance_core.methods.moment import States
 from guidance_core.methods.reference import BasePrediction, Measured
 from guidance_core.methods.tracked import Tracked
@@ -223,15 +223,22 @@ class Plan:
             **self.identity.details,
             "step": f"{self.place}, evaluation {self.moment.evaluation}",
             "model": str(self.moment.model),
-            "noise levels": brief(levels),
+            "noise levels": in_words(levels),
             "sample": ", ".join(f"{name} {kind_of(sample)}" for name, sample in self.samples.items()),
             "structure": self.structure.kind,
         }
-        for branch in self.branches:
-            found[f"branch {branch.name}"] = brief((branch.condition, branch.perturbations, branch.model), 400)
+        for name, each in self.noise.items():
+            if each.map is not None:
+                found[f"sigma_map of {name}"] = f"shape {tuple(each.map.shape)} {mark_of(each.map)}"
+        for branch in self.layout.branches:
+            own = (branch.condition, branch.perturbations, branch.model)
+            others = (branch.overrides, branch.cost, branch.also, branch.edit, self.layout.amended[branch.name])
+            found[f"branch {branch.name}"] = f"{in_words(own, 400)} {mark_of(*own, *others)}"
         for name, output in self.layout.outputs.items():
             acting = [(each.implementation.plugin, each.implementation.hook) for each in output.all_acting]
-            found[f"what is made of {name}"] = f"strengths {brief(output.strengths)}, hooks {brief(acting)}"
+            mark = mark_of(output.held, output.strengths, [each.needs for each in output.all_acting])
+            strengths = in_words(output.strengths)
+            found[f"what is made of {name}"] = f"strengths {strengths}, hooks {in_words(acting)} {mark}"
         return found
 
     @property

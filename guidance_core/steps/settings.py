@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from guidance_core.algebra.comparable import fingerprint_of
-from guidance_core.algebra.digest import digest
+from guidance_core.algebra.digest import digest, in_words
 from guidance_core.algebra.spaces import PredictionType
 from guidance_core.discovery import versions_of
 from guidance_core.errors import brief
@@ -108,7 +108,7 @@ class RunIdentity:
             found[f"class of {name}"] = f"{type(plugin).__module__}.{type(plugin).__qualname__}"
             for parameter, value in list(_parameters(plugin))[1:]:
                 mark = fingerprint_of(f"plugin {name!r}", iter([(parameter, value)]), "") & 0xFFFFFFFF
-                found[f"{parameter} of {name}"] = f"{brief(value)} (#{mark:08x})"
+                found[f"{parameter} of {name}"] = f"{in_words(value)} (#{mark:08x})"
         for output, levels in settings.sigmas.items():
             found["sigmas" if output is None else f"sigmas of {output}"] = _cut(
                 ", ".join(f"{each:g}" for each in levels), 300
@@ -124,9 +124,9 @@ class RunIdentity:
             "check_inputs": settings.check_inputs,
             "given": "not given" if settings.given is None else "a function",
             "conditions": ", ".join(named) or "none",
-            "selections and places": brief(self.turns),
-            "seeds": "drawn" if settings.seeds.is_drawn else brief(settings.seeds),
-            "shards": "none" if shards is None else f"dims {brief(dict(shards.dims))}, valid {brief(shards.valid)}",
+            "selections and places": in_words(self.turns),
+            "seeds": "drawn" if settings.seeds.is_drawn else in_words(settings.seeds),
+            "shards": "none" if shards is None else in_words({"dims": dict(shards.dims), "valid": shards.valid}),
         }
 
     @property

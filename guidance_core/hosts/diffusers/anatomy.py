@@ -105,8 +105,8 @@ STACKS = {
 }
 "The names of the lists of blocks of a model with several, by attribute; the others keep the attribute's."
 
-REFINERS = ("noise_refiner", "context_refiner")
-"Lists of blocks that prepare the tokens of picture or text, and are not perturbed."
+REFINERS = ("noise_refiner", "context_refiner", "siglip_refiner")
+"Lists of blocks that prepare the tokens of pictures or text, and are not perturbed."
 
 UNET = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 "A U-Net's blocks are those of its transformers, counted in the order of its layers."
