@@ -119,7 +119,8 @@ class Description:
         if self.recipe is not None:
             lines.append(f"recipe     @{self.recipe.name}: {self.recipe.title}")
             lines += _table(self.recipe.parameters)
-            lines.append(f"             {self.recipe.compared} ({self.recipe.source})")
+            lines.append(f"             {self.recipe.compared}")
+            lines.append(f"             source: {self.recipe.source}")
         lines.append(f"executor   {self.executor}")
         for name, parameters in self.plugins.items():
             lines.append(f"plugin     {name}")

@@ -130,7 +130,7 @@ class RankLostError(RankError):
 
 
 class UnguidedWarning(UserWarning):
-    """A stack guides no step of a run: a window holds none of its noise levels, or a pipeline's scale is 1."""
+    """A stack, or one of its methods, guides no step of a run: a window holds none of them, or a scale is neutral."""
 
 
 class TimestepWarning(UserWarning):
@@ -140,7 +140,7 @@ class TimestepWarning(UserWarning):
 def warn(text: str, category: type[Warning]) -> None:
     """Warn at the first frame outside this library, so that the warning names the user's line."""
     level, frame = 1, sys._getframe(1)
-    ours = ("guidance_core", "contextlib", "torch")  # the latter two wrap functions of ours
+    ours = ("guidance_core", "contextlib", "torch", "diffusers")  # the others wrap functions of ours, or call them
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in ours:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level + 1)

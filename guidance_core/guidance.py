@@ -287,7 +287,7 @@ class Guidance:
 
         Warns:
             TimestepWarning: the sigmas can only be timesteps.
-            UnguidedWarning: no step is guided, and a window holds none of them.
+            UnguidedWarning: no step is guided, and a window holds none of them; or one method's own window holds none.
         """
         chosen = self.checked_executor(executor)
 
@@ -317,8 +317,8 @@ class Guidance:
                 raise ConfigurationError(
                     f"alphas must have one value for each of {count} steps; got {len(settings.alphas)}."
                 )
+            warn_of_timesteps(settings)  # first: an error about missing alphas would hide it
             program = Program(self._stack, settings)
-            warn_of_timesteps(settings)
             warn_of_windows(self._stack.plugins, program.layouts, settings.sigmas)
             executor = chosen.for_run(program)
             for layout in program.layouts:

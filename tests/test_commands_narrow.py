@@ -62,6 +62,17 @@ def test_plugins_shows_those_that_are_named_in_full():
     assert not found["executors"]
 
 
+def test_plugins_keeps_the_lines_of_formulas_and_joins_those_of_prose():
+    shown = runner.invoke(app, ["plugins", "apg", "rescale"], env={"COLUMNS": "100"}).stdout
+    lines = [line.rstrip() for line in shown.splitlines()]
+    formula = [line for line in lines if line.lstrip().startswith(("d = ", "guided = c + (s"))]
+    assert len(formula) == 4
+    assert {len(line) - len(line.lstrip()) for line in formula} == {4}
+    assert "the authors' code takes [-1, -2, -3], which" in " ".join(shown.split())
+    assert all(len(line) > 40 for line in lines if line.endswith("takes"))
+    assert "0 is off (allowed: [0, 1])" in " ".join(shown.split())
+
+
 def test_plugins_names_the_nearest_of_a_name_that_is_none():
     for name, near in (("cgf", "cfg"), ("all_gathr", "all_gather")):
         result = runner.invoke(app, ["plugins", name])

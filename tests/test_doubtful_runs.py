@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from guidance_core import Guidance, TimestepWarning, UnguidedWarning, Within
+from guidance_core import ConfigurationError, Guidance, TimestepWarning, UnguidedWarning, Within
 from guidance_core.steps.doubtful import look_like_timesteps
 from guidance_plugins import CFG, PAG, STG, Classifier, Interval
 
@@ -73,6 +73,11 @@ def test_timesteps_given_as_sigmas_are_warned_of_at_the_callers_line(levels, pre
     assert filename == __file__
 
 
+def test_timesteps_are_warned_of_before_an_error_that_follows_from_them():
+    with pytest.warns(TimestepWarning), pytest.raises(ConfigurationError, match="needs alpha"):
+        Guidance.from_spec("apg:scale=3").start(conditions=BOTH, sigmas=TIMESTEPS["few steps"], prediction_type="v")
+
+
 @pytest.mark.parametrize("levels", NOISE.values(), ids=NOISE)
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v", "x0"])
 def test_real_noise_levels_are_not_taken_for_timesteps(levels, prediction_type):
@@ -129,6 +134,21 @@ def test_a_window_of_any_kind_without_a_step_is_told(plugins):
 
 
 @pytest.mark.parametrize(
+    ("spec", "count", "says"),
+    [
+        ("cfg:scale=3,slg", 4, "'slg' acts in the fractions 0.01 to 0.2 of the steps, which hold none of the 4 steps"),
+        ("pag:start=0.3,stop=0.4,cfg:scale=3", 2, "'pag' acts in the fractions 0.3 to 0.4 .* none of the 2 steps"),
+        ("cfg:scale=3,slg", 1, "'slg' acts in .*, which do not hold the only step; its start and stop set them"),
+    ],
+)
+def test_a_method_whose_own_window_holds_no_step_is_told_beside_others_that_guide(spec, count, says):
+    with pytest.warns(UnguidedWarning, match=f"a method guides no step of this run: plugin {says}"):
+        Guidance.from_spec(spec).start(
+            conditions=BOTH, sigmas=[1 - i / count for i in range(count + 1)], prediction_type="flow"
+        )
+
+
+@pytest.mark.parametrize(
     "spec",
     [
         "",
@@ -141,6 +161,8 @@ def test_a_window_of_any_kind_without_a_step_is_told(plugins):
         "cfg:scale=3,gate",
         "cfg:scale=3,tag,interval:lo=2,hi=3,methods=[cfg]",
         "cfg:scale=within(3, lo=5, hi=9),momentum",
+        "cfg:scale=3,slg:scale=0",
+        "cfg:scale=3,slg:start=0,stop=0.2",
     ],
 )
 def test_a_guided_run_and_guidance_that_is_off_by_its_scale_are_not_warned_of(spec):

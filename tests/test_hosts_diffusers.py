@@ -374,7 +374,7 @@ def test_a_guided_pipeline_cannot_be_guided_again():
 @pytest.mark.parametrize(
     ("name", "spec", "says"),
     [
-        (SD, "cfg:scale=3,stg:scale=1,blocks=1", "acts on block 1, but the model has 1 blocks in 'down'"),
+        (SD, "cfg:scale=3,stg:scale=1,blocks=1", "acts on block 1, but the model has 1 block in 'down'"),
         ("Stable Diffusion 3", "stg:scale=1,blocks=7,skip=blocks", "acts on block 7, but the model has 3"),
         ("Wan 2.2, two experts", "stg:scale=1,blocks=2", "acts on block 2, but the model has 2"),
     ],
@@ -638,15 +638,16 @@ def test_a_wrapped_model_may_be_called_by_position(wrapped):
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("", "no step of this StableDiffusionPipeline call is guided"),
-        ("cfg:scale=1", "no step of this StableDiffusionPipeline call is guided"),
+        ("", "no step of this StableDiffusionPipeline call is guided: the stack is empty"),
+        ("cfg:scale=1", "no step of this StableDiffusionPipeline call is guided: each method is off"),
         ("cfg:scale=5,interval:lo=2,hi=14", "plugin 'interval' acts at sigmas from 2 to 14, but the steps have"),
     ],
 )
 def test_a_call_that_no_method_guides_says_so_once(spec, says):
     case = case_named(SD)
-    with pytest.warns(UnguidedWarning, match=says):
+    with pytest.warns(UnguidedWarning, match=says) as found:
         guide(case.pipeline(), spec)(**called(case))
+    assert [each.filename for each in found if each.category is UnguidedWarning] == [__file__]
 
 
 @pytest.mark.parametrize(

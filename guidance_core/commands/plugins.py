@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import attrs
@@ -21,6 +23,7 @@ from guidance_core.describe import shown
 from guidance_core.discovery import EXECUTORS, PLUGINS, Found, find_executors, find_plugins
 from guidance_core.errors import UnknownNameError, brief, suggest, told
 from guidance_core.parameters.documented import parameters_of
+from guidance_core.parameters.fields import ANY, Bounds
 from guidance_core.parameters.values import UNSET
 
 
@@ -77,9 +80,19 @@ def _print_row(console: Console, row: Mapping[str, Any], *, in_full: bool = Fals
     if row["failure"]:
         console.print(f"  [red]not loaded:[/red] {escape(row['failure'])}", highlight=False)
     if in_full and row["description"]:
-        console.print(Padding(Text(row["description"]), (1, 0, 1, 2)))
+        console.print()
+        for paragraph in _paragraphs(row["description"]):
+            console.print(paragraph)
     if row.get("parameters"):
         console.print(_parameter_grid(row["parameters"], console.width))
+
+
+def _paragraphs(description: str) -> Iterator[Padding]:
+    """Yield what a docstring says: prose as wide as the terminal; formulas, lists and tables line by line."""
+    for paragraph in re.split(r"\n\s*\n", description):
+        is_laid_out = any(line.startswith((" ", "- ", "* ", "|")) for line in paragraph.splitlines())
+        text = textwrap.dedent(paragraph) if is_laid_out else " ".join(paragraph.split())
+        yield Padding(Text(text), (0, 0, 1, 4 if paragraph.startswith(" ") else 2))
 
 
 def _parameter_grid(parameters: list[dict[str, Any]], width: int) -> Padding:
@@ -90,6 +103,8 @@ def _parameter_grid(parameters: list[dict[str, Any]], width: int) -> Padding:
         default = "required" if parameter["required"] else shown(parameter["default"])
         options = ", ".join(map(shown, parameter.get("options", ())))
         about = parameter["help"] + (f" [{options}]" if options else "")
+        if "bounds" in parameter:
+            about += f" (allowed: {parameter['bounds']})"
         grid.add_row(Text(f"{parameter['name']}={default}"), Text(about.strip()))
     return Padding(grid, (0, 0, 0, 2), expand=False)
 
@@ -109,7 +124,7 @@ def _row(found: Found) -> dict[str, Any]:
     """Return what is known of a plugin or executor, without its parameters."""
     text = "" if found.loaded is None else inspect.cleandoc(found.loaded.__doc__ or "")
     summary, _, description = text.partition("\n")
-    description = description.partition("\nArgs:")[0].strip()  # the parameters are listed
+    description = description.partition("\nArgs:")[0].strip("\n").rstrip()  # the parameters are listed
     return {
         "name": found.name,
         "version": found.version,
@@ -130,6 +145,9 @@ def _parameter_row(field: attrs.Attribute[Any]) -> dict[str, Any]:
     options = field.metadata.get("options")
     if isinstance(options, tuple | list):
         row["options"] = [_as_data(option) for option in options]
+    bounds = field.metadata.get("bounds")
+    if isinstance(bounds, Bounds) and bounds != ANY:
+        row["bounds"] = str(bounds)
     help = field.metadata.get("help", "")
     return {**row, "help": help if isinstance(help, str) else brief(help)}
 

@@ -243,7 +243,8 @@ def _show(
         f"Pictures in a row: {count}. character, typeface: share that an independent classifier reads as asked for; "
         "distance: Fréchet distance from real letters in the classifier's features, which falls with the number of "
         "pictures, so compare rows of one command only; diversity: of the pictures of one character; saturation: share "
-        "of values more than 0.1 outside [-1, 1], where burning shows; sharpness: root mean square of the Laplacian.",
+        "of values more than 0.1 outside [-1, 1], where burning shows; sharpness: root mean square of the Laplacian. "
+        "Better: more character and typeface, less distance and saturation. Diversity and sharpness only describe.",
     )
     settings = {
         "model": model,

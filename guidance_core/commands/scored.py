@@ -129,7 +129,8 @@ class Measured:
 
 
 COMPARED = (
-    "Minus row 1: the difference on the same noise; while its interval holds 0, neither row is shown to have more."
+    "Minus row 1: the difference on the same noise; while its interval holds 0, neither row is shown to have more. "
+    "For a difference from another row, give that one first; more samples (--per-class) narrow the intervals."
 )
 
 

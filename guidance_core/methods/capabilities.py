@@ -107,5 +107,6 @@ class Capabilities:
         last = max(each.blocks, default=0) if each.blocks else 0
         if last >= self.blocks[stack]:
             named = "" if stack == ONLY else f" in {stack!r}"
-            return f"{each} acts on block {last}, but the model has {self.blocks[stack]} blocks{named}, counted from 0"
+            count = f"{self.blocks[stack]} block{'' if self.blocks[stack] == 1 else 's'}"
+            return f"{each} acts on block {last}, but the model has {count}{named}, counted from 0"
         return None

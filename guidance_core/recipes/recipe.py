@@ -365,7 +365,8 @@ class Chosen:
         what = f"the recipe {self.name!r}"
         if prediction_type not in self.prediction_types:
             raise ConfigurationError(
-                f"{what} is for {' or '.join(self.prediction_types)} predictions; the run says {prediction_type!r}."
+                f"{what} is for {' or '.join(self.prediction_types)} predictions; the run says {prediction_type!r}. "
+                "`guidance-core recipes` lists those of other models."
             )
         if outputs is None:
             return

@@ -76,14 +76,23 @@ def _is_guided(output: OutputLayout) -> bool:
 
 
 def warn_of_windows(plugins: Mapping[str, Any], layouts: Iterable[Layout], sigmas: Sigmas) -> None:
-    """Warn with `UnguidedWarning` where no step is guided, and a window holds none of them."""
-    if not plugins or not is_unguided(layouts):
+    """Warn with `UnguidedWarning` where no step is guided, and a window holds none of them.
+
+    Where others guide, it warns of a method whose own window holds no step: the result would lack it without a word.
+    """
+    if not plugins:
         return
+    unguided = is_unguided(layouts)
     said = [
-        _said(name, window, sigmas) for name, plugin in plugins.items() for window in missed_windows(plugin, sigmas)
+        _said(name, plugin, window, sigmas)
+        for name, plugin in plugins.items()
+        if unguided or (isinstance(plugin, Windowed) and not _is_off(plugin))
+        for window in missed_windows(plugin, sigmas)
+        if unguided or window == plugin.window
     ]
     if said:
-        warn(f"no step of this run is guided: {'; '.join(dict.fromkeys(said))}.", UnguidedWarning)
+        what = "no step of this run is guided" if unguided else "a method guides no step of this run"
+        warn(f"{what}: {'; '.join(dict.fromkeys(said))}.", UnguidedWarning)
 
 
 def missed_windows(plugin: Any, sigmas: Sigmas) -> list[Window]:
@@ -96,9 +105,17 @@ def missed_windows(plugin: Any, sigmas: Sigmas) -> list[Window]:
     return [each for each in _windows(plugin) if not any(map(each.contains, positions))]
 
 
-def _said(name: str, window: Window, sigmas: Sigmas) -> str:
+def _is_off(plugin: Any) -> bool:
+    neutral = getattr(plugin, "neutral", None) or {}
+    return any(getattr(plugin, name, None) == value for name, value in neutral.items())
+
+
+def _said(name: str, plugin: Any, window: Window, sigmas: Sigmas) -> str:
     if window.by != "sigma":
-        return f"plugin {name!r} acts in the fractions {window.lo:g} to {window.hi:g} of the steps, where there is none"
+        count = len(next(iter(sigmas.values()))) - 1
+        steps = f"which hold none of the {count} steps" if count > 1 else "which do not hold the only step"
+        moved = "; its start and stop set them" if isinstance(plugin, Windowed) else ""
+        return f"plugin {name!r} acts in the fractions {window.lo:g} to {window.hi:g} of the steps, {steps}{moved}"
     made = [level for levels in sigmas.values() for level in levels[:-1]]
     return (
         f"plugin {name!r} acts at sigmas from {window.lo:g} to {window.hi:g}, but the steps have sigmas from "

@@ -285,10 +285,12 @@ class Seam:
             )
             windows = (missed_windows(plugin, {None: levels.sigmas}) for plugin in self.guidance.plugins)
             if is_unguided(self.run.layouts) and not any(windows):  # of windows, the start has warned
-                warn(
-                    f"no step of this {self._named} call is guided: the stack runs no branch besides 'cond'.",
-                    UnguidedWarning,
+                why = (
+                    "each method is off, as cfg is at scale=1, or only corrects others, as rescale does"
+                    if self.guidance.plugins
+                    else "the stack is empty"
                 )
+                warn(f"no step of this {self._named} call is guided: {why}.", UnguidedWarning)
         except BaseException as error:
             self._told = error
             raise
