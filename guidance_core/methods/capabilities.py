@@ -58,21 +58,21 @@ def _check_heads(_: Any, __: Any, given: Any) -> None:
 
 @attrs.frozen(eq=False)
 class Capabilities:
-    """What a model can do, for `guidance.start(supports=...)`: a ready function of a pass.
+    """What a model can do, as a function for `guidance.start(supports=...)`.
 
     run = guidance.start(..., supports=Capabilities((SkipBlocks, SkipSelfAttention), blocks=28))
     """
 
     perturbations: tuple[type[Perturbation], ...] = attrs.field(default=(), converter=_as_kinds)
-    "The changes it can make; one that inherits from such a class is another."
+    "The classes of perturbations that it can make. A subclass of one of them does not count."
     blocks: Mapping[str, int] | None = attrs.field(default=None, converter=_as_counts)
-    "How many blocks it has, as a number or by list of blocks (`{'double': 19, 'single': 38}`); None does not say."
+    "The number of its blocks, in total or by list of blocks (`{'double': 19, 'single': 38}`); None if not known."
     models: tuple[str, ...] | None = attrs.field(default=(), converter=_as_names)
-    "Names of the models beside the step's own that a branch may ask for; None for any."
+    "Names of the models that a branch may ask for, besides the step's own; None for any."
     also: tuple[str, ...] | None = attrs.field(default=(), converter=_as_names)
-    "Names of the conditions that a pass may be given beside its own; None for any."
+    "Names of the conditions that a pass may get, besides its own; None for any."
     heads: int | None = attrs.field(default=None, validator=_check_heads)
-    "How many heads its attention has; None does not say."
+    "The number of heads of its attention; None if not known."
 
     def __call__(self, branch: Branch) -> str | None:
         """Return why the model cannot run a pass; None if it can."""
