@@ -106,7 +106,7 @@ def test_windows_by_what_is_done_after_a_step_meet_without_overlap_and_hold_ever
             assert [one or other for one, other in zip(before, after, strict=True)] == [True] * steps
             assert not any(one and other for one, other in zip(before, after, strict=True))
             assert before == [(step + 1) / steps <= cut for step in range(steps)]
-    with pytest.raises(GuidanceError, match="fractions lie in"):
+    with pytest.raises(GuidanceError, match="fractions must lie in"):
         Window(0, 2, "done")
     with pytest.raises(GuidanceError, match="'sigma'"):
         Window(0, 1, "don")

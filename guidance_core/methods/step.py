@@ -362,7 +362,7 @@ class Step:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """The state of this plugin in this run for all outputs, where `build_branches` leaves values for other hooks."""
+        """The state of this plugin in this run for all outputs, where `build_branches` may leave values for hooks."""
         return self._kept_for(None)
 
     def _kept_for(self, output: str | None) -> dict[str, Any]:

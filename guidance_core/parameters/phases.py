@@ -30,10 +30,10 @@ def _all_finite(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 @attrs.frozen
 class Phases(Schedule):
-    """One value after another: `Phases([7, 4, 1], [0.9, 0.4])` is 7, then 4 from 0.9 on, then 1 from 0.4 on.
+    """One value after another: `Phases([7, 4, 1], [0.9, 0.4])` is 7, then 4 from sigma 0.9 on, then 1 from 0.4 on.
 
-    By sigma a phase begins at the first noise level that is at most the change, by fraction once that share of the
-    steps is done. There is one change less than there are values; changes fall by sigma, and rise by fraction.
+    By sigma, a phase begins at the first noise level that is at most the change. By fraction, it begins when that share
+    of the steps is done. There is one change fewer than values. Changes fall by sigma, and rise by fraction.
     """
 
     values: Sequence[float] = attrs.field(converter=_numbers, validator=_all_finite)
@@ -104,11 +104,11 @@ def _optional(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 @attrs.frozen
 class Counted(Schedule):
-    """Values with a number of steps each: `Counted("3x3+7x45")` is 3 for the last three steps, and 7 for 45 before.
+    """Values with a number of steps each: `Counted("3x3+7x45")` is 3 for the last 3 steps, and 7 for the 45 before.
 
-    Parts are counted from the end of the run, as stable-diffusion.cpp and Ideogram do, or from its `start`. Parts
-    beyond the run are left out. Steps beyond the parts have the value `otherwise`; without one they are an error. A
-    numeric parameter takes the text alone, too: `cfg:scale=3x3+7x45`.
+    Parts are counted from the end of the run, as in stable-diffusion.cpp and Ideogram, or from its `start`. Parts
+    beyond the run are left out. Steps beyond the parts have the value `otherwise`, which is an error if it is not
+    given. A numeric parameter also accepts the text alone: `cfg:scale=3x3+7x45`.
     """
 
     parts: str = attrs.field(converter=_counted_text, validator=_check_parts)
@@ -132,7 +132,7 @@ class Counted(Schedule):
         return values if self.otherwise is None else (*values, self.otherwise)
 
     def at(self, position: Position) -> float:
-        """Return the value of the part that the step is in.
+        """Return the value of the part that the step lies in.
 
         Raises:
             ConfigurationError: the run has more steps than the parts, and there is no `otherwise`.
