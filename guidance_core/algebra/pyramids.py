@@ -30,7 +30,7 @@ REACH = 2
 def bands(x: Tensor, count: int) -> list[Tensor]:
     """Return the bands of planes `[N, M, H, W]`, from the highest frequencies to the lowest.
 
-    The first band has the size of the mirrored planes, and each further one half the sides of the band before.
+    The first band has the size of the mirrored planes, and each further band has half the sides of the one before.
 
     Raises:
         ConfigurationError: the planes are too small for so many bands.
