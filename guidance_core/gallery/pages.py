@@ -257,8 +257,8 @@ def _mixture(data: Mapping[str, Any]) -> str:
     return (
         "# Gallery: mixture\n\nThe data are three classes of four Gaussians in the plane, and the denoiser is exact: "
         "without guidance the points are correct, except for the error of the steps. Every change by guidance is a "
-        "departure from the truth. Methods that look at rows and columns, or change a network, have nothing to act on and are "
-        "left out.\n\n"
+        "departure from the truth. Methods that look at rows and columns, or change a network, have nothing to act on "
+        "and are left out.\n\n"
         "Rings have a radius of two standard deviations. [The index](index.md) explains what is compared. Numbers in "
         f"parentheses are differences from plain cfg; bold ones are more than chance.\n\n{meanings}\n\n"
         + table(scores, rows)
