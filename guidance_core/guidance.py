@@ -141,7 +141,7 @@ class Guidance:
             parameters = {name: value for name, value in by_name(listed[0]).items() if name != "recipe"}
             chosen = recipe_named(listed[0]["recipe"]).choose(parameters)
         elif any(isinstance(table, Mapping) and "recipe" in table for table in listed):
-            raise SpecError("a stack has at most one recipe, which comes before the methods that are added to it.")
+            raise SpecError("a recipe comes first, before the methods that are added to it; a stack has at most one.")
         return cls._with(chosen, listed[chosen is not None :])
 
     @classmethod

@@ -126,7 +126,9 @@ def tune(
 def _checked_names(given: Any) -> tuple[str, ...]:
     names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Sequence) else ()
     if not names:
-        raise ConfigurationError(f"executors is a list of names, such as ('serial', 'all_gather'); got {brief(given)}.")
+        raise ConfigurationError(
+            f"executors must be a list of names, such as ('serial', 'all_gather'); got {brief(given)}."
+        )
     for name in names:
         if name not in TIMED:
             shown = brief(name, written=str)

@@ -78,7 +78,7 @@ def test_a_run_with_more_steps_than_are_counted_is_refused_before_any_forward():
         ("cfg:scale=3x0", "at least one step"),
         ("cfg:scale=counted(7)", "such as '3x3\\+7x45'"),
         ("cfg:scale=counted(3x3, middle)", "'end' or 'start'"),
-        ("cfg:scale=phases([1], [2])", "one change less"),
+        ("cfg:scale=phases([1], [2])", "one change fewer"),
         ("cfg:scale=phases([1, 2, 3], [0.4, 0.9])", "must fall"),
         ("cfg:scale=phases([1, 2], [0.4], by=time)", "'sigma' or 'fraction'"),
         ("cfg:scale=phases([1, 2], [1.4], by=fraction)", r"lie in \[0, 1\]"),

@@ -27,8 +27,8 @@ def planes(x: Tensor, grid: Sequence[int] | None = None) -> Tensor:
     shape = list(x.shape)
     if grid is None:
         raise ConfigurationError(
-            f"a prediction of shape {shape} does not show its rows and columns. Give the grid of its tokens, such as "
-            "grid=[64, 96] for [B, S, C] with 64 rows of 96 tokens."
+            f"a prediction of shape {shape} has no dimensions for rows and columns. Give the grid of its tokens, such "
+            "as grid=[64, 96] for [B, S, C] with 64 rows of 96 tokens."
         )
     height, width = grid
     if x.ndim < 3 or x.shape[-2] % (height * width):

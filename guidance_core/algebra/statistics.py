@@ -117,7 +117,7 @@ class Statistic:
         """Raise `ConfigurationError` unless it is computed from that many tensors."""
         if len(tensors) != self.takes:
             raise ConfigurationError(
-                f"{type(self).__name__} is formed from {self.takes} tensor{'s' if self.takes > 1 else ''}; "
+                f"{type(self).__name__} is computed from {self.takes} tensor{'s' if self.takes > 1 else ''}; "
                 f"got {len(tensors)}."
             )
 
@@ -131,7 +131,7 @@ class Statistic:
         Raises:
             ConfigurationError: this statistic needs the whole tensor.
         """
-        raise ConfigurationError(f"{self} cannot be formed from pieces; it needs the whole tensor.")
+        raise ConfigurationError(f"{self} cannot be computed from pieces; it needs the whole tensor.")
 
     def joined(self, parts: Tensor) -> Tensor:
         """Return the statistic, `[R]`, from the parts `[pieces, R, K]` of all pieces in order.
@@ -139,7 +139,7 @@ class Statistic:
         Raises:
             ConfigurationError: this statistic needs the whole tensor.
         """
-        raise ConfigurationError(f"{self} cannot be formed from pieces; it needs the whole tensor.")
+        raise ConfigurationError(f"{self} cannot be computed from pieces; it needs the whole tensor.")
 
     def of_long_row(self, read: Read, n: int) -> Tensor | None:
         """Return it for `n` elements that are read a block at a time; None if this is not possible."""
@@ -210,7 +210,7 @@ class Statistic:
         if x.ndim < 3 or x.ndim - 2 not in self.covered(x.ndim):
             raise ConfigurationError(f"{self} counts tokens of [B, ..., S, C], which {tuple(x.shape)} does not have.")
         if x.shape[-2] < self.first:
-            raise ConfigurationError(f"{self} wants the first {self.first} tokens of {tuple(x.shape)}.")
+            raise ConfigurationError(f"{self} needs the first {self.first} tokens of {tuple(x.shape)}.")
         return x.narrow(-2, 0, self.first)
 
 

@@ -276,16 +276,16 @@ def _shipped_class(group: str, name: str) -> type:
 def _register(group: str, name: str, cls: type) -> None:
     kind = _KINDS[group]
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ConfigurationError(f"the name of a {kind} consists of letters, digits, - and _; got {brief(name)}.")
+        raise ConfigurationError(f"the name of a {kind} must consist of letters, digits, - and _; got {brief(name)}.")
     if not isinstance(cls, type):
-        raise ConfigurationError(f"a {kind} is registered as a class; {name!r} got {brief(cls)}.")
+        raise ConfigurationError(f"a {kind} must be registered as a class; {name!r} got {brief(cls)}.")
     shipped = SHIPPED[group].get(name)
     if shipped == f"{cls.__module__}:{cls.__qualname__}":
         _registered.pop((group, name), None)  # put back after it was removed
         return
     if shipped or name in _own(group) or name in _published(group):
         advice = "choose another name" if shipped else f"choose another name, or call unregister_{kind}({name!r}) first"
-        raise ConfigurationError(f"there is a {kind} {name!r} already; {advice}.")
+        raise ConfigurationError(f"there is already a {kind} {name!r}; {advice}.")
     _registered[group, name] = cls
 
 

@@ -111,7 +111,9 @@ class SoftIdentityAttention(Perturbation):
             return torch.lerp(attended, values, self.weight)
         count = attended.shape[1]
         if self.heads and self.heads[-1] >= count:
-            raise ConfigurationError(f"{self} acts on head {self.heads[-1]}, but the model has {count}, from 0.")
+            raise ConfigurationError(
+                f"{self} acts on head {self.heads[-1]}, but the model has {count} heads, counted from 0."
+            )
         chosen = torch.zeros(count, dtype=torch.bool)
         chosen[list(self.heads)] = True
         chosen = chosen.to(attended.device, non_blocking=True).view(-1, 1, 1)

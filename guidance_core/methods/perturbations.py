@@ -193,7 +193,7 @@ def as_perturbations(given: Perturbation | Iterable[Perturbation]) -> tuple[Pert
             continue
         hint = f"; pass an instance, {each.__name__}(...)" if isinstance(each, type) else ""
         raise ConfigurationError(
-            "a perturbation is an instance of a class that inherits guidance_core.Perturbation; "
+            "a perturbation must be an instance of a class that inherits from guidance_core.Perturbation; "
             f"got {brief(each)}{hint}."
         )
     return listed

@@ -33,7 +33,7 @@ Edit: TypeAlias = Callable[[Mapping[str, Any], NoiseLike], Mapping[str, Any]]
 
 def _as_overrides(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(overrides, Mapping):
-        raise ConfigurationError(f"overrides is a dict of model inputs; got {brief(overrides)}.")
+        raise ConfigurationError(f"overrides must be a dict of model inputs; got {brief(overrides)}.")
     return MappingProxyType(dict(overrides)) if overrides else NOTHING
 
 
@@ -141,10 +141,10 @@ def _as_overs(given: Over | Sequence[Over]) -> tuple[Covered, ...]:
 def _as_statistics(given: Statistic | Sequence[Statistic]) -> tuple[Statistic, ...]:
     listed = (given,) if isinstance(given, Statistic) else given
     if not isinstance(listed, tuple | list) or not all(isinstance(each, Statistic) for each in listed):
-        raise ConfigurationError(f"Needs: statistics are objects such as Std() or Norm(); got {brief(given)}.")
+        raise ConfigurationError(f"Needs: statistics must be objects such as Std() or Norm(); got {brief(given)}.")
     for each in listed:
         if each.takes != 1:
-            raise ConfigurationError(f"Needs: {each} is formed from {each.takes} tensors, not from one prediction.")
+            raise ConfigurationError(f"Needs: {each} is computed from {each.takes} tensors, not from one prediction.")
     return tuple(listed)
 
 

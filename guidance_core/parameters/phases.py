@@ -43,7 +43,7 @@ class Phases(Schedule):
     def __attrs_post_init__(self) -> None:
         if len(self.values) != len(self.changes) + 1:
             raise ConfigurationError(
-                f"Phases: there must be one change less than values; got values {brief(list(self.values))}, changes "
+                f"Phases: there must be one change fewer than values; got values {brief(list(self.values))}, changes "
                 f"{brief(list(self.changes))}."
             )
         ordered = sorted(self.changes, reverse=self.by == "sigma")
@@ -51,7 +51,7 @@ class Phases(Schedule):
             how = "fall: sigma falls during a run" if self.by == "sigma" else "rise"
             raise ConfigurationError(f"Phases: changes must {how}; got {brief(list(self.changes))}.")
         if self.by == "fraction" and any(each > 1 for each in ordered):
-            raise ConfigurationError(f"Phases: fractions lie in [0, 1]; got {brief(list(self.changes))}.")
+            raise ConfigurationError(f"Phases: fractions must lie in [0, 1]; got {brief(list(self.changes))}.")
 
     def limits(self) -> tuple[float, ...]:
         """Return the values of all phases."""
@@ -88,7 +88,7 @@ def _short(number: float) -> str:
 def _check_parts(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str) or not all(_PART.fullmatch(part) for part in value.split("+")):
         raise ConfigurationError(
-            f"Counted: parts are values and numbers of steps, such as '3x3+7x45'; got {brief(value)}."
+            f"Counted: parts must be values and numbers of steps, such as '3x3+7x45'; got {brief(value)}."
         )
 
 
@@ -121,7 +121,7 @@ class Counted(Schedule):
             (float(value), int(count)) for value, count in (part.split("x") for part in self.parts.split("+"))
         )
         if any(count < 1 for _, count in pairs):
-            raise ConfigurationError(f"Counted: every part has at least one step; got {brief(self.parts)}.")
+            raise ConfigurationError(f"Counted: every part must have at least one step; got {brief(self.parts)}.")
         for value, _ in pairs:
             finite(self, attrs.fields(Counted).parts, value)
         object.__setattr__(self, "counts", pairs)
@@ -145,7 +145,7 @@ class Counted(Schedule):
         if self.otherwise is None:
             total = sum(count for _, count in self.counts)
             raise ConfigurationError(
-                f"{self.parts} is for {total} steps, but the run has {position.count}. Say what the others have: "
+                f"{self.parts} is for {total} steps, but the run has {position.count}. Give a value for the others: "
                 f'Counted("{self.parts}", otherwise=...).'
             )
         return self.otherwise

@@ -102,7 +102,9 @@ def _as_constant(given: Tensor) -> Tensor:
             raise TypeError("complex")
         return given.detach().to("cpu", torch.float32).clone().contiguous()
     except Exception as error:  # without values, sparse, of a dtype that cannot be converted
-        raise ConfigurationError(f"a tensor as a value is dense, real and has values; got {brief(given)}.") from error
+        raise ConfigurationError(
+            f"a tensor as a value must be dense and real, and have values; got {brief(given)}."
+        ) from error
 
 
 @attrs.frozen(eq=False, repr=False)
