@@ -22,7 +22,7 @@ A plugin that declares none (`family: ClassVar[str]`) has that which its hooks s
 
 @attrs.frozen
 class ParameterInfo:
-    """A parameter of a method, as a form needs it."""
+    """A parameter of a method, as a form shows it."""
 
     name: str
     kind: str
@@ -31,14 +31,14 @@ class ParameterInfo:
     """
     help: str = ""
     default: Any = None
-    "A plain value; None also where the plugin decides, or where it is required."
+    "A plain value; also None if the plugin decides, or if the parameter is required."
     is_required: bool = False
     low: float | None = None
-    "The smallest number allowed, or what it must be larger than; None where there is no bound."
+    "The smallest number allowed, or the number that it must exceed; None if there is no bound."
     high: float | None = None
-    "The largest number allowed, or what it must be smaller than."
+    "The largest number allowed, or the number that it must stay below; None if there is no bound."
     options: tuple[str, ...] = ()
-    "The names to choose from; `none` stands for None."
+    "The names to choose from; `none` means None."
 
 
 @attrs.frozen
@@ -46,7 +46,7 @@ class MethodInfo:
     """A method that is installed."""
 
     name: str
-    "In specs."
+    "The name in specs."
     summary: str
     "The first line of its docstring."
     family: Family
@@ -56,7 +56,7 @@ class MethodInfo:
 
 
 def catalog() -> tuple[MethodInfo, ...]:
-    """Return the installed methods, by name. Those that cannot be loaded are left out, as are their namesakes."""
+    """Return the installed methods, by name, without those that cannot be loaded or whose name is taken."""
     found = {}
     for each in find_plugins():
         if each.name and each.loaded is not None and each.failure is None and attrs.has(each.loaded):

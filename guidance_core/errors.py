@@ -14,7 +14,7 @@ LONGEST = 4000
 
 
 class GuidanceError(Exception):
-    """Base class of all errors raised by guidance-core."""
+    """Base class of all errors that guidance-core raises on purpose."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(shortened(text, LONGEST))
@@ -81,11 +81,11 @@ class UnknownNameError(ConfigurationError):
 
 
 class BranchConflictError(ConfigurationError):
-    """Plugins want different content under one branch name, or perturbations that collide."""
+    """Plugins want different content under one branch name, or perturbations that exclude each other."""
 
 
 class PluginError(GuidanceError):
-    """A plugin raised inside a hook, or a hook returned something it may not."""
+    """A plugin's hook raised an exception, or returned something that is not allowed."""
 
 
 class DenoiserError(GuidanceError):
@@ -97,11 +97,11 @@ class NonFiniteError(DenoiserError):
 
 
 class OverwrittenError(DenoiserError):
-    """A forward overwrites what another one returned, or the sample."""
+    """A forward pass overwrites the prediction of another one, or the sample."""
 
 
 class ExecutorError(GuidanceError):
-    """An executor cannot run the plan it was given."""
+    """An executor cannot run the plan that it was given."""
 
 
 class PlanMismatchError(ExecutorError):
@@ -109,20 +109,20 @@ class PlanMismatchError(ExecutorError):
 
 
 class RankError(ExecutorError):
-    """Something went wrong on one rank of a group; raised on all of them."""
+    """One rank of a group failed. All its ranks raise this error."""
 
     ranks: tuple[int, ...] = ()
-    "The ranks it is about, counted within the group; empty where they are not known."
+    "The ranks that failed, counted within the group; empty if they are not known."
 
 
 class RankFailedError(RankError):
-    """The denoiser, or what runs it, raised on a rank. The group can go on with the next step."""
+    """The denoiser of a rank, or the code that runs it, raised an exception. The group can go on with the next step."""
 
 
 class RankLostError(RankError):
     """A rank does not answer: it died, its connection broke, or the group's timeout passed.
 
-    The group cannot be used any more.
+    The group can no longer be used.
     """
 
     _group: object = None
@@ -134,7 +134,7 @@ class UnguidedWarning(UserWarning):
 
 
 class TimestepWarning(UserWarning):
-    """What was given as noise levels can only be timesteps."""
+    """The values given as noise levels can only be timesteps."""
 
 
 def warn(text: str, category: type[Warning]) -> None:
@@ -162,7 +162,7 @@ def did_you_mean(name: str, known: Iterable[str], *, nearness: float = 0.5) -> s
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return `" Did you mean 'x'?"`, or what there is to choose from, for an unknown `name`."""
+    """Return `" Did you mean 'x'?"`, or the known names, for an unknown `name`."""
     known = sorted(known)
     hint = did_you_mean(name, known)
     if hint:

@@ -84,7 +84,7 @@ class Guidance:
         self._chosen: Chosen | None = None
 
     recipe = RecipeOf()
-    """The recipe that it was made from, with its parameters and what it needs of a run; None where there is none.
+    """The recipe that the stack was made from, with its parameters and what it needs of a run; None if there is none.
 
     `Guidance.recipe(name, **parameters)` makes a stack from one.
     """
@@ -96,7 +96,7 @@ class Guidance:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The outputs that parameters give values for, such as `video` and `audio`; none where all are plain."""
+        """The outputs that parameters have values for, such as `video` and `audio`; empty if no parameter names any."""
         return self._stack.named_outputs()
 
     def __eq__(self, other: object) -> bool:
@@ -119,8 +119,8 @@ class Guidance:
         """Build a stack from its one-line form, such as `cfg:scale=3,rescale:phi=0.7`.
 
         Raises:
-            SpecError: the text has another form.
-            UnknownNameError: no such plugin or parameter; the nearest is suggested.
+            SpecError: the text is not a spec.
+            UnknownNameError: a plugin or parameter does not exist; the error suggests the nearest name.
             ConfigurationError: a value is not allowed.
         """
         return cls.from_dict(parse_spec(spec))
@@ -131,8 +131,8 @@ class Guidance:
         """Build a stack from plain data: `{"guidance": [{"plugin": "cfg", "scale": 3}]}`.
 
         Raises:
-            SpecError: the data has another form, or a recipe does not come first.
-            UnknownNameError: there is no plugin, recipe or parameter of a name.
+            SpecError: the data does not have this form, or a recipe does not come first.
+            UnknownNameError: a plugin, recipe or parameter does not exist.
             ConfigurationError: a value is not allowed, or two methods exclude each other.
         """
         listed = tables.tables_of(data)
@@ -141,7 +141,7 @@ class Guidance:
             parameters = {name: value for name, value in by_name(listed[0]).items() if name != "recipe"}
             chosen = recipe_named(listed[0]["recipe"]).choose(parameters)
         elif any(isinstance(table, Mapping) and "recipe" in table for table in listed):
-            raise SpecError("a recipe comes first, before the methods that are added to it, and there is one at most.")
+            raise SpecError("a recipe comes first, before the methods that are added to it; a stack has at most one.")
         return cls._with(chosen, listed[chosen is not None :])
 
     @classmethod
@@ -150,12 +150,12 @@ class Guidance:
         """Build the stack of a model's recipe, such as `Guidance.recipe("qwen-image", true_cfg_scale=4)`.
 
         Args:
-            name: of the recipe.
-            parameters: under the model's own names; those not given have the model's defaults.
+            name: the name of the recipe.
+            parameters: its parameters, under the model's own names. Those not given have the model's defaults.
 
         Raises:
-            UnknownNameError: no such recipe or parameter; the nearest is suggested.
-            ConfigurationError: a value is not allowed, does nothing, or contradicts another.
+            UnknownNameError: the recipe or a parameter does not exist; the error suggests the nearest name.
+            ConfigurationError: a value is not allowed, has no effect, or contradicts another.
         """
         return cls._with(recipe_named(name).choose(parameters), ())
 
@@ -167,11 +167,13 @@ class Guidance:
         """Return the stack with other values of the recipe's parameters.
 
         Raises:
-            ConfigurationError: it is not made from a recipe, or a value is not allowed.
+            ConfigurationError: the stack is not made from a recipe, or a value is not allowed.
             UnknownNameError: the recipe has no such parameter.
         """
         if self._chosen is None:
-            raise ConfigurationError("with_parameters changes those of a recipe; this stack is not made from one.")
+            raise ConfigurationError(
+                "with_parameters changes the parameters of a recipe, but this stack is not made from a recipe."
+            )
         if "recipe" in parameters:
             raise UnknownNameError(f"the recipe {self._chosen.name!r} has no parameter 'recipe'.")
         first, *others = self.to_dict()[tables.TABLE]
@@ -181,7 +183,7 @@ class Guidance:
     def _with(cls, chosen: Chosen | None, others: Sequence[Any]) -> Guidance:
         """Return the stack of a recipe, if there is one, and of further tables."""
         if any(isinstance(table, Mapping) and "recipe" in table for table in others):
-            raise SpecError("a stack has one recipe at most, which comes first.")
+            raise SpecError("a stack has at most one recipe, which comes first.")
         loaded = [] if chosen is None else chosen.plugins()
         try:
             added = tables.load_plugins(others)
@@ -254,40 +256,46 @@ class Guidance:
         """Start a run: one generation, which owns all state.
 
         Args:
-            conditions: model inputs by condition, a dict for each, at least for `positive`; None stands for not given.
-            sigmas: noise levels, one per step and the final one, in order; by output where they differ.
-                Of flow predictions they lie in [0, 1].
-            prediction_type: what the denoiser returns: `epsilon`, `v`, `x0` or `flow`; `other` is what cannot be
-                converted, such as logits, whose shape may differ from the sample's in one process.
-            alphas: signal levels, one per step (a final one is ignored), or one for all steps (1.0 where the sample is
-                x0 + sigma * noise), where a method works in a space other than the denoiser's and the prediction type
-                does not imply them.
+            conditions: a dict of model inputs for each condition, at least for `positive`. None means that a condition
+                is not given.
+            sigmas: noise levels in order, one per step and the final one; a dict by output if they differ. With flow
+                predictions they lie in [0, 1].
+            prediction_type: what the denoiser returns: `epsilon`, `v`, `x0` or `flow`. Use `other` for predictions that
+                cannot be converted, such as logits; in one process their shape may differ from the sample's.
+            alphas: signal levels, one per step (a final one is ignored), or one for all steps (1.0 if the sample is x0
+                + sigma * noise). They are needed if a method works in a space other than the denoiser's and the
+                prediction type does not imply them.
             outputs: names of the outputs, for a denoiser that returns a tuple.
             executor: what runs the branches: a name, or an executor.
-            check_finite: raise where a prediction or a result holds NaN or infinity; costs a look at every one.
-            may_rise: whether sigmas may rise again, for samplers that go back in noise (Restart, RePaint, time travel).
-            seeds: one for each sample, or one from which those of the samples follow, for methods that draw noise;
-                drawn if not given, and then `run.seeds` tells them. Torch's own generators are not used.
-            supports: returns None, or the reason why the model cannot run a pass; called once for each distinct one.
-                `Capabilities` is a ready one.
-            shards: which outputs are pieces of a sequence, held by the ranks of another group; see `Shards`.
-            check_inputs: with an executor of several ranks, in which steps they compare checksums of the sample, and of
-                every condition that more than one of them gives inputs for: `first` is the run's first step.
-            given: returns what else must be equal on all ranks, by its name: numbers, text, tensors, lists and dicts of
-                such. Called and compared in the run's first step, and only with an executor of several ranks.
-            trace: called after each step with a record of it, such as `Trace()`, which prints a table. Nothing is
-                computed without. What it raises leaves `step`, though the step was made.
+            check_finite: raise an error if a prediction or a result holds NaN or infinity. This reads every one of
+                them.
+            may_rise: whether sigmas may rise again, as in samplers that go back in noise (Restart, RePaint, time
+                travel).
+            seeds: seeds of the methods that draw noise: one for each sample, or a single one from which those of the
+                samples are derived. If not given, they are drawn at random; `run.seeds` returns them. Torch's own
+                generators are not used.
+            supports: a function that returns None, or the reason why the model cannot run a pass. It is called once for
+                each distinct pass. `Capabilities` is such a function.
+            shards: which outputs are pieces of a sequence, spread over the ranks of another group; see `Shards`.
+            check_inputs: in which steps several ranks compare checksums of the sample, and of every condition that more
+                than one of them has inputs for: `first` (the run's first step), `always` or `never`.
+            given: a function that returns a dict of other values that must be equal on all ranks, by name: numbers,
+                text, tensors, and lists and dicts of these. It is called in the run's first step, and only by executors
+                of several ranks.
+            trace: a function that is called after each step with a record of it, such as `Trace()`, which prints as a
+                table. If it raises an exception, `step` raises it too, but the step still counts.
 
         Raises:
-            ConfigurationError: an argument or a parameter cannot be used, a condition is missing, or the
-                executor cannot carry one of the methods.
+            ConfigurationError: an argument or a parameter cannot be used, a condition is missing, or the executor
+                cannot run one of the methods.
             BranchConflictError: two plugins want different passes under one name.
             PluginError: a plugin failed to name its branches.
-            PlanMismatchError: with an executor of several ranks, they start different runs.
+            PlanMismatchError: the ranks of the executor start different runs.
 
         Warns:
             TimestepWarning: the sigmas can only be timesteps.
-            UnguidedWarning: no step is guided, and a window holds none of them; or one method's own window holds none.
+            UnguidedWarning: no step is guided, because a window holds none of them; or one method's own window holds
+                none.
         """
         chosen = self.checked_executor(executor)
 
@@ -335,13 +343,13 @@ class Guidance:
         outputs: Sequence[str] | None = None,
         ranks: int = 1,
     ) -> Description:
-        """Describe what the stack would do in a run, without starting one.
+        """Describe what the stack does in a run, without starting one.
 
         Args:
-            steps: number of steps, with sigmas falling evenly from 1 to 0; 30 if nothing is given.
+            steps: number of steps, with sigmas that fall evenly from 1 to 0. The default is 30.
             sigmas: noise levels to use instead.
-            outputs: names of the outputs; those that parameters name, if not given.
-            ranks: on how many ranks to place the passes; needs no process group.
+            outputs: names of the outputs. By default, these are the outputs that parameters name.
+            ranks: number of ranks to place the passes on. No process group is needed.
         """
         assumptions = ["every condition is given"]
         if sigmas is None:
@@ -375,10 +383,10 @@ class Guidance:
         return None if self._chosen is None else self._chosen.outputs or None
 
     def checked_executor(self, executor: str | Executor) -> Executor:
-        """Return the executor of that name, or the given one, if it can carry the stack's methods.
+        """Return the executor of that name, or the given one, if it can run the stack's methods.
 
         Raises:
-            ConfigurationError: it cannot, or is not an executor.
+            ConfigurationError: it cannot run them, or is not an executor.
         """
         if isinstance(executor, str):
             executor = _made(executor)

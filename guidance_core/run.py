@@ -98,27 +98,29 @@ class Run(Standing[Executor]):
 
         Args:
             index: which step, from 0. Samplers that evaluate a step twice pass the same index again. A run may begin at
-                any step. It may go back or skip steps only while nothing is kept from step to step.
+                any step. It may go back or skip steps only if it has no state.
             sample: the noisy sample, `[B, ...]` floating point, or a tuple or dict of such.
             denoise: runs one forward pass for the branch it is given.
-            sigma: noise level (by output where they differ), if not that of the step: Heun, res2s, churn. It lies
-                between the step's own and the next one, or above by as much as churn adds, a factor of √2.
-            alpha: signal level to go with `sigma`, where the prediction type does not imply it.
-            model: name of the model in use, where the host switches between several.
-            sigma_map: noise levels of single elements, where they differ: for each output a tensor that broadcasts to
-                the sample from the batch on (per frame, per token), in its structure. They count in conversions only;
-                windows, tables and schedules go by the step's own level. Equal on all ranks.
+            sigma: noise level of the evaluation, if it is not that of the step (Heun, res2s, churn); a dict by output
+                if they differ. It lies between the step's own level and the next one, or above its own by up to a
+                factor of √2, which churn may add.
+            alpha: signal level that belongs to `sigma`, if the prediction type does not imply it.
+            model: name of the model in use, if the host switches between several.
+            sigma_map: noise levels of single elements (frames, tokens), if they differ: in the structure of the sample,
+                a tensor for each output, which broadcasts to it with dimensions aligned from the batch on. Only
+                conversions use them; windows, tables and schedules use the step's own level. It must be equal on all
+                ranks.
 
         Returns:
-            The guided prediction in the prediction type, structure, shape and dtype of the denoiser's.
+            The guided prediction, with the prediction type, structure, shape and dtype of the denoiser's predictions.
 
         Raises:
             ConfigurationError: the index, sample or sigma cannot be used, or the index cannot follow the last one.
             DenoiserError: a prediction does not fit the sample or the base branch.
             PluginError: a plugin's hook failed.
-            RankFailedError: with several ranks, another one failed; so do the other errors on all of them.
-            RankLostError: with several ranks, one does not answer.
-            PlanMismatchError: with several ranks, they plan different things.
+            RankFailedError: on several ranks, another rank failed. All ranks raise an error if one does.
+            RankLostError: on several ranks, one does not answer.
+            PlanMismatchError: on several ranks, their plans differ.
         """
         if is_compiling():
             levels = {"sigma": sigma, "alpha": alpha, "model": model, "sigma_map": sigma_map}
@@ -137,12 +139,12 @@ class Run(Standing[Executor]):
         model: str | None = None,
         sigma_map: Structured | None = None,
     ) -> Plan:
-        """Return the plan of a step, for a host that runs the forwards itself.
+        """Return the plan of a step, for a host that runs the forward passes itself.
 
             with run.plan(i, x) as plan:
                 guided = plan.finish({branch.name: forward(branch) for branch in plan.own_branches})
 
-        An exception inside the block is raised on all ranks. Takes and raises what `step` does.
+        An exception inside the block raises an error on all ranks. Arguments and errors are those of `step`.
         """
         return self._begun(index, sample, sigma, alpha, model, sigma_map)
 
@@ -193,13 +195,13 @@ class Run(Standing[Executor]):
         model: str | None = None,
         sigma_map: Structured | None = None,
     ) -> Any:
-        """Evaluate at a noise level, for a host that knows nothing else: find the step, then do as `step` does.
+        """Find the step of a noise level and evaluate it as `step` does, for a host that knows only sigma.
 
-        The step is the one whose noise level is nearest, not before the last one made; the earliest, where several are
-        equally near. The same step again is its next evaluation.
+        The step is the one with the nearest noise level, but none before the last step made. If several are equally
+        near, it is the earliest. If it is the last step again, this is its next evaluation.
 
         Args:
-            sigma: noise level of the evaluation, by output where they differ.
+            sigma: noise level of the evaluation; a dict by output if they differ.
             sample: as of `step`.
             denoise: as of `step`.
             alpha: as of `step`.
@@ -235,15 +237,15 @@ class Run(Standing[Executor]):
         """Combine the predictions of a plan's own branches, by name, into the guided prediction.
 
         Raises:
-            ConfigurationError: the plan belongs to another run, or was finished before.
+            ConfigurationError: the plan belongs to another run, or was already finished.
             DenoiserError: a prediction is missing or does not fit.
             PluginError: a plugin's hook failed.
-            RankFailedError, RankLostError, PlanMismatchError: as `step`.
+            RankFailedError, RankLostError, PlanMismatchError: as in `step`.
         """
         return self._ended(plan, predictions)
 
     def describe(self) -> Description:
-        """Return the effective plan: passes per step, who asked for each, every parameter's origin."""
+        """Return the effective plan: each step's passes, who asked for them, and the origin of every parameter."""
         return describe_run(
             self._program.stack,
             self.executor.describe(),
@@ -253,9 +255,9 @@ class Run(Standing[Executor]):
         )
 
     def local_passes(self, index: int) -> int:
-        """Return how many forwards this process makes at a step, for caches that count them.
+        """Return how many forward passes this process runs in a step, for caches that count them.
 
-        It is that of the step's first evaluation in its usual course, with those that `lockstep` adds.
+        The number is that of the step's first evaluation, including the passes that `lockstep` adds.
         """
         branches = self._program.layouts[checked_index(index, self.count)].branches
         return self.executor.local_passes(branches)
@@ -293,12 +295,12 @@ class Run(Standing[Executor]):
 
     def _ended(self, plan: Plan, predictions: Mapping[str, Any] | Sums) -> Any:
         if plan.identity is not self.identity or plan.is_finished:
-            why = "belongs to another run" if plan.identity is not self.identity else "was finished before"
-            raise ConfigurationError(f"this plan of step {plan.index} {why}; call plan() anew.")
+            why = "belongs to another run" if plan.identity is not self.identity else "is already finished"
+            raise ConfigurationError(f"this plan of step {plan.index} {why}; call plan() again.")
         try:
             if plan.version != self._version:
                 raise ConfigurationError(
-                    f"this plan of step {plan.index} was made before another was finished; call plan() anew."
+                    f"this plan of step {plan.index} was made before another was finished; call plan() again."
                 )
             if self._tracer is not None:
                 self._tracer.end(plan)

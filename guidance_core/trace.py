@@ -32,18 +32,18 @@ Numbers = tuple[float, ...]
 class OutputTrace:
     """One output in a step, in the prediction type of the denoiser; `c` is the base prediction.
 
-    On several ranks with `all_reduce`, a process has its own predictions alone, and with `split_rows` only rows of
-    them: what needs others is None there, and missing among `apart`. Of a sharded run it is this rank's piece.
+    With `all_reduce`, a process has only its own predictions, and with `split_rows` only some of their rows: values
+    that need others are None, and missing from `apart`. In a sharded run, values are those of this rank's piece.
     """
 
     base_norm: Numbers | None
-    "‖c‖; None where the output keeps its last x0, too."
+    "‖c‖; also None if the output keeps its last x0."
     result_norm: Numbers
     "‖guided‖."
     apart: Mapping[str, Numbers]
     "‖c − branch‖ by branch."
     cosine: Numbers | None
-    "Of c − u with c, where u is a branch of the negative condition; 0 where one of them is 0."
+    "The cosine of c − u with c, where u is a branch with the negative condition; 0 if one of them is 0."
     effective_strength: Numbers | None
     "⟨guided − c, c − u⟩ / ‖c − u‖²: how far the result moved away from u. For CFG alone this is scale − 1."
 
@@ -53,18 +53,18 @@ class StepTrace:
     """One evaluation of a run."""
 
     run: int
-    "Number of the run, as `run.id`."
+    "Number of the run, equal to `run.id`."
     step: int
     evaluation: int
-    "How often the step had been evaluated before."
+    "How many times the step was evaluated before."
     sigma: float
-    "Noise level (of the first output, where they differ)."
+    "Noise level (of the first output, if they differ)."
     passes: tuple[str, ...]
     "Names of the step's passes."
     own_passes: tuple[str, ...]
     "Those of this process."
     seconds: float | None
-    "From the plan to the predictions of this process: its forwards. None where other steps were planned in between."
+    "Time from the plan to the predictions of this process. None if other steps were planned in between."
     outputs: Mapping[str, OutputTrace]
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class StepTrace:
 
 
 class Trace:
-    """Collects the records of one run or several. `str()` gives a table, with means over the batch."""
+    """Collects the records of one or several runs. `str()` returns them as a table, with means over the batch."""
 
     def __init__(self) -> None:
         self.records: list[StepTrace] = []

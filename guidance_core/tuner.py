@@ -76,17 +76,17 @@ def tune(
     executors: Sequence[str] = TIMED,
     repeats: int = 6,
 ) -> Tuning:
-    """Time the executors on the host's own forwards, once, and return what they took.
+    """Time the executors once, on the host's own forward passes, and return the times.
 
-    Whole steps are timed, for every kind of step that a run of these sigmas has: those with other passes. In one
-    process these are serial and batched; on several ranks also all_gather and all_reduce, each also with
-    `batched=True`. What the denoiser or the stack cannot do is left out. Call it as your loop calls `step`: under
-    `torch.no_grad()` or `inference_mode()`, with the model compiled if it is.
+    It times whole steps, one for each set of passes that a run of these sigmas has. In one process it times serial and
+    batched; on several ranks also all_gather and all_reduce, each with and without `batched=True`. It leaves out
+    executors that the denoiser or the stack does not support. Call it as your loop calls `step`: under
+    `torch.no_grad()` or `inference_mode()`, and with the compiled model if you compile it.
 
     Args:
         guidance: the stack.
-        denoise: runs one forward pass, at whichever step: it gets `branch.step` and `branch.sigma`.
-        sample: a noisy sample of the form that runs will have; every step is given it.
+        denoise: runs one forward pass at any step: `branch.step` and `branch.sigma` say which.
+        sample: a noisy sample of the form that runs will have. Every step gets it.
         conditions: as of `Guidance.start`.
         sigmas: as of `Guidance.start`.
         prediction_type: as of `Guidance.start`.
@@ -96,14 +96,15 @@ def tune(
         seeds: as of `Guidance.start`.
         supports: as of `Guidance.start`.
         shards: as of `Guidance.start`.
-        group: the ranks to spread over, as of `AutoExecutor`: the default group, if there is one. All ranks call it.
-        mesh_dim: as of `AutoExecutor`.
-        executors: which to time, such as `("serial", "all_gather")`.
-        repeats: how often each kind of step is timed with each executor.
+        group: the ranks to use, as for `AutoExecutor`; by default the default group, if there is one. All ranks call
+            `tune`.
+        mesh_dim: as for `AutoExecutor`.
+        executors: the executors to time, such as `("serial", "all_gather")`.
+        repeats: how many times each kind of step is timed with each executor.
 
     Raises:
-        ConfigurationError: an argument cannot be used, or nothing is left to time.
-        GuidanceError: as of `Guidance.start` and `Run.step`; with a note that names the executor.
+        ConfigurationError: an argument cannot be used, or there is nothing to time.
+        GuidanceError: as in `Guidance.start` and `Run.step`, with a note that names the executor.
     """
     started = dist.is_available() and dist.is_initialized()
     over = resolve_group(group, mesh_dim) if started or group is not None else None
@@ -125,7 +126,9 @@ def tune(
 def _checked_names(given: Any) -> tuple[str, ...]:
     names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Sequence) else ()
     if not names:
-        raise ConfigurationError(f"executors is a list of names, such as ('serial', 'all_gather'); got {brief(given)}.")
+        raise ConfigurationError(
+            f"executors must be a list of names, such as ('serial', 'all_gather'); got {brief(given)}."
+        )
     for name in names:
         if name not in TIMED:
             shown = brief(name, written=str)

@@ -353,7 +353,7 @@ def test_a_host_that_says_nothing_knows_no_blocks():
 def test_capabilities_that_make_no_sense(given):
     with pytest.raises(ConfigurationError, match="Capabilities"):
         Capabilities(**given)
-    with pytest.raises(ConfigurationError, match="supports is a function"):
+    with pytest.raises(ConfigurationError, match="supports must be a function"):
         start([], supports=3)
 
 
@@ -477,7 +477,7 @@ def test_a_rescale_over_the_first_tokens_ignores_the_others():
     torch.testing.assert_close(guided.double(), g * (wanted / kept).view(2, 1, 1), rtol=1e-5, atol=1e-6)
     shipped = start([CFG(3.0), Rescale(1.0, first=2)], sigmas=[1.0, 0.0])
     assert torch.equal(shipped.step(0, X, lambda branch: c + 0 if branch.name == "cond" else u + 0), guided)
-    with pytest.raises(ConfigurationError, match="wants the first 4 tokens"):
+    with pytest.raises(ConfigurationError, match="needs the first 4 tokens"):
         start([CFG(3.0), FirstTokens(4)]).step(0, X, lambda branch: c + 0 if branch.name == "cond" else u + 0)
 
 

@@ -75,5 +75,5 @@ def test_all_reduce_refuses_it_on_every_rank(ranks):
 def test_it_is_refused_beside_gate_and_with_a_schedule():
     with pytest.raises(GuidanceError, match="'adaptive' does not work together with 'gate'"):
         play([[1.0]], [CFG(4.0), Gate(), Adaptive()])
-    with pytest.raises(GuidanceError, match="threshold is one number"):
+    with pytest.raises(GuidanceError, match="threshold must be one number"):
         Adaptive(torch.tensor([0.5, 0.9]))

@@ -169,9 +169,9 @@ def test_statistics_that_are_read_together_have_the_bits_of_each_alone(dtype, sh
     ("asked", "message"),
     [
         ((Norm(), "perturbed"), "looked for the prediction 'perturbed'"),
-        ((Norm(), "cond", "uncond"), "Norm is formed from 1 tensor; got 2"),
-        ((Norm(),), "Norm is formed from 1 tensor; got 0"),
-        ((Inner(), "cond"), "Inner is formed from 2 tensors; got 1"),
+        ((Norm(), "cond", "uncond"), "Norm is computed from 1 tensor; got 2"),
+        ((Norm(),), "Norm is computed from 1 tensor; got 0"),
+        ((Inner(), "cond"), "Inner is computed from 2 tensors; got 1"),
     ],
 )
 @pytest.mark.parametrize("shape", [(2, 4, 8), (2, 3, 50_000)])

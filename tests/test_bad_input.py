@@ -164,7 +164,7 @@ def test_sigmas(sigmas):
         ({"conditions": {"negative": {}}}, "needs the condition 'positive'"),
         ({"conditions": {"positive": {}, "negativ": {}}}, "Did you mean 'negativ'"),
         ({"conditions": {"positive": torch.zeros(1)}}, "condition 'positive' must be a dict"),
-        ({"conditions": [1]}, "conditions map names"),
+        ({"conditions": [1]}, "conditions must be a dict"),
         ({"executor": "serail"}, "Did you mean 'serial'"),
         ({"executor": 3}, "executor must be"),
         ({"outputs": "video"}, "list of names"),
@@ -263,7 +263,7 @@ def test_step_index(index):
         (torch.tensor(1.0), "at least one element"),
         ((torch.zeros(1, 2), torch.zeros(1, 2)), "name its entries"),
         ([], "name its entries"),
-        (None, "a sample is a tensor"),
+        (None, "a sample must be a tensor"),
         ({"video": 3}, "must be a tensor"),
     ],
 )
@@ -424,7 +424,7 @@ def test_hooks_that_fail(hook, function, says):
 def test_hooks_that_cannot_be_called():
     with pytest.raises(ConfigurationError, match="'broken'"):
         Guidance([hooked("combine", lambda self, step, preds: None)])
-    with pytest.raises(ConfigurationError, match="there are build_branches, combine, postprocess"):
+    with pytest.raises(ConfigurationError, match="the hooks are build_branches, combine, postprocess"):
         Guidance([hooked("combin", lambda self, step: None)])
 
 

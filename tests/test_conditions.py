@@ -130,7 +130,7 @@ def test_perp_neg_refuses_conditions_that_are_not_apart(given, message):
 
 
 def test_a_condition_compared_with_itself_is_refused():
-    with pytest.raises(ConfigurationError, match="another than negative"):
+    with pytest.raises(ConfigurationError, match="cannot be 'negative'"):
         MultiCondition("negative")
 
 

@@ -344,7 +344,7 @@ def test_a_program_registers_and_removes_plugins_and_executors(limit, monkeypatc
         Guidance().start(**STARTED, executor="mine")
         assert "mine" in {each.name for each in discovery.find_executors() if each.loaded is executor}
         with pytest.raises(
-            ConfigurationError, match=r"there is a plugin 'mine' already; .*unregister_plugin\('mine'\)"
+            ConfigurationError, match=r"there is already a plugin 'mine'; .*unregister_plugin\('mine'\)"
         ):
             guidance_core.register_plugin("mine", method)
     finally:
@@ -362,7 +362,7 @@ def test_a_program_removes_what_is_installed_and_puts_it_back():
         assert "stg" not in discovery.plugin_names()
         with pytest.raises(UnknownNameError):
             Guidance.from_spec("stg")
-        with pytest.raises(ConfigurationError, match="there is a plugin 'stg' already; choose another name"):
+        with pytest.raises(ConfigurationError, match="there is already a plugin 'stg'; choose another name"):
             guidance_core.register_plugin("stg", CFG)
     finally:
         guidance_core.register_plugin("stg", STG)

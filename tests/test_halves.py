@@ -13,7 +13,7 @@ SPEC = "ltx2:preset=2.3,stg_blocks=3,skip_step={video: 1, audio: 3}"
 EXPECTED = {
     "in the block": ("RankFailedError", "HostError: no memory"),
     "without with": ("RankFailedError", "HostError: no memory"),
-    "no predictions": ("DenoiserError", "predictions are given by branch name"),
+    "no predictions": ("DenoiserError", "predictions must be a dict by branch name"),
     "never finished": ("ConfigurationError", "was planned but not finished"),
     "after the payload": ("PluginError", "broken on purpose"),
 }
@@ -86,7 +86,7 @@ def test_an_error_with_any_text_is_told(ranks):
 
 def test_a_single_prediction_is_given_by_its_name_too():
     run = start()
-    with pytest.raises(DenoiserError, match="given by branch name"):
+    with pytest.raises(DenoiserError, match="a dict by branch name"):
         run.finish(run.plan(0, torch.zeros(1, 2)), torch.zeros(1, 2))
 
 

@@ -324,9 +324,9 @@ def test_what_is_no_saved_run_is_refused(data):
 
 def test_a_saved_run_fits_its_methods_and_sigmas():
     data = start([CFG(3.0)]).state_dict()
-    with pytest.raises(ConfigurationError, match="other methods or parameters"):
+    with pytest.raises(ConfigurationError, match="different methods or parameters"):
         start([CFG(4.0)]).load_state_dict(data)
-    with pytest.raises(ConfigurationError, match="other sigmas"):
+    with pytest.raises(ConfigurationError, match="different sigmas"):
         start([CFG(3.0)], sigmas=[1.0, 0.5, 0.0]).load_state_dict(data)
 
 
@@ -353,7 +353,7 @@ def test_indices_of_other_samples_are_refused(indices):
     with pytest.raises(ConfigurationError, match="no step was made yet"):
         run.select([0])
     made(run, [0])
-    with pytest.raises(ConfigurationError, match="indices are those of the samples to keep"):
+    with pytest.raises(ConfigurationError, match="indices must be those of the samples to keep"):
         run.select(indices)
     made(run, [1])
 

@@ -232,7 +232,7 @@ def test_skimmed_takes_a_scale_of_1_for_one_sample():
     [
         (lambda: CFGPlusPlus(1.5), r"weight must lie in \[0, 1\]"),
         (lambda: DynamicThresholding(percentile=1.5), "percentile must lie"),
-        (lambda: DynamicThresholding(percentile=torch.tensor([0.5, 0.9])), "percentile is one number"),
+        (lambda: DynamicThresholding(percentile=torch.tensor([0.5, 0.9])), "percentile must be one number"),
         (lambda: DynamicThresholding(over="tensor"), "leave the batch apart"),
         (lambda: EPCFG(0.6, 0.6), "lo < hi"),
         (lambda: EPCFG(-0.1, 0.6), "lo must lie"),

@@ -76,7 +76,7 @@ def test_heads_are_mixed_with_the_identity():
     mixed = SoftIdentityAttention(heads=(3, 1), weight=0.3).mixed(attention @ v, v)
     torch.testing.assert_close(mixed, expected)
     assert torch.equal(SoftIdentityAttention().mixed(attention @ v, v), v)
-    with pytest.raises(ConfigurationError, match="acts on head 9, but the model has 4, from 0"):
+    with pytest.raises(ConfigurationError, match="acts on head 9, but the model has 4 heads, counted from 0"):
         SoftIdentityAttention(heads=9).mixed(v, v)
 
 
@@ -132,7 +132,7 @@ def test_the_noise_of_a_timestep_has_the_size_of_its_embedding():
         (lambda: DropOut(rate=-0.1), r"rate must lie in \[0, 1\]"),
         (lambda: SlidingWindows(count=0), "count must be a whole number from 1"),
         (lambda: SlidingWindows(size=float("nan")), "size must be finite"),
-        (lambda: Capabilities(heads=0), "heads is the number of heads"),
+        (lambda: Capabilities(heads=0), "heads must be the number of heads"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, says):

@@ -142,7 +142,7 @@ def test_a_wrong_parameter_is_refused_by_name(mine, parameters, error, says):
     [
         ("@qwen-imag", UnknownNameError, "no recipe 'qwen-imag'. Did you mean 'qwen-image'?"),
         ("cfg:scale=3,@qwen-image", SpecError, "a recipe comes first"),
-        ("@qwen-image,@z-image", SpecError, "one recipe at most"),
+        ("@qwen-image,@z-image", SpecError, "at most one recipe"),
         ("qwen-image", UnknownNameError, "is the name of a recipe, not of a method: write @qwen-image"),
         ("cfg,LTX-2.3", UnknownNameError, "write @ltx-2.3"),
         ("cfgg", UnknownNameError, "Did you mean 'cfg'"),

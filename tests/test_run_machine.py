@@ -206,7 +206,7 @@ class Runs(RuleBasedStateMachine):
         predictions = {branch.name: evaluation.predicted(branch.name) for branch in plan.own_branches}
         if committed == len(played.committed):
             self.lasts(played, evaluation, plan.finish(predictions))
-            predictions, says = {}, "finished before"
+            predictions, says = {}, "already finished"
         else:
             says = "made before another was finished"
         with pytest.raises(ConfigurationError, match=says):

@@ -291,7 +291,7 @@ def test_a_plan_is_finished_once():
     plan = run.plan(0, torch.zeros(1, 2))
     predictions = {branch.name: torch.zeros(1, 2) for branch in plan.branches}
     run.finish(plan, predictions)
-    with pytest.raises(ValueError, match="finished before"):
+    with pytest.raises(ValueError, match="already finished"):
         run.finish(plan, predictions)
 
 

@@ -507,7 +507,10 @@ def test_a_package_installs_where_the_library_is_not_and_its_ci_file_runs(tmp_pa
     assert "passed" in environment.call("bash", "-ec", "cd my-method && python -m pytest").stdout  # of the neighbours
     quickly = "--ranks 0 --max-examples 2 --seed 0"
     said = environment.call("bash", "-ec", f"{check} {quickly}").stdout
-    assert "\n  guidance-core check my-method  # without --ranks 0 or 1: all_gather and all_reduce were not tried\n" in said
+    assert (
+        "\n  guidance-core check my-method  # without --ranks 0 or 1: all_gather and all_reduce were not tried\n"
+        in said
+    )
     assert environment.command("check", "my-method", *quickly.split(), "--only", "works", "--quiet") == ""
     environment.command("sample", "-g", "my-method", "--steps", "2", "--per-class", "1", "--out", "a.png")
 

@@ -78,7 +78,7 @@ def test_a_run_with_more_steps_than_are_counted_is_refused_before_any_forward():
         ("cfg:scale=3x0", "at least one step"),
         ("cfg:scale=counted(7)", "such as '3x3\\+7x45'"),
         ("cfg:scale=counted(3x3, middle)", "'end' or 'start'"),
-        ("cfg:scale=phases([1], [2])", "one change less"),
+        ("cfg:scale=phases([1], [2])", "one change fewer"),
         ("cfg:scale=phases([1, 2, 3], [0.4, 0.9])", "must fall"),
         ("cfg:scale=phases([1, 2], [0.4], by=time)", "'sigma' or 'fraction'"),
         ("cfg:scale=phases([1, 2], [1.4], by=fraction)", r"lie in \[0, 1\]"),
@@ -106,7 +106,7 @@ def test_windows_by_what_is_done_after_a_step_meet_without_overlap_and_hold_ever
             assert [one or other for one, other in zip(before, after, strict=True)] == [True] * steps
             assert not any(one and other for one, other in zip(before, after, strict=True))
             assert before == [(step + 1) / steps <= cut for step in range(steps)]
-    with pytest.raises(GuidanceError, match="fractions lie in"):
+    with pytest.raises(GuidanceError, match="fractions must lie in"):
         Window(0, 2, "done")
     with pytest.raises(GuidanceError, match="'sigma'"):
         Window(0, 1, "don")

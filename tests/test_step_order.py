@@ -120,7 +120,7 @@ def stepped():
 @pytest.mark.parametrize(
     ("index", "says"),
     [
-        (True, "a step index is a whole number; got True"),
+        (True, "a step index must be a whole number; got True"),
         (1.0, "a whole number; got 1.0"),
         (numpy.float32(1), "a whole number"),
         (numpy.bool_(True), "a whole number"),

@@ -142,7 +142,7 @@ def test_what_a_callback_raises_leaves_step_and_the_step_was_made():
 
 @pytest.mark.parametrize("given", [True, "trace", Trace, 3])
 def test_what_cannot_be_called_is_refused(given):
-    with pytest.raises(ConfigurationError, match="trace is called with a record"):
+    with pytest.raises(ConfigurationError, match="trace must be a function of the record"):
         Guidance().start(**SETTINGS, trace=given)
 
 

@@ -271,8 +271,8 @@ def test_the_executors_to_time_can_be_named():
     [
         ({"repeats": 1}, "repeats must be a whole number from 2 to 1000; got 1"),
         ({"repeats": True}, "got True"),
-        ({"executors": ()}, "executors is a list of names"),
-        ({"executors": 3}, "executors is a list of names"),
+        ({"executors": ()}, "executors must be a list of names"),
+        ({"executors": 3}, "executors must be a list of names"),
         ({"executors": ("seriel",)}, "tune cannot time the executor 'seriel'. Did you mean 'serial'?"),
         ({"executors": ("all_gather",)}, "none of all_gather can run this stack with this denoiser on 1 rank"),
         ({"prediction_type": "eps"}, "prediction_type"),

@@ -190,6 +190,9 @@ def _text(obj: Any) -> str:
             parts.append("\n".join(f":param {each.name}: {_line(each.description)}" for each in value))
         elif kind == "raises":
             parts.append("\n".join(f":raises {each.annotation}: {_line(each.description)}" for each in value))
+        elif kind == "warns":
+            warned = "\n".join(f"- `{each.annotation}`: {_line(each.description)}" for each in value)
+            parts.append(f"**Warns**\n\n{warned}")
         elif kind in ("returns", "yields"):
             parts.append("\n".join(f":returns: {_line(each.description)}" for each in value))
         elif kind == "text":

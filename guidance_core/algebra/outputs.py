@@ -69,7 +69,7 @@ class Structure:
                 )
             return cls("tuple", declared)
         raise ConfigurationError(
-            f"a sample is a tensor, a tuple of tensors or a dict of tensors; got {type(sample).__name__}."
+            f"a sample must be a tensor, a tuple of tensors or a dict of tensors; got {type(sample).__name__}."
         )
 
     def entries(self, value: Any) -> Sequence[Tensor] | None:

@@ -10,13 +10,13 @@ from guidance_core.errors import ConfigurationError
 
 
 def planes(x: Tensor, grid: Sequence[int] | None = None) -> Tensor:
-    """Return a prediction as planes `[N, M, H, W]`, as a view where its memory allows it.
+    """Return a prediction as planes `[N, M, H, W]`: a view, if its memory layout allows it.
 
-    N is B, or a multiple of it where tokens hold several frames: then the planes of one sample stand together.
+    N is B, or a multiple of B if tokens hold several frames. The planes of one sample are then next to each other.
 
     Args:
-        x: `[B, C, H, W]` or `[B, C, F, H, W]`, whose last two dimensions are rows and columns; with a grid also tokens,
-            `[B, S, C]` or `[B, ..., S, C]`, which lie row by row, and frame by frame if S is a multiple of H·W.
+        x: `[B, C, H, W]` or `[B, C, F, H, W]`, whose last two dimensions are rows and columns. With a grid it may also
+            be tokens, `[B, S, C]` or `[B, ..., S, C]`, in order of rows, and of frames if S is a multiple of H·W.
         grid: H and W of the tokens.
 
     Raises:
@@ -27,8 +27,8 @@ def planes(x: Tensor, grid: Sequence[int] | None = None) -> Tensor:
     shape = list(x.shape)
     if grid is None:
         raise ConfigurationError(
-            f"a prediction of shape {shape} does not show its rows and columns. Give the grid of its tokens, such as "
-            "grid=[64, 96] for [B, S, C] with 64 rows of 96 tokens."
+            f"a prediction of shape {shape} has no dimensions for rows and columns. Give the grid of its tokens, such "
+            "as grid=[64, 96] for [B, S, C] with 64 rows of 96 tokens."
         )
     height, width = grid
     if x.ndim < 3 or x.shape[-2] % (height * width):
@@ -40,7 +40,7 @@ def planes(x: Tensor, grid: Sequence[int] | None = None) -> Tensor:
 
 
 def from_planes(given: Tensor, like: Tensor, grid: Sequence[int] | None = None) -> Tensor:
-    """Return what `planes(like, grid)` became in the shape of `like`."""
+    """Return planes in the shape of `like`: the inverse of `planes(like, grid)`."""
     if not _shows_planes(like, grid):
         given = given.permute(0, 2, 3, 1)
     return given.reshape(like.shape)

@@ -30,10 +30,10 @@ REACH = 2
 def bands(x: Tensor, count: int) -> list[Tensor]:
     """Return the bands of planes `[N, M, H, W]`, from the highest frequencies to the lowest.
 
-    They have the sides of the mirrored planes, each half as long as those before.
+    The first band has the size of the mirrored planes, and each further band has half the sides of the one before.
 
     Raises:
-        ConfigurationError: the planes have no room for so many.
+        ConfigurationError: the planes are too small for so many bands.
     """
     levels = _levels(x, count)
     return [fine - _up(coarse) for fine, coarse in itertools.pairwise(levels)] + levels[-1:]
@@ -48,16 +48,16 @@ def collapsed(given: Sequence[Tensor], height: int, width: int) -> Tensor:
 
 
 def reweighted(x: Tensor, weights: Sequence[float]) -> Tensor:
-    """Return planes `[N, M, H, W]` with each band multiplied by its weight, without forming the bands.
+    """Return planes `[N, M, H, W]` with each band multiplied by its weight, without computing the bands.
 
         Σ wₖ·bandₖ = w₀·G₀ + Σ (wₖ − wₖ₋₁)·upᵏ(Gₖ)
 
     Args:
         x: the planes.
-        weights: by band, from the highest frequencies to the lowest.
+        weights: the weight of each band, from the highest frequencies to the lowest.
 
     Raises:
-        ConfigurationError: the planes have no room for so many bands.
+        ConfigurationError: the planes are too small for so many bands.
     """
     check_room(x, len(weights))
     count = max([1, *(k + 1 for k in range(1, len(weights)) if weights[k] != weights[k - 1])])

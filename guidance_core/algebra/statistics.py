@@ -81,28 +81,28 @@ def _check_first(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 @attrs.frozen
 class Statistic:
-    """Base class: a number, or several, formed from all that one statistic covers; dimensions are kept.
+    """Base class: a number, or several, computed from the elements that one statistic covers; dimensions are kept.
 
-    Plugins ask for those of the base prediction with `Needs(statistics=...)`, and form others with `step.measure`,
-    which is right too where the host's tensors are pieces of longer ones.
+    Plugins ask for statistics of the base prediction with `Needs(statistics=...)`, and compute others with
+    `step.measure`. Both are also correct if the host's tensors are pieces of longer ones.
     """
 
     over: Covered = attrs.field(default="sample", converter=as_over)
-    "What one covers: a name, or dimensions."
+    "What one statistic covers: a name, or dimensions."
     first: int | None = attrs.field(default=None, validator=_check_first)
-    "Of how many tokens of `[B, ..., S, C]`, counted from the first; None for all."
+    "The number of first tokens of `[B, ..., S, C]` that count; None for all."
 
     is_of_samples: bool = attrs.field(init=False, repr=False, eq=False)
-    "Whether one covers a whole sample."
+    "Whether one statistic covers a whole sample."
 
     @is_of_samples.default
     def _default_is_of_samples(self) -> bool:
         return self.over == "sample" and self.first is None
 
     takes: ClassVar[int] = 1
-    "Number of tensors it is formed from."
+    "Number of tensors that it is computed from."
     joins: ClassVar[bool] = True
-    "Whether it can be formed from parts, each of a piece of the tensors."
+    "Whether it can be computed from parts, each of a piece of the tensors."
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         """Return it for tensors `[B, ...]` of one shape, floating point, with the dimensions kept.
@@ -114,10 +114,10 @@ class Statistic:
         return self._of(*[self.rows(each) for each in tensors]).view(self.shape(tensors[0].shape))
 
     def check_count(self, tensors: tuple[Tensor, ...]) -> None:
-        """Raise `ConfigurationError` unless it is formed from that many tensors."""
+        """Raise `ConfigurationError` unless it is computed from that many tensors."""
         if len(tensors) != self.takes:
             raise ConfigurationError(
-                f"{type(self).__name__} is formed from {self.takes} tensor{'s' if self.takes > 1 else ''}; "
+                f"{type(self).__name__} is computed from {self.takes} tensor{'s' if self.takes > 1 else ''}; "
                 f"got {len(tensors)}."
             )
 
@@ -126,39 +126,39 @@ class Statistic:
         raise NotImplementedError(f"{type(self).__name__} must implement _of(rows).")
 
     def parts(self, *tensors: Tensor) -> Tensor:
-        """Return what a piece contributes, `[R, K]`, in the accumulation dtype or float64.
+        """Return the part of a piece, `[R, K]`, in the accumulation dtype or float64.
 
         Raises:
             ConfigurationError: this statistic needs the whole tensor.
         """
-        raise ConfigurationError(f"{self} cannot be formed from pieces; it needs the whole tensor.")
+        raise ConfigurationError(f"{self} cannot be computed from pieces; it needs the whole tensor.")
 
     def joined(self, parts: Tensor) -> Tensor:
-        """Return it as `[R]`, from the parts `[pieces, R, K]` of all pieces in order.
+        """Return the statistic, `[R]`, from the parts `[pieces, R, K]` of all pieces in order.
 
         Raises:
             ConfigurationError: this statistic needs the whole tensor.
         """
-        raise ConfigurationError(f"{self} cannot be formed from pieces; it needs the whole tensor.")
+        raise ConfigurationError(f"{self} cannot be computed from pieces; it needs the whole tensor.")
 
     def of_long_row(self, read: Read, n: int) -> Tensor | None:
-        """Return it for `n` elements that are read a block at a time; None if it is not formed like this."""
+        """Return it for `n` elements that are read a block at a time; None if this is not possible."""
         return None
 
     def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
-        """Return it for as many rows as it takes, each read a block at a time; None if it is not formed like this."""
+        """Return it for as many rows as it takes, each read a block at a time; None if this is not possible."""
         return self.of_long_row(reads[0], n) if self.takes == 1 else None
 
     @property
     def covers_batch(self) -> bool:
-        """Whether one covers several samples, whatever their number of dimensions."""
+        """Whether one statistic covers several samples, for any number of dimensions."""
         return self.over == "tensor" or (not isinstance(self.over, str) and 0 in self.over)
 
     def covered(self, ndim: int) -> tuple[int, ...]:
-        """Return the dimensions that one covers, of tensors with `ndim` dimensions.
+        """Return the dimensions that one statistic covers, for tensors with `ndim` dimensions.
 
         Raises:
-            ConfigurationError: such tensors lack a dimension, or it is that of the batch, counted from the end.
+            ConfigurationError: a dimension does not exist, or is that of the batch but counted from the end.
         """
         over = self.over
         if not isinstance(over, str):
@@ -179,7 +179,7 @@ class Statistic:
         return tuple(range(1, ndim - 1)) if over == "channel_last" else tuple(range(2, ndim))
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the statistics of tensors of `shape`."""
+        """Return the shape of the statistics for tensors of `shape`."""
         if self.is_of_samples:
             return (*shape[:1], *_ONES[len(shape)])
         covered = self.covered(len(shape))
@@ -200,7 +200,7 @@ class Statistic:
         return x.reshape(rows, each).contiguous()
 
     def limited(self, x: Tensor) -> Tensor:
-        """Return the first tokens of `x`, where it is limited to these.
+        """Return the first tokens of `x`, if the statistic is limited to them.
 
         Raises:
             ConfigurationError: `x` is not `[B, ..., S, C]`, or has fewer tokens.
@@ -210,7 +210,7 @@ class Statistic:
         if x.ndim < 3 or x.ndim - 2 not in self.covered(x.ndim):
             raise ConfigurationError(f"{self} counts tokens of [B, ..., S, C], which {tuple(x.shape)} does not have.")
         if x.shape[-2] < self.first:
-            raise ConfigurationError(f"{self} wants the first {self.first} tokens of {tuple(x.shape)}.")
+            raise ConfigurationError(f"{self} needs the first {self.first} tokens of {tuple(x.shape)}.")
         return x.narrow(-2, 0, self.first)
 
 
@@ -235,7 +235,7 @@ class Std(Statistic):
         return stds(rows[0])
 
     def parts(self, *tensors: Tensor) -> Tensor:
-        """Return number, mean and sum of squared distances from it, counted from the first element."""
+        """Return the number, the mean and the sum of squared distances from it, relative to the first element."""
         rows = self.rows(tensors[0])
         n = rows.shape[1]
         if n == 0:
@@ -245,7 +245,7 @@ class Std(Statistic):
         return torch.stack([torch.full_like(mean, n), mean, _wide(stds(rows)).square() * n], dim=1)
 
     def joined(self, parts: Tensor) -> Tensor:
-        """Join them by Chan's formula `M₂ = Σ M₂ⱼ + Σ nⱼ(mⱼ − m)²` (Chan, Golub & LeVeque 1979)."""
+        """Join the parts by Chan's formula `M₂ = Σ M₂ⱼ + Σ nⱼ(mⱼ − m)²` (Chan, Golub & LeVeque 1979)."""
         counts, means, squares = parts.unbind(dim=2)
         n = counts.sum(dim=0)
         apart = means - (means * counts).sum(dim=0) / n
@@ -268,7 +268,7 @@ class Norm(Statistic):
         return _wide(norms(self.rows(tensors[0])))[:, None]
 
     def joined(self, parts: Tensor) -> Tensor:
-        """Join them as the norm of the norms."""
+        """Join the parts: the norm of the norms."""
         joined: Tensor = torch.linalg.vector_norm(parts[:, :, 0], dim=0)
         return joined
 
@@ -303,13 +303,13 @@ class Mean(Statistic):
         return sums(rows[0]) / rows[0].shape[1]
 
     def parts(self, *tensors: Tensor) -> Tensor:
-        """Return number and sum."""
+        """Return the number and the sum."""
         rows = self.rows(tensors[0])
         total = _wide(sums(rows))
         return torch.stack([torch.full_like(total, rows.shape[1]), total], dim=1)
 
     def joined(self, parts: Tensor) -> Tensor:
-        """Join them as the sum over the number."""
+        """Join the parts: the sum over the number."""
         counts, totals = parts.unbind(dim=2)
         return totals.sum(dim=0) / counts.sum(dim=0)
 
@@ -338,7 +338,7 @@ class Inner(Statistic):
         return sums(self.rows(x * y))
 
     def joined(self, parts: Tensor) -> Tensor:
-        """Join them as their sum."""
+        """Join the parts: their sum."""
         return parts[:, :, 0].sum(dim=0)
 
     def of_long_rows(self, reads: Sequence[Read], n: int) -> Tensor | None:
@@ -353,15 +353,15 @@ def _check_q(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 @attrs.frozen(cache_hash=True)
 class Quantile(Statistic):
-    """A quantile, by linear interpolation between the two nearest elements; of absolute values on request.
+    """A quantile, interpolated linearly between the two nearest elements; optionally of absolute values.
 
-    It cannot be formed from pieces.
+    It cannot be computed from pieces.
     """
 
     q: float = attrs.field(default=0.5, validator=_check_q, kw_only=True)
     "The share of elements that lie below it."
     absolute: bool = attrs.field(default=False, kw_only=True)
-    "Whether it is that of the absolute values."
+    "Whether to use absolute values."
 
     joins: ClassVar[bool] = False
 
@@ -386,17 +386,17 @@ def kept_parts(statistic: Statistic, tensors: tuple[Tensor, ...], parts: Tensor)
 
 
 def std(x: Tensor, over: Over = "sample") -> Tensor:
-    """Return the standard deviation (of the population) of `x` `[B, ...]`, dimensions kept."""
+    """Return the standard deviation (of the population) of `x` `[B, ...]`, with the dimensions kept."""
     return _STD(x) if over == "sample" else Std(over)(x)
 
 
 def norm(x: Tensor, over: Over = "sample") -> Tensor:
-    """Return the Euclidean norm of `x` `[B, ...]`, dimensions kept."""
+    """Return the Euclidean norm of `x` `[B, ...]`, with the dimensions kept."""
     return _NORM(x) if over == "sample" else Norm(over)(x)
 
 
 def inner(x: Tensor, y: Tensor, over: Over = "sample") -> Tensor:
-    """Return the inner product `Σ xᵢ·yᵢ` of two tensors `[B, ...]` of one shape, dimensions kept."""
+    """Return the inner product `Σ xᵢ·yᵢ` of two tensors `[B, ...]` of the same shape, with the dimensions kept."""
     return Inner(over)(x, y)
 
 
@@ -406,7 +406,7 @@ _STD, _NORM = Std(), Norm()
 def ratio(numerator: Tensor, denominator: Tensor, share: float | Tensor = 1.0) -> Tensor:
     """Return `share·numerator/denominator + 1 − share` of two statistics, and 1 where the denominator is 0.
 
-    With a `share` below 1 the ratio is applied in part: 0 leaves everything as it is.
+    A `share` below 1 applies only part of the ratio: at 0 the result is 1.
     """
     if type(share) is not float:
         quotient = (numerator / denominator) * share + (1 - share)

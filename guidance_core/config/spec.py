@@ -216,7 +216,7 @@ class _Parser:
             return {"tensor": positional[0] if len(positional) == 1 else positional}
         cls = SCHEDULES.get(name.text)
         if cls is None:
-            raise UnknownNameError(f"there is not a schedule {brief(name.text)}.{suggest(name.text, SCHEDULES)}")
+            raise UnknownNameError(f"there is no schedule {brief(name.text)}.{suggest(name.text, SCHEDULES)}")
         fields = [field.name for field in attrs.fields(cls) if field.init]
         if len(positional) > len(fields):
             raise self._error(f"schedule {name.text!r} takes {', '.join(fields)}", name.at)

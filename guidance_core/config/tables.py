@@ -183,7 +183,7 @@ def decode(value: Any) -> Any:
                 return TensorValue(torch.tensor(value["tensor"], dtype=torch.float32, device="cpu"))
             except (TypeError, ValueError, RuntimeError, OverflowError) as error:
                 given = brief(value["tensor"])
-                raise SpecError(f"a tensor is a nested list of numbers; got {given} ({error}).") from None
+                raise SpecError(f"a tensor must be a nested list of numbers; got {given} ({error}).") from None
         return PerOutput({output: decode(inner) for output, inner in by_name(value).items()})
     if isinstance(value, list | tuple):
         return tuple(decode(inner) for inner in value)
@@ -202,7 +202,7 @@ def _decode_schedule(table: Mapping[str, Any]) -> Any:
     name = table["schedule"]
     cls = SCHEDULES.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise UnknownNameError(f"there is not a schedule {brief(name)}.{suggest(brief(name), SCHEDULES)}")
+        raise UnknownNameError(f"there is no schedule {brief(name)}.{suggest(brief(name), SCHEDULES)}")
     given = {key: decode(value) for key, value in by_name(table).items() if key != "schedule"}
     fields = {field.name: field for field in attrs.fields(cls) if field.init}
     for key in given:

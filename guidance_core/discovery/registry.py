@@ -115,16 +115,16 @@ def executor_class(name: str) -> type:
 
 
 def register_plugin(name: str, cls: type) -> None:
-    """Have a plugin class found under a name in this process, as if a distribution published it.
+    """Register a plugin class under a name in this process, as if a distribution published it.
 
     Raises:
-        ConfigurationError: the name is taken, or a spec could not name it.
+        ConfigurationError: the name is taken, or cannot be written in a spec.
     """
     _register(PLUGINS, name, cls)
 
 
 def register_executor(name: str, cls: type) -> None:
-    """Have an executor class found under a name in this process; raises as `register_plugin` does."""
+    """Register an executor class under a name in this process. Errors are those of `register_plugin`."""
     _register(EXECUTORS, name, cls)
 
 
@@ -132,13 +132,13 @@ def unregister_plugin(name: str) -> None:
     """Remove a plugin from this process, whether it was registered or is installed.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: there is no plugin of that name.
     """
     _unregister(PLUGINS, name)
 
 
 def unregister_executor(name: str) -> None:
-    """Remove an executor from this process; raises as `unregister_plugin` does."""
+    """Remove an executor from this process. Errors are those of `unregister_plugin`."""
     _unregister(EXECUTORS, name)
 
 
@@ -276,16 +276,16 @@ def _shipped_class(group: str, name: str) -> type:
 def _register(group: str, name: str, cls: type) -> None:
     kind = _KINDS[group]
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ConfigurationError(f"the name of a {kind} consists of letters, digits, - and _; got {brief(name)}.")
+        raise ConfigurationError(f"the name of a {kind} must consist of letters, digits, - and _; got {brief(name)}.")
     if not isinstance(cls, type):
-        raise ConfigurationError(f"a {kind} is registered as a class; {name!r} got {brief(cls)}.")
+        raise ConfigurationError(f"a {kind} must be registered as a class; {name!r} got {brief(cls)}.")
     shipped = SHIPPED[group].get(name)
     if shipped == f"{cls.__module__}:{cls.__qualname__}":
         _registered.pop((group, name), None)  # put back after it was removed
         return
     if shipped or name in _own(group) or name in _published(group):
         advice = "choose another name" if shipped else f"choose another name, or call unregister_{kind}({name!r}) first"
-        raise ConfigurationError(f"there is a {kind} {name!r} already; {advice}.")
+        raise ConfigurationError(f"there is already a {kind} {name!r}; {advice}.")
     _registered[group, name] = cls
 
 

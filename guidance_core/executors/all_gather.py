@@ -45,9 +45,9 @@ class _Gathered(Payload):
 class AllGatherExecutor(DistributedExecutor):
     """Runs each branch on one rank and gathers all predictions, in the model's dtype, in one collective.
 
-    Every rank then combines them itself. The result equals the serial executor's bit for bit, on every
-    rank, at any number of ranks, unless `split_rows` or `batched` changes the batch the model sees. A
-    rank without a branch runs no forward.
+    Every rank then combines them itself. The result equals that of the serial executor bit for bit, on every rank and
+    at any number of ranks, unless `split_rows` or `batched` changes the batch that the model gets. A rank without a
+    branch runs no forward pass.
     """
 
     name = "all_gather"

@@ -50,12 +50,11 @@ class _Reduced(Payload):
 
 
 class AllReduceExecutor(DistributedExecutor):
-    """Each rank adds up its weighted branches in float32; one all-reduce adds the ranks.
+    """Each rank adds up its weighted branches in float32; one all-reduce adds up the sums of all ranks.
 
-    The base prediction's statistics that corrections ask for travel in the same buffer. Full
-    predictions do not, so a method whose `combine` looks at them is refused when the run starts. The
-    result is within `n·2⁻²³·Σ|wᵢ pᵢ|` (n branches) plus one rounding of the serial executor's, and the
-    same bits on every rank.
+    Statistics of the base prediction that corrections ask for are sent in the same buffer. Whole predictions are not,
+    so the run refuses a method whose `combine` looks at them when it starts. The result differs from that of the serial
+    executor by at most `n·2⁻²³·Σ|wᵢ pᵢ|` (n branches) plus one rounding, and has the same bits on every rank.
     """
 
     name = "all_reduce"

@@ -36,17 +36,17 @@ FEWER = 2.0
 
 
 class AutoExecutor(Executor):
-    """Chooses when the run starts; `describe()` says what and why.
+    """Chooses an executor when the run starts; `describe()` says which one and why.
 
-    With a tuning: what was fastest for the run's steps, where it was measured for their passes, for as many ranks, and
-    for samples of the same form on the same device. Otherwise, or where there is none:
+    With a tuning, it is the one that was fastest for the run's steps, if the tuning has the same passes, number of
+    ranks, device, and form of samples. Otherwise:
 
-    - One process: batched where the denoiser has `batch(branches)`, else serial.
+    - One process: batched if the denoiser has `batch(branches)`, else serial.
     - Several, and a method looks at the predictions: all-gather.
     - Several, and every method is linear: all-gather, which equals serial bit for bit, unless
       all-reduce would move less than half the bytes (bf16 predictions assumed).
 
-    Nothing is measured here; `tune` does that.
+    It measures nothing; `tune` does.
     """
 
     name = "auto"
@@ -89,7 +89,7 @@ class AutoExecutor(Executor):
         return 1 if self._group is None else self._group.size()
 
     def begin(self, make: Callable[[], StartedT]) -> StartedT:
-        """Start a run, together with the other ranks where there are some."""
+        """Start a run, together with the other ranks if there are any."""
         if self._group is None or self._group.size() == 1:
             return make()
         check_alive(self._group)
@@ -147,7 +147,7 @@ class AutoExecutor(Executor):
         )
 
     def describe(self) -> str:
-        """Return one line that says what it chooses from."""
+        """Return one line that says which executors it chooses from."""
         if self._tuning is not None:
             exact = " of those that give serial's bits" if self._equality == "bits" else ""
             return f"auto: chosen when a run starts, as the fastest{exact} by its tuning"

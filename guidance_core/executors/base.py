@@ -18,11 +18,12 @@ from guidance_core.steps.settings import RunIdentity
 
 
 class Denoiser(Protocol):
-    """What a host writes: one forward pass for the branch it is given.
+    """The function that a host writes: it runs one forward pass for the branch that it is given.
 
-    A denoiser that also has `batch(branches) -> list` can run several in one forward. One with
-    `takes_rows = True` can run some rows of the batch: those of `branch.rows`, all where it is None. One with
-    `reuses_memory = True` returns memory that its next forward overwrites: each prediction is copied as it returns.
+    A denoiser that also has `batch(branches) -> list` can run several branches in one forward pass. One with
+    `takes_rows = True` can run some rows of the batch: those of `branch.rows`, or all if it is None. One with
+    `reuses_memory = True` returns memory that its next forward pass overwrites: the library copies each prediction as
+    it is returned.
     """
 
     def __call__(self, branch: BoundBranch, /) -> Any:
@@ -41,44 +42,44 @@ StartedT = TypeVar("StartedT", bound=Started)
 
 
 class Executor:
-    """Base class of executors. One instance may serve several runs; it must not depend on which.
+    """Base class of executors. One instance may serve several runs, and must not depend on which.
 
-    A step goes through `place`, `execute`, `collect` and `confirm` in this order; a failure anywhere in it
-    goes to `report`. Only `execute` must be written. The others do nothing where one process does all.
+    A step calls `place`, `execute`, `collect` and `confirm` in this order; if one of them fails, it calls `report`.
+    Only `execute` must be written. The others do nothing by default, which is right for a single process.
     """
 
     name: ClassVar[str]
     "The name in the entry-point group `guidance_core.executors`."
 
     keeps_gradients: ClassVar[bool] = False
-    "Whether predictions come with the graph of their forward, for methods that differentiate."
+    "Whether predictions come with the graph of their forward pass, for methods that differentiate."
 
     gathers_predictions: ClassVar[bool] = True
-    "Whether every branch's prediction reaches every process; `combine` hooks need that."
+    "Whether the prediction of every branch reaches every process; `combine` hooks need this."
 
     def begin(self, make: Callable[[], StartedT]) -> StartedT:
         """Start a run: call `make` and return what it returns."""
         return make()
 
     def for_run(self, program: Program) -> Executor:
-        """Return the executor to use for a run: itself, unless it chooses among others.
+        """Return the executor to use for a run: itself, unless it chooses another one.
 
-        Called once, when the run starts, with every step's layout in `program.layouts`.
+        It is called once, when the run starts. `program.layouts` has the layout of every step.
         """
         return self
 
     def place(self, plan: Plan) -> None:
-        """Set `plan.own_branches` to what this process runs, where that is not every branch."""
+        """Set `plan.own_branches` to the branches that this process runs, if it does not run all."""
 
     def execute(self, plan: Plan, denoise: Denoiser) -> Mapping[str, Any] | Sums:
         """Run the plan's own branches; return their predictions by branch name, or the sums of all.
 
-        Raises whatever the denoiser raises, with a note that says for which branch.
+        It raises whatever the denoiser raises, with a note that names the branch.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement execute(plan, denoise).")
 
     def collect(self, plan: Plan, predictions: Predictions) -> Predictions | Sums:
-        """Return the predictions of all branches, or their sums, given this process's own.
+        """Return the predictions of all branches, or their sums, given the predictions of this process.
 
         Args:
             plan: the step.
@@ -87,15 +88,15 @@ class Executor:
         return predictions
 
     def confirm(self, plan: Plan) -> None:
-        """Return once every process has combined its predictions, so that the step may last."""
+        """Return once every process has combined its predictions, so that the step counts."""
 
     def report(self, error: BaseException, identity: RunIdentity, plan: Plan | None) -> BaseException:
         """Tell the other processes that a step failed here; return the error that all of them raise.
 
         Args:
-            error: what happened.
+            error: the failure.
             identity: of the run.
-            plan: the step; None where it could not be planned.
+            plan: the step; None if it could not be planned.
         """
         return error
 
@@ -104,18 +105,18 @@ class Executor:
         return self.name
 
     def local_passes(self, branches: Sequence[Branch]) -> int:
-        """Return how many of these branches' forwards this process makes."""
+        """Return how many forward passes of these branches this process runs."""
         return len(branches)
 
     def placed(self, branches: Sequence[Branch]) -> Placement | None:
-        """Return which rank runs which of these branches, or None where this process runs all."""
+        """Return which rank runs which of these branches, or None if this process runs all."""
         return None
 
 
 def run_branch(branch: BoundBranch, denoise: Denoiser) -> Any:
-    """Call the denoiser for one branch, with gradients where it needs them.
+    """Call the denoiser for one branch, with gradients if the branch needs them.
 
-    An error gets a note that names branch and step.
+    A note that names the branch and the step is added to any error.
     """
     try:
         if branch.gradient:

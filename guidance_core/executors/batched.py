@@ -13,11 +13,11 @@ from guidance_core.steps.plan import Plan
 
 
 class BatchedExecutor(Executor):
-    """Hands the branches to `denoise.batch(branches)`, which runs them in one forward pass.
+    """Passes the branches to `denoise.batch(branches)`, which runs them in one forward pass.
 
-    The library's own arithmetic is the same as with the serial executor. The model sees a larger
-    batch, and most matrix kernels round differently for another batch shape, so predictions agree
-    to the model's precision, not bit for bit.
+    The library's own arithmetic is the same as with the serial executor. The model gets a larger batch, and most matrix
+    kernels round differently for another batch shape. So predictions are equal within the model's precision, not bit
+    for bit.
     """
 
     name = "batched"
@@ -37,8 +37,8 @@ class BatchedExecutor(Executor):
         """Return the prediction of every branch, by name.
 
         Raises:
-            ExecutorError: the denoiser has no `batch`, or one branch alone exceeds `max_rows`.
-            DenoiserError: `batch` returned another number of predictions than it got branches.
+            ExecutorError: the denoiser has no `batch`, or a single branch exceeds `max_rows`.
+            DenoiserError: the number of predictions that `batch` returned is not that of the branches.
         """
         predictions: dict[str, Any] = {}
         for branch in plan.own_branches:

@@ -29,13 +29,13 @@ def _check(degrees: Degrees, field: attrs.Attribute[int], value: int) -> None:
 
 @attrs.frozen
 class Degrees:
-    """How many ranks share the branches of a step, the sequence of one branch, and the model's weights.
+    """How many ranks divide the branches of a step, the sequence of one branch, and the model's weights.
 
         degrees = Degrees.of(world_size=8, guidance=2)        # the rest, 4, splits the sequence
         mesh = degrees.mesh("cuda")
         executor = AllGatherExecutor(mesh, mesh_dim="guidance")
 
-    Ranks of one tensor group are neighbours, then those of one sequence group; ranks that share out branches are
+    Ranks of one tensor group are neighbours, then those of one sequence group. Ranks that divide the branches are
     farthest apart, since they exchange least.
     """
 
@@ -47,16 +47,16 @@ class Degrees:
     def of(
         cls, world_size: int, *, guidance: int | None = None, sequence: int | None = None, tensor: int = 1
     ) -> Degrees:
-        """Return degrees whose product is the number of ranks; a single one that is not given takes the rest.
+        """Return degrees whose product is the number of ranks. If only one is not given, it takes the rest.
 
         Args:
             world_size: number of ranks.
-            guidance: how many groups of ranks share out the branches; the rest if `sequence` is given, else 1.
+            guidance: how many groups of ranks divide the branches; the rest if `sequence` is given, else 1.
             sequence: how many ranks split the sequence of one branch; the rest if not given.
             tensor: how many ranks split the weights.
 
         Raises:
-            ConfigurationError: the ranks cannot be shared out so.
+            ConfigurationError: the ranks cannot be divided in this way.
         """
         if isinstance(world_size, bool) or not isinstance(world_size, int) or not 1 <= world_size <= MOST:
             raise ConfigurationError(f"world_size must be a whole number from 1; got {brief(world_size)}.")
@@ -82,17 +82,17 @@ class Degrees:
 
     @property
     def of_one_pass(self) -> int:
-        """Ranks that work on one forward pass together."""
+        """Number of ranks that run one forward pass together."""
         return self.sequence * self.tensor
 
     def mesh(self, device_type: str = "cpu") -> DeviceMesh:
         """Return a mesh of all ranks with the dimensions `guidance`, `sequence` and `tensor`.
 
-        Every rank calls it, after `torch.distributed.init_process_group`. Give the model what it splits, as in
-        `mesh["sequence"]`, and the executor the mesh with `mesh_dim="guidance"`.
+        Every rank calls it after `torch.distributed.init_process_group`. Give the model the dimension that it splits,
+        such as `mesh["sequence"]`, and give the executor the mesh with `mesh_dim="guidance"`.
 
         Raises:
-            ConfigurationError: torch.distributed is not initialised, or has another number of ranks.
+            ConfigurationError: torch.distributed is not initialised, or has a different number of ranks.
         """
         import torch.distributed as dist
 
@@ -106,16 +106,16 @@ class Degrees:
         return init_device_mesh(device_type, sizes, mesh_dim_names=DIMS)
 
     def coordinates(self, rank: int) -> dict[str, int]:
-        """Return where a rank stands in each dimension."""
+        """Return the position of a rank in each dimension."""
         place, tensor = divmod(rank, self.tensor)
         guidance, sequence = divmod(place, self.sequence)
         return {"guidance": guidance, "sequence": sequence, "tensor": tensor}
 
     def groups(self, dim: str) -> list[list[int]]:
-        """Return the groups of ranks along a dimension, for an engine that makes its own.
+        """Return the groups of ranks along a dimension, for an engine that makes its own process groups.
 
         Raises:
-            ConfigurationError: there is no such dimension.
+            ConfigurationError: the dimension does not exist.
         """
         if dim not in DIMS:
             raise ConfigurationError(f"a dimension is one of {', '.join(DIMS)}; got {brief(dim)}.")

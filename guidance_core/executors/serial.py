@@ -11,7 +11,7 @@ from guidance_core.steps.plan import Plan
 
 
 class SerialExecutor(Executor):
-    """Runs each branch by itself on this process's device: the reference for all other executors."""
+    """Runs the branches one after another in this process: the reference for all other executors."""
 
     name = "serial"
     keeps_gradients = True

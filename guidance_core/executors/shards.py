@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Shards(Split):
-    """The pieces of a sequence, for `guidance.start(shards=...)`: statistics are formed over all of them.
+    """The pieces of a sequence, for `guidance.start(shards=...)`: statistics are computed over all of them.
 
     run = guidance.start(..., executor="all_gather", shards=Shards(mesh["sequence"], dims={"video": 1}))
 
-    Rank r of the group holds piece r. Every rank of the group makes the same steps. Pieces are of one length; the last
-    ones may be padded. A collective that one rank of the group does not join ends with the group's own timeout.
+    Rank r of the group holds piece r. Every rank of the group makes the same steps. All pieces have the same length;
+    the last ones may be padded. If a rank does not join a collective, the collective ends with the group's own timeout.
     """
 
     def __init__(

@@ -86,12 +86,12 @@ class SampleForm:
 
 @attrs.frozen
 class Tuning:
-    """What the executors took for the steps of a stack, measured once by `tune` on the host's own forwards.
+    """The times of the executors for the steps of a stack, measured once by `tune` on the host's own forward passes.
 
         tuning = tune(guidance, denoise, sample, conditions=conditions, sigmas=sigmas, prediction_type="flow")
         run = guidance.start(..., executor=AutoExecutor(tuning=tuning, equality="bits"))
 
-    It is written and read as a stack is: `to_dict`, `to_json`, `to_toml`, and back to an equal one.
+    It is written and read like a stack: `to_dict`, `to_json` and `to_toml`, and back to an equal tuning.
     """
 
     samples: tuple[SampleForm, ...] = attrs.field()
@@ -102,9 +102,9 @@ class Tuning:
     stack: str
     "Fingerprint of the methods, without their parameters."
     steps: tuple[StepTimes, ...] = attrs.field()
-    "One for each kind of step: those with other passes have other times."
+    "One for each kind of step: steps with different passes have different times."
     speeds: tuple[float, ...] = ()
-    "How fast each rank's forwards are, the fastest 1.0; empty where they are equally fast."
+    "The speed of each rank's forward passes, 1.0 for the fastest; empty if they are equally fast."
 
     @samples.validator
     def _check_samples(self, _: Any, value: tuple[SampleForm, ...]) -> None:
@@ -121,7 +121,7 @@ class Tuning:
 
     @property
     def ranks(self) -> int:
-        """How many ranks it was measured on."""
+        """The number of ranks that it was measured on."""
         return len(self.devices)
 
     def __attrs_post_init__(self) -> None:
@@ -139,7 +139,7 @@ class Tuning:
             raise ConfigurationError(f"speeds must be larger than 0; got {brief(self.speeds)}.")
 
     def unfit(self, plugins: Mapping[str, Any], layouts: Sequence[Layout], ranks: int) -> str | None:
-        """Return why it says nothing about a run of these steps on so many ranks; None if it does."""
+        """Return why it does not apply to a run of these steps on so many ranks; None if it does."""
         if ranks != self.ranks:
             return f"it was measured on {_counted(self.ranks, 'rank')}, and the run has {ranks}"
         if stack_fingerprint(plugins) != self.stack:
@@ -152,7 +152,7 @@ class Tuning:
         return None
 
     def unfit_samples(self, samples: Mapping[str, Tensor], rank: int) -> str | None:
-        """Return why it says nothing about such samples; None if it does."""
+        """Return why it does not apply to such samples; None if it does."""
         given = forms_of(samples)
         if given != self.samples:
             return f"it was measured for {shown_forms(self.samples)}, and the sample is {shown_forms(given)}"
@@ -162,9 +162,9 @@ class Tuning:
         return None
 
     def mean_seconds(self, layouts: Sequence[Layout]) -> dict[Timed, float]:
-        """Return what a step of these takes on average, fastest first, of the executors that have times of all.
+        """Return the mean time of these steps, fastest first, for each executor that has times of all of them.
 
-        Each executor is named by its times of the first step.
+        Each executor is given by its times of the first step.
         """
         by_kind = {step.fingerprint: {each.label: each for each in step.times} for step in self.steps}
         kinds = [by_kind[passes_fingerprint(layout)] for layout in layouts if layout.branches]
@@ -194,7 +194,7 @@ class Tuning:
         """Read a tuning from plain data.
 
         Raises:
-            SpecError: the data has another form.
+            SpecError: the data does not have this form.
             ConfigurationError: a value is not allowed, or the tuning is empty.
         """
         tables.check_size(data)

@@ -28,12 +28,12 @@ SHOWN = 5
 
 @attrs.frozen
 class ComparedWeights:
-    """What `compare_weights` looked at."""
+    """The weights that `compare_weights` compared."""
 
     compared: int
     "Parameters and buffers that are equal on all ranks that hold them."
     left_out: Mapping[str, str]
-    "Those that could not be compared, by name, with the reason: sharded over these ranks, or without values."
+    "Those that could not be compared, with the reason by name: they are sharded over these ranks, or have no values."
 
 
 def compare_weights(
@@ -41,18 +41,18 @@ def compare_weights(
 ) -> ComparedWeights:
     """Compare every parameter and buffer of a model, bit for bit, with those of the other ranks of a group.
 
-    Every rank must call it, between steps. It reads all weights once, at the speed of memory, and moves a few bytes for
-    each. Weights that are sharded over ranks of this group differ by design, and those on the meta device have no
-    values: both are named in the result. Of a weight that is sharded over other ranks, this rank's part is compared.
+    Every rank must call it, between steps. It reads all weights once, at the speed of memory, and sends a few bytes for
+    each. Weights that are sharded over ranks of this group differ by design, and weights on the meta device have no
+    values: the result names both. If a weight is sharded over other ranks, this rank's part is compared.
 
     Args:
         model: a `torch.nn.Module`, or a mapping of names to tensors such as a state dict.
-        group: the ranks that run branches; as of an executor.
-        mesh_dim: the dimension of a mesh; as of an executor.
+        group: the ranks that run branches, as for an executor.
+        mesh_dim: the dimension of a mesh, as for an executor.
 
     Raises:
-        PlanMismatchError: weights differ, or exist on some ranks only; it names the first of them, on all ranks.
-        ConfigurationError: there is no such group, or the model is neither of the above on a rank.
+        PlanMismatchError: weights differ, or exist on some ranks only. The error names the first of them, on all ranks.
+        ConfigurationError: the group does not exist, or the model of a rank is neither of the above.
         RankLostError: a rank does not answer.
     """
     found = resolve_group(group, mesh_dim)

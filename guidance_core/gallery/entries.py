@@ -79,7 +79,7 @@ ENTRIES: tuple[Entry, ...] = (
         "rounded-cfg",
         "rounded-cfg:scale=3,dtype=bfloat16",
         models=BOTH,
-        note="As cfg, with the rounding of an engine in bfloat16.",
+        note="Like cfg, with the rounding of an engine in bfloat16.",
     ),
     Entry(
         "interval",
@@ -141,14 +141,14 @@ ENTRIES: tuple[Entry, ...] = (
         "interval",
         "cfg:scale=3,interval:lo=0,hi=0.5,by=fraction",
         models=BOTH,
-        note="Guidance in the first half of the steps alone (Step AG, arXiv:2506.08351).",
+        note="Guidance in the first half of the steps only (Step AG, arXiv:2506.08351).",
     ),
     Entry(
         "autoguidance",
         "autoguidance",
         "autoguidance:scale=2,model=small",
         Sweep("scale", ("1", "1.5", "2", "3", "5"), "autoguidance:scale={},model=small"),
-        note="The weaker model that ships beside the letters model.",
+        note="The weaker model ships with the letters model.",
     ),
     Entry("pag", "pag", "pag:scale=0.5,blocks=3", Sweep("scale", ("0", "0.5", "1", "3"), "pag:scale={},blocks=3")),
     Entry("softpag", "softpag", "softpag:scale=1,heads=[L3H0, L3H1],weight=0.5"),
@@ -158,7 +158,7 @@ ENTRIES: tuple[Entry, ...] = (
         "stg",
         "stg:scale=0.5,blocks=3",
         Sweep("scale", ("0", "0.5", "1", "2"), "stg:scale={},blocks=3"),
-        note="For a block's self-attention this is `pag`.",
+        note="For the self-attention of a block, this is `pag`.",
     ),
     Entry("cfg-stg", "stg", "cfg:scale=3,stg:scale=0.5,blocks=3"),
     Entry(
@@ -174,12 +174,14 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("m-swg", "m-swg", "m-swg:scale=1"),
     Entry("tsg", "tsg", "tsg:scale=1.5"),
     Entry("icg", "icg", "icg:scale=2"),
-    Entry("cads", "cads", "cfg:scale=3,cads:noise=0.25", note="Meant to make pictures of one prompt differ more."),
+    Entry(
+        "cads", "cads", "cfg:scale=3,cads:noise=0.25", note="Its purpose is to make pictures of one prompt differ more."
+    ),
     Entry(
         "dual",
         "dual",
         "dual:text_scale=3,image_scale=2,image_condition=typeface",
-        note="The typeface stands for the image.",
+        note="The typeface takes the place of the image.",
     ),
     Entry(
         "renorm-text",
@@ -190,27 +192,27 @@ ENTRIES: tuple[Entry, ...] = (
         "perp-neg",
         "perp-neg",
         "perp-neg:scale=3,conditions=[typeface],weights=[0.5]",
-        note="Away from what the typeface alone says, which is not asked for: an exercise, not a use.",
+        note="It moves away from the typeface alone. This is an exercise, not a use case.",
     ),
     Entry(
         "multi-condition",
         "multi-condition",
         "cfg:scale=3,multi-condition:condition=character,weight=1",
-        note="A second pull towards the character alone.",
+        note="It also moves towards the character alone.",
     ),
     Entry(
         "universal",
         "universal",
         "CFG(3), Universal(bold, scale=1)",
         make=_universal,
-        note="Asks for bold letters, whatever the typeface; the scores do not ask for that.",
+        note="It asks for bold letters in any typeface; the scores do not.",
     ),
     Entry(
         "classifier",
         "classifier",
         "CFG(3), Classifier(dark, scale=1)",
         make=_classifier,
-        note="As `universal`, by the noisy pictures.",
+        note="Like `universal`, but judged on the noisy pictures.",
     ),
     Entry(
         "ltx2",
@@ -229,14 +231,14 @@ ENTRIES: tuple[Entry, ...] = (
         "ltx2",
         "ltx2:cfg_scale=3,stg_scale=1,stg_blocks=0,modality_scale=1,rescale_scale=0",
         models=(KEYPAD,),
-        note="LTX-2's rule with cfg and STG alone.",
+        note="LTX-2's rule with only cfg and STG.",
     ),
     Entry(
         "keypad-modality",
         "ltx2",
         "ltx2:cfg_scale=3,stg_scale=0,modality_scale=3,rescale_scale=0",
         models=(KEYPAD,),
-        note="LTX-2's rule with cfg and modality guidance alone.",
+        note="LTX-2's rule with only cfg and modality guidance.",
     ),
 )
 
@@ -247,7 +249,7 @@ CONTROLS: tuple[Entry, ...] = (
         "cfg, its scale drawn anew around 3 each step",
         models=BOTH,
         make=lambda: Guidance([Jitter()]),
-        note="Cannot help: the same scale in the mean.",
+        note="It cannot help: the mean scale is the same.",
     ),
     Entry(
         "random-direction",
@@ -255,12 +257,12 @@ CONTROLS: tuple[Entry, ...] = (
         "cfg:scale=3, and a random direction",
         models=BOTH,
         make=lambda: Guidance([RandomDirection()]),
-        note="Cannot help: noise half as long as c − u.",
+        note="It cannot help: the noise is half as long as c − u.",
     ),
 )
 
 UNSHOWN: Mapping[str, str] = {
-    "nag": "acts in cross-attention to a text, which none of the embedded models has.",
+    "nag": "acts on cross-attention to a text, which none of the embedded models has.",
 }
 "Methods that no embedded model can show, with the reason."
 

@@ -14,44 +14,44 @@ COMMAND = "guidance-core gallery"
 
 INTRODUCTION = """# Gallery
 
-Every method that ships, drawn and measured on the [embedded models](../quickstart.md), beside plain cfg. `{command}`
-makes these pages; don't edit them. They say what methods do **on these models**, which are small: a method that does
-nothing here may help a large one.
+These pages show every method that ships, drawn and measured on the [embedded models](../quickstart.md) beside plain
+cfg. `{command}` writes them; do not edit them. They show what methods do **on these models**, which are small: a method
+that does nothing here may help a large model.
 
 | page | shows |
 |---|---|
 | [Letters](letters.md) | pictures and sweeps of every method |
 | [Mixture](mixture.md) | points in the plane, with an exact denoiser |
 | [Picture and sound](keypad.md) | LTX-2's rule, with two outputs |
-| [Choosing](../choosing.md) | from a wish to a method |
+| [Choosing](../choosing.md) | from a goal to a method |
 
 ## What is compared
 
-A method that pulls harder along c − u follows the condition better, and so does plain cfg at a higher scale. So each
-method stands beside plain cfg at the same **effective scale** and the same number of passes
+A method that moves farther along c − u follows the condition better, and so does plain cfg at a higher scale. So each
+method is compared with plain cfg at the same **effective scale** and the same number of passes
 ([arXiv:2602.22570](https://arxiv.org/abs/2602.22570)):
 
     effective scale = 1 + mean over steps of ⟨guided − c, c − u⟩ / ‖c − u‖²
 
-For plain cfg that is its scale. Cfg beside a method has the scale nearest to it, in steps of 0.25 below 5, of 0.5
-below 10 and of 1 up to 20, and makes so many steps that the passes are equal: a method with three passes a step
-stands beside 1.5 times as many steps of cfg, and one with a single pass beside half as many.
+For plain cfg this is its scale. The cfg that a method is compared with has the nearest scale, in steps of 0.25 below 5,
+of 0.5 below 10 and of 1 up to 20. Its number of steps is chosen so that the passes are equal: a method with three
+passes per step is compared with 1.5 times as many steps of cfg, and a method with a single pass with half as many.
 
-- All rows start from the same noise, the first of seed {seed}. Pictures show every fourth character, the first
-  picture of each. Nothing was picked. Stacks, sizes and scores were fixed before the first run; parameters were
-  tried with another seed. After a first look, the function of `classifier` was mended, which had destroyed pictures
-  by a fault of its own, and scales above 20 were no longer compared.
-- Numbers in tables are the method's score and, in parentheses, its difference from plain cfg. A difference in
-  **bold** has a 99 % bootstrap interval, over the same pictures of both, that does not hold 0. About one in a
-  hundred would by chance.
-- The products of the effective scale run over the whole batch. Where c − u nearly vanishes, as in late steps of methods
-  that reuse an earlier difference, the scale is large. Above 20 no cfg stands beside a method, and nothing is compared.
+- All rows start from the same noise, the first of seed {seed}. Pictures show every fourth character, and the first
+  picture of each. No picture was selected by hand. Stacks, sizes and scores were fixed before the first run; parameters
+  were chosen with a different seed. After the first run, a bug in the function of `classifier` that destroyed pictures
+  was fixed, and scales above 20 were no longer compared.
+- Tables show the method's score and, in parentheses, its difference from plain cfg. A difference in **bold** has a 99 %
+  bootstrap interval, over the same pictures of both, that does not contain 0. By chance, this happens about once in a
+  hundred times.
+- The products of the effective scale are sums over the whole batch. If c − u nearly vanishes, as in late steps of
+  methods that reuse an earlier difference, the scale is large. Methods with a scale above 20 are not compared.
 
-| model | of each row |
+| model | size of each row |
 |---|---|
 {sizes}
 
-Letters are judged by a classifier that has seen real letters only. The scores:
+The judge of letters is a classifier that was trained only on real letters. The scores are:
 
 {meanings}
 """
@@ -124,7 +124,7 @@ def scale(row: Row) -> str:
 def effect(row: Row, scores: Iterable[Score], against: str = "cfg") -> str:
     """Say in words what differs from plain cfg, or from no guidance, by more than chance."""
     if not is_fair(row, against):
-        return "no comparison, since no plain cfg up to scale 20 pulls as hard"
+        return "no comparison, because no plain cfg up to scale 20 has this effective scale"
     said: dict[str, list[str]] = {}
     for score in scores:
         verdict = row["scores"][score.name][against]["verdict"]
@@ -175,11 +175,13 @@ def _index(data: Mapping[str, Any]) -> str:
         + f"- Worse in at least one, better in none: {said['costs']}.\n"
         + f"- Neither better nor worse than cfg at the same effective scale and passes: {said['none']}.\n"
         + "\n### Controls\n\n"
-        + "Two stacks that cannot help say whether the comparison is fair.\n\n"
-        + "\n".join(f"- `{row['name']}`: {row['stack']}. Beside plain cfg: {effect(row, scores)}." for row in controls)
+        + "Two stacks that cannot help show whether the comparison is fair.\n\n"
+        + "\n".join(
+            f"- `{row['name']}`: {row['stack']}. Compared with plain cfg: {effect(row, scores)}." for row in controls
+        )
         + "\n\n## Not shown\n\n"
         + unshown
-        + "\n\n## Data\n\n`data/<method>.json` has everything that the pages say of a method: its rows with scores, "
+        + "\n\n## Data\n\n`data/<method>.json` has everything that the pages show of a method: its rows with scores, "
         "intervals and differences, its sweep, and its pictures. `data/gallery.json` has the protocol, the controls "
         "and the scores without guidance.\n\n```sh\nguidance-core gallery --out docs\n```\n"
     )
@@ -188,8 +190,8 @@ def _index(data: Mapping[str, Any]) -> str:
 def _letters(data: Mapping[str, Any]) -> str:
     scores = SCORES[LETTERS]
     parts = [
-        "# Gallery: letters\n\nEach picture has plain cfg at the same effective scale and passes above, and the "
-        "method below. [The index](index.md) says what is compared and how.\n\n![Letters without "
+        "# Gallery: letters\n\nEach picture shows plain cfg, at the same effective scale and number of passes, above "
+        "the method. [The index](index.md) explains what is compared and how.\n\n![Letters without "
         "guidance](pictures/none.png)"
     ]
     sweeps = {sweep["name"]: sweep for name, each in data.items() if name != "gallery" for sweep in each["sweeps"]}
@@ -207,12 +209,16 @@ def _section(row: Row, scores: Sequence[Score]) -> str:
     other = f"`{beside['stack']}`" if beside["stack"] else "no guidance"
     note = f" {row['note']}" if row["note"] else ""
     steps = "" if beside["steps"] == row["steps"] else f" in {beside['steps']} steps"
-    pair = f"; beside {other}{steps}" if beside["is_fair"] else ", more than any plain cfg; `cfg:scale=3` stands above"
+    pair = (
+        f"; compared with {other}{steps}"
+        if beside["is_fair"]
+        else ", more than any plain cfg; `cfg:scale=3` is shown above it"
+    )
     picture = f"\n\n![{row['name']}, below plain cfg]({row['picture']})" if row["picture"] else ""
     return (
-        f"## {row['name']}\n\n{spec}, effective scale {scale(row)}, {row['passes_per_step']:.3g} passes a step{pair}."
-        f"{note}{picture}\n\nBeside plain cfg: {effect(row, scores)}. "
-        f"Beside no guidance: {effect(row, scores, 'none')}."
+        f"## {row['name']}\n\n{spec}, effective scale {scale(row)}, {row['passes_per_step']:.3g} passes per step{pair}."
+        f"{note}{picture}\n\nCompared with plain cfg: {effect(row, scores)}. "
+        f"Compared with no guidance: {effect(row, scores, 'none')}."
     )
 
 
@@ -236,7 +242,7 @@ def _sweep(sweep: Row, scores: Sequence[Score]) -> str:
         lines.append(f"| {row['value']} | {scale(row)} | {' | '.join(cells)} |")
     picture = f"![A row for each {sweep['parameter']}]({sweep['picture']})\n\n" if sweep["picture"] else ""
     count = sweep["rows"][0]["samples"]
-    return f"{picture}{count} samples of each value, with 95 % intervals:\n\n" + "\n".join(lines)
+    return f"{picture}{count} samples for each value, with 95 % intervals:\n\n" + "\n".join(lines)
 
 
 def _mixture(data: Mapping[str, Any]) -> str:
@@ -244,16 +250,17 @@ def _mixture(data: Mapping[str, Any]) -> str:
     rows = [*rows_of(data, MIXTURE), *controls_of(data, MIXTURE)]
     meanings = "\n".join(f"- **{score.name}**: {score.meaning}." for score in scores)
     pictures = "\n\n".join(
-        f"## {row['name']}\n\n`{row['stack']}`. Beside plain cfg: {effect(row, scores)}.\n\n"
+        f"## {row['name']}\n\n`{row['stack']}`. Compared with plain cfg: {effect(row, scores)}.\n\n"
         f"![{row['name']}, right of plain cfg]({row['picture']})"
         for row in rows
     )
     return (
-        "# Gallery: mixture\n\nThree classes of four Gaussians in the plane, with an exact denoiser: without guidance "
-        "the points are right, up to the steps. Every change that guidance makes here departs from the truth. Methods "
-        "that look at rows and columns, or change a network, have nothing to act on and are left out.\n\n"
-        "Rings are two standard deviations wide. [The index](index.md) says what is compared; parentheses are "
-        f"differences from plain cfg, and bold ones are more than chance.\n\n{meanings}\n\n"
+        "# Gallery: mixture\n\nThe data are three classes of four Gaussians in the plane, and the denoiser is exact: "
+        "without guidance the points are correct, except for the error of the steps. Every change by guidance is a "
+        "departure from the truth. Methods that look at rows and columns, or change a network, have nothing to act on "
+        "and are left out.\n\n"
+        "Rings have a radius of two standard deviations. [The index](index.md) explains what is compared. Numbers in "
+        f"parentheses are differences from plain cfg; bold ones are more than chance.\n\n{meanings}\n\n"
         + table(scores, rows)
         + "\n\nWithout guidance: "
         + ", ".join(
@@ -273,8 +280,8 @@ def _keypad(data: Mapping[str, Any]) -> str:
     ]
     sections = "\n\n".join(_section(row, scores) for row in rows)
     return (
-        "# Gallery: picture and sound\n\nClips of digits that are seen and heard. [Picture and sound](../keypad.md) "
-        "shows frames, waveforms and a larger measurement; here each stack stands beside plain cfg at the same "
+        "# Gallery: picture and sound\n\nThe clips show digits and play their tones. [Picture and sound](../keypad.md) "
+        "has frames, waveforms and a larger measurement. Here each stack is compared with plain cfg at the same "
         f"effective scale, of video and of audio, and the same number of passes.\n\n{meanings}\n\n"
         + table(scores, rows)
         + "\n\n"

@@ -52,7 +52,7 @@ def from_real_letters(features: Tensor) -> Statistic:
 SCORES: Mapping[str, tuple[Score, ...]] = {
     LETTERS: (
         hits("character", "share of the pictures that the judge reads as the character asked for"),
-        hits("typeface", "share read as in the typeface asked for"),
+        hits("typeface", "share of the pictures that the judge reads as the typeface asked for"),
         Score(
             "distance",
             "Fréchet distance from real letters, in the judge's features",
@@ -65,7 +65,7 @@ SCORES: Mapping[str, tuple[Score, ...]] = {
             lambda found: mean_distance(found["features"], found["group"]),
             wanted=0,
         ),
-        part("saturation", "share of the values more than 0.1 outside of [-1, 1]", wanted=-1),
+        part("saturation", "share of the values more than 0.1 outside [-1, 1]", wanted=-1),
         Score("sharpness", "root mean square of the Laplacian", lambda found: root_mean(found["roughness"]), wanted=0),
     ),
     MIXTURE: (
@@ -87,8 +87,8 @@ SCORES: Mapping[str, tuple[Score, ...]] = {
         part("agreement", "share of the frames in which the digit seen is the digit heard", wanted=1),
         hits("seen", "share of the clips whose picture follows the prompt"),
         hits("heard", "share of the clips whose sound follows the prompt"),
-        hits("both", "share of the clips in which both do, and agree in every frame"),
-        part("saturated", "share of the pixels outside of [-1.1, 1.1]", wanted=-1),
+        hits("both", "share of the clips in which both follow the prompt and agree in every frame"),
+        part("saturated", "share of the pixels outside [-1.1, 1.1]", wanted=-1),
     ),
 }
 "What is measured with each model."

@@ -46,7 +46,7 @@ Streams = tuple[Tensor, Tensor]
 
 @attrs.frozen
 class Grid:
-    """How many latent frames, rows and columns the tokens stand for."""
+    """The number of latent frames, rows and columns of the tokens."""
 
     frames: int = 4
     height: int = 8
@@ -61,14 +61,14 @@ class Grid:
 
 @attrs.frozen
 class Sizes:
-    """Sizes of a transformer of LTX-2's architecture. By default a pass takes a CPU core a fifth of a second."""
+    """Sizes of a transformer of LTX-2's architecture. By default, a pass takes 0.2 s on a CPU core."""
 
     layers: int = 4
     heads: int = 8
     head_dim: int = 64
     audio_head_dim: int = 32
     channels: int = 128
-    "Of the latents, video and audio."
+    "Channels of the latents, of video and of audio."
     caption_channels: int = 256
     text_tokens: int = 16
     grid: Grid = Grid()
@@ -79,7 +79,7 @@ SMALL = Sizes()
 
 @attrs.frozen(eq=False)
 class Inputs:
-    """What a run of the model is given."""
+    """The inputs for a run of the model."""
 
     sample: Streams
     conditions: dict[str, dict[str, Tensor]]
@@ -129,12 +129,12 @@ def small_inputs(sizes: Sizes = SMALL, *, batch: int = 1, seed: int = 0) -> Inpu
 
 
 class LTX2Denoiser:
-    """One step's forward passes: a branch's inputs are the model's arguments of the same names.
+    """The forward passes of one step. A branch's inputs are the model's arguments of the same names.
 
-    Takes rows of the batch, and batches: branches with and without weakened self-attention share a
-    forward, those with isolated outputs have another, and each that the model has no flags for has its own. Where the
-    model has `reuses_memory = True`, as one that replays a CUDA graph needs, predictions are copied before its next
-    forward.
+    It accepts rows of the batch, and batches: branches with and without weakened self-attention share a forward pass,
+    branches with isolated outputs have another one, and each branch that the model has no flags for has its own. If the
+    model has `reuses_memory = True`, which a model that replays a CUDA graph needs, predictions are copied before its
+    next forward pass.
     """
 
     takes_rows = True
@@ -172,7 +172,7 @@ class LTX2Denoiser:
         return self.batch([branch])[0]
 
     def batch(self, branches: Sequence[BoundBranch]) -> list[Streams]:
-        """Run several branches, in one forward or, where their perturbations differ too much, several.
+        """Run several branches in one forward pass, or in several if their perturbations require it.
 
         Raises:
             ConfigurationError: the model cannot make a perturbation.
@@ -222,7 +222,7 @@ class LTX2Denoiser:
 
 
 def inputs_of(branch: BoundBranch) -> dict[str, Any]:
-    """Return the model's arguments for a branch: a stream whose text is another condition's has that one's."""
+    """Return the model's arguments for a branch. A stream with the text of another condition gets that text."""
     inputs = dict(branch.inputs)
     for each in branch.perturbations:
         if isinstance(each, UseCondition):

@@ -16,7 +16,7 @@ OUTPUTS = ("video", "audio")
 
 @attrs.frozen
 class Flags:
-    """What the model is told of a branch's perturbations."""
+    """The model's flags for a branch's perturbations."""
 
     isolated: bool
     "`isolate_modalities`"
@@ -25,10 +25,10 @@ class Flags:
 
 
 def flags_of(perturbations: Iterable[Perturbation], config: Any) -> Flags:
-    """Return the flags of the model with this configuration that a branch's perturbations stand for.
+    """Return the flags for a branch's perturbations, of a model with this configuration.
 
     Raises:
-        ConfigurationError: the model has no flag for one of them, or lacks one of its blocks.
+        ConfigurationError: the model has no flag for one of them, or does not have one of the blocks.
     """
     isolated = False
     skipped: dict[str, set[int]] = {output: set() for output in OUTPUTS}

@@ -14,15 +14,15 @@ from guidance_core.steps.bound_branch import BoundBranch
 
 
 class StackedDenoiser:
-    """Makes a denoiser with `batch` out of a model that takes keyword arguments.
+    """Turns a model that takes keyword arguments into a denoiser with `batch`.
 
         denoise = StackedDenoiser(model, {"x": x, "sigma": sigma}, pad={"text": "text_mask"})
         velocity = run.step(i, x, denoise)
 
-    Shared inputs are repeated and the branches' own inputs concatenated along the batch dimension;
-    the output is split again. An input of one row stands for the whole batch. Inputs may be nested in dicts, lists
-    and tuples. Branches with different perturbations or models never share a forward. It takes rows of the batch
-    too, for executors that share them out.
+    It repeats shared inputs and concatenates the branches' own inputs along the batch dimension, and splits the output
+    again. An input with one row is used for the whole batch. Inputs may be nested in dicts, lists and tuples. Branches
+    with different perturbations or models never share a forward pass. It also accepts rows of the batch, for executors
+    that divide them between ranks.
     """
 
     takes_rows = True
@@ -66,7 +66,7 @@ class StackedDenoiser:
         return self.batch([branch])[0]
 
     def batch(self, branches: Sequence[BoundBranch]) -> list[Any]:
-        """Run several branches, as few forwards as their perturbations allow; one prediction each."""
+        """Run several branches in as few forward passes as their perturbations allow; return a prediction for each."""
         groups: dict[Hashable, list[int]] = {}
         for number, branch in enumerate(branches):
             groups.setdefault((branch.perturbations, branch.model), []).append(number)

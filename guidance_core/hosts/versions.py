@@ -19,7 +19,7 @@ TESTED = {
 
 
 class UntestedVersionWarning(UserWarning):
-    """A host is installed in a version with which guidance was not tested."""
+    """The installed version of a host was not tested with this library."""
 
 
 @functools.cache

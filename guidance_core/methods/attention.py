@@ -23,8 +23,8 @@ UNBOUNDED = 9999.0
 class BlurredAttention(Perturbation):
     """The queries of self-attention are blurred over the grid of their tokens.
 
-    A Gaussian blur of the queries is one of the attention map before its softmax. At an infinite `sigma` every query
-    is the mean of all, so that all tokens attend alike.
+    A Gaussian blur of the queries equals a blur of the attention map before its softmax. If `sigma` is infinite, every
+    query is the mean of all, so all tokens attend in the same way.
 
     Source: SEG, arXiv:2408.00760, eq. 6 and Proposition 3.1.
     """
@@ -36,15 +36,15 @@ class BlurredAttention(Perturbation):
         """Return the queries of tokens that form a grid, blurred along its last two dimensions.
 
         Args:
-            queries: `[..., tokens, width]`, without those of text.
-            grid: the shape of the grid, whose product is the number of tokens: `(height, width)`, or of a video
-                `(frames, height, width)`, whose frames are blurred one by one.
+            queries: `[..., tokens, width]`, without the queries of text.
+            grid: the shape of the grid, whose product is the number of tokens: `(height, width)`, or `(frames, height,
+                width)` for a video, whose frames are blurred one by one.
 
         Returns:
-            They, in the dtype of the queries. The blur is computed in float32 (float64 for float64).
+            The blurred queries, in the dtype of the queries. The blur is computed in float32 (float64 for float64).
 
         Raises:
-            ConfigurationError: the grid has another number of tokens.
+            ConfigurationError: the grid has a different number of tokens.
         """
         if not grid or math.prod(grid) != queries.shape[-2]:
             raise ConfigurationError(
@@ -98,20 +98,22 @@ class SoftIdentityAttention(Perturbation):
         return super().collides(other)
 
     def mixed(self, attended: Tensor, values: Tensor) -> Tensor:
-        """Return what the heads give: attention mixed with the values, which is what the identity gives.
+        """Return the result of the heads: attention mixed with the values, which are the result of the identity.
 
         Args:
             attended: `[B, heads, tokens, width]`, the result of attention.
-            values: of the same shape, those attended to.
+            values: the values attended to, of the same shape.
 
         Raises:
-            ConfigurationError: there is no such head.
+            ConfigurationError: the model does not have such a head.
         """
         if self.heads is None:
             return torch.lerp(attended, values, self.weight)
         count = attended.shape[1]
         if self.heads and self.heads[-1] >= count:
-            raise ConfigurationError(f"{self} acts on head {self.heads[-1]}, but the model has {count}, from 0.")
+            raise ConfigurationError(
+                f"{self} acts on head {self.heads[-1]}, but the model has {count} heads, counted from 0."
+            )
         chosen = torch.zeros(count, dtype=torch.bool)
         chosen[list(self.heads)] = True
         chosen = chosen.to(attended.device, non_blocking=True).view(-1, 1, 1)
@@ -120,38 +122,38 @@ class SoftIdentityAttention(Perturbation):
 
 @attrs.frozen(repr=False)
 class NormalizedAttention(Perturbation):
-    """Cross-attention moves away from what the tokens of another condition give, as far as its norm allows.
+    """Cross-attention moves away from its result for another condition, as far as its norm allows.
 
         z̃ = z⁺ + φ·(z⁺ − z⁻)
         ẑ = z̃·min(r, τ)/r,   r = ‖z̃‖₁/‖z⁺‖₁        per token
         z = α·ẑ + (1 − α)·z⁺
 
     `z⁺` and `z⁻` are cross-attention to the condition of the pass and to the other one, with the same queries. The pass
-    gets the inputs of the other one in `BoundBranch.also`.
+    gets the inputs of the other condition in `BoundBranch.also`.
 
     Source: NAG, arXiv:2505.21179, eq. 7 to 10.
     """
 
     scale: float = real(5.0, ge=0)
-    "φ, how far to move."
+    "φ, how far to move away."
     tau: float = real(2.5, gt=0)
     "τ, the largest growth of a token's norm."
     alpha: float = real(0.25, ge=0, le=1)
-    "α, the share of the result."
+    "α, the weight of ẑ in the result."
     condition: str = attrs.field(default="negative", kw_only=True)
     "The condition to move away from."
 
     acts_on: ClassVar[str] = "cross-attention"
 
     def mixed(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Return the attention to use.
+        """Return the normalized attention.
 
         Args:
             positive: `[..., tokens, width]`, all heads of a token together, before the output projection.
             negative: of the same shape.
 
         Returns:
-            It, in the dtype of `positive`; computed in float32 (float64 for float64).
+            The attention to use, in the dtype of `positive`; computed in float32 (float64 for float64).
         """
         working = accumulation_dtype(positive)
         z, away = positive.to(working), negative.to(working)

@@ -26,7 +26,7 @@ def _as_kinds(given: type[Perturbation] | Iterable[type[Perturbation]]) -> tuple
     for kind in kinds:
         if not isinstance(kind, type) or not issubclass(kind, Perturbation):
             raise ConfigurationError(
-                f"Capabilities: perturbations are classes such as guidance_core.SkipBlocks; got {brief(kind)}."
+                f"Capabilities: perturbations must be classes such as guidance_core.SkipBlocks; got {brief(kind)}."
             )
     return kinds
 
@@ -38,7 +38,7 @@ def _as_counts(given: int | Mapping[str, int] | None) -> Mapping[str, int] | Non
     for name, count in counts.items():
         if not isinstance(name, str) or isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ConfigurationError(
-                "Capabilities: blocks is a number of blocks, or one for each list of blocks, such as "
+                "Capabilities: blocks must be a number of blocks, or one for each list of blocks, such as "
                 f"{{'double': 19, 'single': 38}}; got {brief(given)}."
             )
     return MappingProxyType(dict(counts))
@@ -47,32 +47,32 @@ def _as_counts(given: int | Mapping[str, int] | None) -> Mapping[str, int] | Non
 def _as_names(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
     names = given if given is None else (given,) if isinstance(given, str) else tuple(given)
     if names is not None and not all(isinstance(name, str) and name for name in names):
-        raise ConfigurationError(f"Capabilities: models and also are lists of names; got {brief(given)}.")
+        raise ConfigurationError(f"Capabilities: models and also must be lists of names; got {brief(given)}.")
     return names
 
 
 def _check_heads(_: Any, __: Any, given: Any) -> None:
     if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-        raise ConfigurationError(f"Capabilities: heads is the number of heads of attention; got {brief(given)}.")
+        raise ConfigurationError(f"Capabilities: heads must be the number of heads of attention; got {brief(given)}.")
 
 
 @attrs.frozen(eq=False)
 class Capabilities:
-    """What a model can do, for `guidance.start(supports=...)`: a ready function of a pass.
+    """What a model can do, as a function for `guidance.start(supports=...)`.
 
     run = guidance.start(..., supports=Capabilities((SkipBlocks, SkipSelfAttention), blocks=28))
     """
 
     perturbations: tuple[type[Perturbation], ...] = attrs.field(default=(), converter=_as_kinds)
-    "The changes it can make; one that inherits from such a class is another."
+    "The classes of perturbations that it can make. A subclass of one of them does not count."
     blocks: Mapping[str, int] | None = attrs.field(default=None, converter=_as_counts)
-    "How many blocks it has, as a number or by list of blocks (`{'double': 19, 'single': 38}`); None does not say."
+    "The number of its blocks, in total or by list of blocks (`{'double': 19, 'single': 38}`); None if not known."
     models: tuple[str, ...] | None = attrs.field(default=(), converter=_as_names)
-    "Names of the models beside the step's own that a branch may ask for; None for any."
+    "Names of the models that a branch may ask for, besides the step's own; None for any."
     also: tuple[str, ...] | None = attrs.field(default=(), converter=_as_names)
-    "Names of the conditions that a pass may be given beside its own; None for any."
+    "Names of the conditions that a pass may get, besides its own; None for any."
     heads: int | None = attrs.field(default=None, validator=_check_heads)
-    "How many heads its attention has; None does not say."
+    "The number of heads of its attention; None if not known."
 
     def __call__(self, branch: Branch) -> str | None:
         """Return why the model cannot run a pass; None if it can."""
@@ -95,7 +95,9 @@ class Capabilities:
             return None
         last = each.heads[-1]
         return (
-            None if last < self.heads else f"{each} acts on head {last}, but the model has {self.heads}, counted from 0"
+            None
+            if last < self.heads
+            else f"{each} acts on head {last}, but the model has {self.heads} heads, counted from 0"
         )
 
     def _misplaced(self, each: Perturbation) -> str | None:

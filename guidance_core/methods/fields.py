@@ -16,10 +16,10 @@ from guidance_core.parameters.values import UNSET, PerOutput, plain_number
 
 
 def blocks(default: T = REQUIRED, *, varies: bool = True, help: str = "") -> T:
-    """An attrs field for indices of transformer blocks, from 0; None is all of them.
+    """An attrs field for indices of transformer blocks, from 0; None means all blocks.
 
-    Annotate it with `Blocks | None`. It is kept as a sorted tuple. Where it `varies`, a dict gives blocks by output,
-    and a `Table` by sigma.
+    Annotate it with `Blocks | None`. The value is kept as a sorted tuple. If it `varies`, a dict gives blocks by
+    output, and a `Table` gives blocks by sigma.
     """
 
     def convert(given: Any, owner: Any, field: attrs.Attribute[Any]) -> Any:
@@ -49,7 +49,7 @@ NOT_GIVEN: Any = None
 
 
 def extent(default: T = SAMPLE, *, optional: bool = False, batch: bool = True, help: str = "") -> T:
-    """An attrs field for what a statistic covers: `sample`, `channel`, `token`, ... or dimensions such as [-1, -2].
+    """An attrs field for the range of a statistic: `sample`, `channel`, `token`, ... or dimensions such as [-1, -2].
 
     Annotate it with `Over`.
 
@@ -81,9 +81,9 @@ def extent(default: T = SAMPLE, *, optional: bool = False, batch: bool = True, h
 
 
 def grid(default: T = NOT_GIVEN, *, help: str = "") -> T:
-    """An attrs field for the rows and columns of a model's tokens, two whole numbers; None where it has none.
+    """An attrs field for the rows and columns of a model's tokens, two whole numbers; None if it has no tokens.
 
-    Annotate it with `Sequence[int] | None`. It is kept as a tuple; `planes(x, grid)` takes it.
+    Annotate it with `Sequence[int] | None`. The value is kept as a tuple, for `planes(x, grid)`.
     """
 
     def convert(given: Any, owner: Any, field: attrs.Attribute[Any]) -> Any:

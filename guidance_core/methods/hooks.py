@@ -88,7 +88,7 @@ def around(wrapper: Implementation, given: tuple[Any, ...], inner: Callable[[], 
         except StopIteration:
             raise PluginError(
                 f"plugin {wrapper.plugin!r}: its {wrapper.hook} wrapper did not yield; "
-                "a wrapper yields once, exactly, to let the others run."
+                "a wrapper must yield exactly once, so that the others run."
             ) from None
         except Exception as error:
             raise wrapper.failed(error) from error
@@ -153,7 +153,7 @@ def collect(plugins: Sequence[tuple[str, object]]) -> dict[str, Hook]:
         unknown = {caller.name for caller in manager.get_hookcallers(member) or ()} - set(HOOKS)
         if unknown:
             raise ConfigurationError(
-                f"plugin {name!r} marks {', '.join(sorted(unknown))} as a hook; there are {', '.join(HOOKS)}."
+                f"plugin {name!r} marks {', '.join(sorted(unknown))} as a hook; the hooks are {', '.join(HOOKS)}."
             )
     return {hook: _ordered(hook, getattr(manager.hook, hook).get_hookimpls()) for hook in HOOKS}
 

@@ -84,7 +84,7 @@ class Seeds:
 
 def _checked(seed: Any) -> int:
     if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= (whole := seed.__index__()) < _LIMIT:
-        raise ConfigurationError(f"a seed is a whole number from 0 to 2**63 - 1; got {brief(seed)}.")
+        raise ConfigurationError(f"a seed must be a whole number from 0 to 2**63 - 1; got {brief(seed)}.")
     return int(whole)
 
 
@@ -104,7 +104,7 @@ def noise_like(tensor: Any, seeds: Seeds, samples: int | None, key: tuple[object
     """
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         got = f"{tensor.dtype} tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise PluginError(f"{who} asks for noise like a {got}; noise has the form of a floating-point tensor.")
+        raise PluginError(f"{who} asks for noise like a {got}; it must be a floating-point tensor.")
     working = torch.float64 if tensor.dtype is torch.float64 else torch.float32
     made = torch.empty(tensor.shape, dtype=working, device="cpu")
     is_by_sample = samples is not None and tensor.ndim > 0 and tensor.shape[0] == samples

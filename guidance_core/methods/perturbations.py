@@ -89,22 +89,22 @@ def real(
 class Perturbation:
     """Base class of the changes that a branch can make inside the model.
 
-    One of your own is a frozen attrs class that inherits it and adds what a host needs to know, such as the width of
-    a blur. A host says at `start` which ones its model can make.
+    Your own is a frozen attrs class that inherits from it, with fields for what a host needs to know, such as the width
+    of a blur. A host says in `start(supports=...)` which ones its model can make.
     """
 
     blocks: tuple[int, ...] | None = attrs.field(default=None, converter=as_blocks)
-    "Indices of the transformer blocks it acts on, from 0; `None` for every block."
+    "Indices of the transformer blocks that it acts on, from 0; `None` for every block."
     output: str | None = None
-    "The named output whose stream it acts on (`video`, `audio`); `None` for every stream."
+    "The output whose stream it acts on (`video`, `audio`); `None` for every stream."
     stack: str | None = None
     "The list of blocks in which the indices count, in a model with several (`double`, `single`); `None` for the first."
 
     acts_on: ClassVar[str] = "self-attention"
-    "The part of a block that it changes. Two different changes of one part of one block collide."
+    "The part of a block that it changes. Two different changes of the same part of a block exclude each other."
 
     def collides(self, other: Perturbation) -> bool:
-        """Whether this change and another one cannot both be made in one pass."""
+        """Whether this change and another one exclude each other in one pass."""
         return self.acts_on == other.acts_on and self._meets(other) and not self._is_as(other)
 
     def _meets(self, other: Perturbation) -> bool:
@@ -145,7 +145,7 @@ class SkipBlocks(Perturbation):
     acts_on: ClassVar[str] = "block"
 
     def collides(self, other: Perturbation) -> bool:
-        """Whether the other change is one of what this one skips with its block."""
+        """Whether the other change acts on a part of a block that this one skips."""
         return isinstance(other, Perturbation) and other.acts_on in ("self-attention", "tokens") and self._meets(other)
 
 
@@ -169,9 +169,9 @@ class IsolateOutputs(Perturbation):
 
 @attrs.frozen(repr=False)
 class UseCondition(Perturbation):
-    """A stream is given the text of another condition, which the pass gets beside its own (`BoundBranch.also`).
+    """A stream gets the text of another condition, whose inputs the pass has in `BoundBranch.also`.
 
-    LTX-2 with a negative prompt for one modality only: the other keeps its positive text.
+    Use: LTX-2 with a negative prompt for only one modality. The other one keeps its positive text.
     """
 
     condition: str = attrs.field(default="positive", kw_only=True)
@@ -193,7 +193,7 @@ def as_perturbations(given: Perturbation | Iterable[Perturbation]) -> tuple[Pert
             continue
         hint = f"; pass an instance, {each.__name__}(...)" if isinstance(each, type) else ""
         raise ConfigurationError(
-            "a perturbation is an instance of a class that inherits guidance_core.Perturbation; "
+            "a perturbation must be an instance of a class that inherits from guidance_core.Perturbation; "
             f"got {brief(each)}{hint}."
         )
     return listed

@@ -19,21 +19,22 @@ from guidance_core.methods.step import Step
 
 
 def negative_pass(step: Step, scale: Any, *, space: Space | None = None, neutral: float = 1.0) -> list[Request]:
-    """Ask for the prediction `uncond`, of the condition `negative`, where a scale is not neutral.
+    """Ask for the prediction `uncond`, with the condition `negative`, if a scale is not neutral.
 
-    For the `build_branches` of a method that looks at u in `combine`: its hooks are then called for these outputs.
+    For the `build_branches` of a method that looks at u in `combine`. Its hooks are called for the outputs whose scale
+    is not neutral.
 
     Args:
-        step: what the hook is given.
+        step: the step that the hook gets.
         scale: the parameter, as the plugin holds it.
         space: the space in which the method works; None for the host's.
         neutral: the scale at which the method is off.
 
     Returns:
-        Nothing where the scale is neutral for every output.
+        The requests; none if the scale is neutral for every output.
 
     Raises:
-        ConfigurationError: as `Step.value`.
+        ConfigurationError: as in `Step.value`.
     """
     active = step.active(scale, neutral=neutral)
     if not active:
@@ -42,7 +43,7 @@ def negative_pass(step: Step, scale: Any, *, space: Space | None = None, neutral
 
 
 def parallel(step: Step, x: Tensor, onto: Tensor, over: Over = "sample") -> Tensor:
-    """Return the part of `x` that is parallel to `onto`, `[B, ...]` as both; 0 where `onto` is 0.
+    """Return the part of `x` that is parallel to `onto`, `[B, ...]` like both; 0 where `onto` is 0.
 
         ⟨x, e⟩·e,   e = onto/‖onto‖
 
@@ -50,7 +51,7 @@ def parallel(step: Step, x: Tensor, onto: Tensor, over: Over = "sample") -> Tens
         step: what the hook is given.
         x: `[B, ...]`, as a prediction.
         onto: of the same shape.
-        over: what one projection covers, such as `sample`, `token` or dimensions.
+        over: the range of one projection: `sample`, `token` and so on, or dimensions.
 
     Raises:
         ConfigurationError: a dimension does not exist.
@@ -74,13 +75,13 @@ def nearest_scale(step: Step, c: Tensor, u: Tensor) -> Tensor:
 
 
 def with_momentum(step: Step, d: Tensor, beta: float | Tensor, key: str = "momentum") -> Tensor:
-    """Return m = d + β·m′ and keep it in `step.state`; m′ is that of the last step, 0 in the first.
+    """Return m = d + β·m′ and keep it in `step.state`; m′ is the m of the last step, or 0 in the first.
 
     Args:
         step: what the hook is given.
         d: `[B, ...]`.
-        beta: the share of m′ to add, a number or a tensor that broadcasts; at the number 0 nothing is kept.
-        key: the name under which it is kept.
+        beta: the share of m′ to add, a number or a tensor that broadcasts. If it is the number 0, nothing is kept.
+        key: the name of m in the state.
     """
     if not isinstance(beta, Tensor) and beta == 0:
         return d
@@ -92,18 +93,19 @@ def with_momentum(step: Step, d: Tensor, beta: float | Tensor, key: str = "momen
 
 
 def chosen_inputs(inputs: Mapping[str, Any], names: Sequence[str], *, floating: bool = True) -> dict[str, Tensor]:
-    """Return the tensors among a condition's model inputs that an edit is about; for an `Edit`.
+    """Return the tensors among a condition's model inputs that an `Edit` should change.
 
     Args:
-        inputs: what the edit is given.
+        inputs: the inputs that the edit gets.
         names: the inputs to edit (none: every tensor of the kind).
         floating: whether it edits floating-point tensors, such as embeddings, or whole numbers, such as labels.
 
     Returns:
-        They; none where there are no tensors at all, since the host holds them itself and asks `BoundBranch.amend`.
+        The tensors by name. It is empty if the inputs have no tensors at all, because the host holds them itself and
+        calls `BoundBranch.amend`.
 
     Raises:
-        ConfigurationError: there are tensors, but not those named, or none of the kind.
+        ConfigurationError: there are tensors, but not the named ones, or none of the kind.
     """
     tensors = {name: each for name, each in inputs.items() if isinstance(each, Tensor)}
     if not tensors:

@@ -18,10 +18,10 @@ from guidance_core.methods.requests import Branch
 
 @attrs.frozen(repr=False)
 class RandomPerturbation(Perturbation):
-    """Base class of random changes.
+    """Base class of random perturbations.
 
-    A pass gets them with a seed for each row of its batch, which follows from the seed of the sample and from the
-    step: `BoundBranch.perturbations` holds them so. Draw from these seeds alone.
+    In `BoundBranch.perturbations` they have a seed for each row of the batch, derived from the seed of the sample and
+    from the step. Draw only from these seeds.
     """
 
     seeds: tuple[int, ...] = attrs.field(default=(), kw_only=True, repr=False)
@@ -30,15 +30,15 @@ class RandomPerturbation(Perturbation):
     def drawn(
         self, shape: tuple[int, ...], draw: Callable[[tuple[int, ...], torch.Generator], Tensor], *key: object
     ) -> Tensor:
-        """Return what is drawn for each row, `[B, *shape]`, on the CPU.
+        """Return random numbers for each row, `[B, *shape]`, on the CPU.
 
         Args:
-            shape: of one row.
-            draw: makes a row of a shape with a generator.
-            key: tells several draws of one pass apart, such as the index of the block.
+            shape: the shape of one row.
+            draw: a function that draws a row of a shape with a generator.
+            key: distinguishes several draws of one pass, such as the index of the block.
 
         Raises:
-            ConfigurationError: it has no seeds, since it does not come from a pass.
+            ConfigurationError: the perturbation has no seeds, because it does not come from a pass.
         """
         if not self.seeds:
             raise ConfigurationError(
@@ -50,7 +50,7 @@ class RandomPerturbation(Perturbation):
 
 @attrs.frozen(repr=False)
 class ShuffledTokens(RandomPerturbation):
-    """The tokens that enter a block change places, each block anew. They are not put back.
+    """The tokens that enter a block are shuffled, in each block anew. They are not put back.
 
     Source: TPG, arXiv:2506.10036, eq. 7, and the authors' code.
     """
@@ -62,14 +62,14 @@ class ShuffledTokens(RandomPerturbation):
         return self.drawn((tokens,), lambda shape, source: torch.randperm(shape[0], generator=source), block)
 
     def shuffled(self, x: Tensor, block: int) -> Tensor:
-        """Return tokens `[B, tokens, ...]` that enter a block in another order."""
+        """Return the tokens `[B, tokens, ...]` that enter a block, shuffled."""
         order = self.order(x.shape[1], block).to(x.device, non_blocking=True)
         return torch.take_along_dim(x, order.view(*order.shape, *(1,) * (x.ndim - 2)), dim=1)
 
 
 @attrs.frozen(repr=False)
 class NoisedTimestep(RandomPerturbation):
-    """The embedding of the timestep that some blocks are given is noised.
+    """Some blocks get an embedding of the timestep with noise.
 
         e ← e + scale·t^power·std(e)·n,   n ~ N(0, 1),   t in [0, 1] with 1 the noisiest
 
@@ -86,10 +86,10 @@ class NoisedTimestep(RandomPerturbation):
 
         Args:
             embedding: `[B, width]`.
-            t: the timestep as a share of the noisiest, a number or `[B]`.
+            t: the timestep, from 0 to 1 at the noisiest: a number or `[B]`.
 
         Returns:
-            It, in the dtype of the embedding; std(e) is over each row.
+            The noised embedding, in its dtype. std(e) is computed for each row.
         """
         noise = self.drawn(tuple(embedding.shape[1:]), lambda shape, source: torch.randn(shape, generator=source))
         noise = noise.to(embedding.device, accumulation_dtype(embedding), non_blocking=True)
@@ -100,9 +100,9 @@ class NoisedTimestep(RandomPerturbation):
 
 @attrs.frozen(repr=False)
 class DropOut(RandomPerturbation):
-    """Some of what attention and the feed-forward part of a block add is dropped, and the rest enlarged.
+    """Dropout of the outputs of attention and of the feed-forward part of a block.
 
-    Each number is dropped with the probability `rate`, and divided by 1 − rate where it is not. At 1 all is dropped.
+    Each number is set to 0 with the probability `rate`, and otherwise divided by 1 − rate. At 1, all are 0.
 
     Source: autoguidance with a corrupted model, arXiv:2406.02507, section 3; diffusers' `LayerSkipConfig(dropout=...)`.
     """
@@ -112,12 +112,12 @@ class DropOut(RandomPerturbation):
     acts_on: ClassVar[str] = "block"
 
     def dropped(self, x: Tensor, block: int, part: str) -> Tensor:
-        """Return what a part of a block adds, `[B, ...]`, with some of it dropped.
+        """Return the output of a part of a block, `[B, ...]`, after dropout.
 
         Args:
-            x: what it adds.
-            block: its index.
-            part: its name, such as `attention` or `mlp`.
+            x: the output of the part.
+            block: the index of the block.
+            part: the name of the part, such as `attention` or `mlp`.
         """
         if self.rate == 1:
             return torch.zeros_like(x)

@@ -23,13 +23,13 @@ Measured: TypeAlias = tuple[str, Statistic]
 
 @attrs.frozen
 class Multiply:
-    """A correction that only scales: the guided prediction is multiplied by `factor`.
+    """A correction that multiplies the guided prediction by `factor`.
 
-    Returning it instead of the product lets the core fold the factor into its last pass over memory.
+    If a plugin returns this instead of the product, the core applies the factor in its last pass over memory.
     """
 
     factor: Tensor
-    "Float32, with as many dimensions as the prediction; statistics have that shape."
+    "A float32 tensor with as many dimensions as the prediction, such as a statistic."
 
 
 class BasePrediction:
@@ -106,7 +106,7 @@ class Reference:
         self._space = space
 
     def measure(self, statistic: Statistic) -> Tensor:
-        """Return a statistic of it, dimensions kept; ask with `Needs(statistics=statistic)`.
+        """Return a statistic of it, with the dimensions kept; ask for it with `Needs(statistics=statistic)`.
 
         Raises:
             PluginError: it was not asked for.
@@ -118,7 +118,7 @@ class Reference:
         return self._base.measure(self._space, statistic)
 
     def std(self, over: Over = "sample") -> Tensor:
-        """Return its standard deviation, `[B, 1, ...]`; ask with `Needs(std=over)`.
+        """Return its standard deviation, `[B, 1, ...]`; ask for it with `Needs(std=over)`.
 
         Raises:
             PluginError: it was not asked for.
@@ -129,7 +129,7 @@ class Reference:
         return self._base.measure(self._space, statistic)
 
     def norm(self, over: Over = "sample") -> Tensor:
-        """Return its Euclidean norm, `[B, 1, ...]`; ask with `Needs(norm=over)`.
+        """Return its Euclidean norm, `[B, 1, ...]`; ask for it with `Needs(norm=over)`.
 
         Raises:
             PluginError: it was not asked for.
@@ -141,7 +141,7 @@ class Reference:
 
     @property
     def tensor(self) -> Tensor:
-        """The prediction itself, `[B, ...]`, float32; ask with `Needs(reference=True)`.
+        """The prediction itself, `[B, ...]`, float32; ask for it with `Needs(reference=True)`.
 
         Raises:
             PluginError: it was not asked for.

@@ -33,7 +33,7 @@ Edit: TypeAlias = Callable[[Mapping[str, Any], NoiseLike], Mapping[str, Any]]
 
 def _as_overrides(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(overrides, Mapping):
-        raise ConfigurationError(f"overrides is a dict of model inputs; got {brief(overrides)}.")
+        raise ConfigurationError(f"overrides must be a dict of model inputs; got {brief(overrides)}.")
     return MappingProxyType(dict(overrides)) if overrides else NOTHING
 
 
@@ -41,7 +41,7 @@ def as_names(given: str | Collection[str]) -> tuple[str, ...]:
     """Return one name or several as a tuple, or raise `ConfigurationError` if they are something else."""
     names = (given,) if isinstance(given, str) else given
     if not isinstance(names, tuple | list | set | frozenset) or not all(isinstance(name, str) for name in names):
-        raise ConfigurationError(f"a request takes names, such as ('video', 'audio'); got {brief(given)}.")
+        raise ConfigurationError(f"a request takes names such as ('video', 'audio'); got {brief(given)}.")
     return tuple(names)
 
 
@@ -67,34 +67,34 @@ def is_one_edit(one: Any, other: Any) -> bool:
 
 @attrs.frozen
 class Branch:
-    """One forward pass to move away from: the core adds `strength·(cond − branch)`.
+    """A forward pass to move away from: the core adds `strength·(cond − branch)`.
 
-    Branches with one name and the same content are one pass, their strengths added up. A pass
-    whose strength is 0 for every output is not run, unless it is `required`.
+    Branches of the same name and content are one pass, and their strengths add up. A pass whose strength is 0 for every
+    output is not run, unless it is `required`.
     """
 
     name: str = attrs.field(validator=_name)
-    "Stable name, the same at every step: hosts key their caches on it."
+    "A name that is the same at every step: hosts use it as the key of their caches."
     condition: str = attrs.field(default="positive", validator=_name)
-    "The condition, among those the host gave to `start`, whose inputs the pass gets."
+    "The condition whose inputs the pass gets, one of those that the host gave to `start`."
     strength: Strength = 0.0
-    "A number (negative too), a tensor that broadcasts from the batch on, or a `PerOutput` of these."
+    "A number (perhaps negative), a tensor with dimensions aligned from the batch on, or a `PerOutput` of these."
     perturbations: tuple[Perturbation, ...] = attrs.field(default=(), converter=as_perturbations)
     "What the pass changes inside the model."
     overrides: Mapping[str, Any] = attrs.field(default=NOTHING, converter=_as_overrides)
     "Model inputs that replace those of the condition."
     model: str | None = None
-    "The model that should run it, by a name the host knows; `None` for the step's own."
+    "The name that the host has for the model that runs the pass; `None` for the step's own model."
     required: bool = False
-    "Whether it runs at strength 0 too, because a `combine` looks at its prediction."
+    "Whether the pass also runs at strength 0, because a `combine` looks at its prediction."
     cost: float = attrs.field(default=1.0)
-    "Its time relative to a plain pass; placement over devices uses it."
+    "The time of the pass, relative to a plain one. It is used to place passes on devices."
     also: tuple[str, ...] = attrs.field(default=(), converter=as_names)
-    "Further conditions whose inputs the pass gets, in `BoundBranch.also`."
+    "Further conditions whose inputs the pass gets in `BoundBranch.also`."
     edit: Edit | None = attrs.field(default=None, kw_only=True, validator=_check_edit)
-    """Edits the inputs of this pass alone, `edit(inputs, noise)`, when it reads them: returns those to replace.
+    """A function `edit(inputs, noise)` that returns the inputs to replace in this pass alone, when the pass reads them.
 
-    It gets what edits of the condition (`Amend`) have left, and overrides win over it. Compare `Amend.edit`.
+    It gets the inputs after edits of the condition (`Amend`). Overrides take precedence. See also `Amend.edit`.
     """
     plugin: str = attrs.field(default="", kw_only=True)
     "Who asked for it; filled in by the core."
@@ -108,7 +108,7 @@ class Branch:
         check_compatible(repr(self.name), self.perturbations)
 
     def same_content(self, other: Branch) -> bool:
-        """Whether both stand for the same forward pass."""
+        """Whether both are the same forward pass."""
         return (
             self.condition == other.condition
             and set(self.perturbations) == set(other.perturbations)
@@ -141,33 +141,33 @@ def _as_overs(given: Over | Sequence[Over]) -> tuple[Covered, ...]:
 def _as_statistics(given: Statistic | Sequence[Statistic]) -> tuple[Statistic, ...]:
     listed = (given,) if isinstance(given, Statistic) else given
     if not isinstance(listed, tuple | list) or not all(isinstance(each, Statistic) for each in listed):
-        raise ConfigurationError(f"Needs: statistics are objects such as Std() or Norm(); got {brief(given)}.")
+        raise ConfigurationError(f"Needs: statistics must be objects such as Std() or Norm(); got {brief(given)}.")
     for each in listed:
         if each.takes != 1:
-            raise ConfigurationError(f"Needs: {each} is formed from {each.takes} tensors, not from one prediction.")
+            raise ConfigurationError(f"Needs: {each} is computed from {each.takes} tensors, not from one prediction.")
     return tuple(listed)
 
 
 @attrs.frozen
 class Amend:
-    """Change every pass with a condition, `cond` included, instead of adding one.
+    """Change every pass with a condition, including `cond`, instead of adding a pass.
 
-    It applies to the passes that run anyway. Two plugins that want to edit the inputs of one condition differently, or
-    change one place of the model differently, raise `BranchConflictError`.
+    It applies to the passes that run anyway. If two plugins edit the inputs of one condition differently, or change one
+    place of the model differently, the run raises `BranchConflictError`.
     """
 
     condition: str = attrs.field(default="positive", validator=_name)
     "The condition whose passes change."
     edit: Edit | None = attrs.field(default=None, validator=_check_edit)
-    """Edits the condition's inputs, `edit(inputs, noise)`, when a pass reads them: returns those to replace.
+    """A function `edit(inputs, noise)` that returns the inputs of the condition to replace, when a pass reads them.
 
-    `noise(tensor, purpose)` is the run's `Step.noise_like`. The same edit, which is one that compares equal, may be
-    asked for twice.
+    `noise(tensor, purpose)` is the run's `Step.noise_like`. Two plugins may ask for the same edit, that is, for edits
+    that compare equal.
     """
     perturbations: tuple[Perturbation, ...] = attrs.field(default=(), converter=as_perturbations)
-    "What these passes change inside the model, beside what each changes itself."
+    "What these passes change inside the model, in addition to what each changes itself."
     also: tuple[str, ...] = attrs.field(default=(), converter=as_names)
-    "Further conditions whose inputs these passes get, in `BoundBranch.also`."
+    "Further conditions whose inputs these passes get in `BoundBranch.also`."
     plugin: str = attrs.field(default="", kw_only=True)
     "Who asked for it; filled in by the core."
 
@@ -181,31 +181,31 @@ def _as_outputs(given: str | Collection[str] | None) -> tuple[str, ...] | None:
 
 @attrs.frozen
 class Needs:
-    """What a plugin's `combine` and `postprocess` want to see in this step.
+    """What a plugin's `combine` and `postprocess` need in this step.
 
-    A plugin with either hook that asks for other things only, or has no `build_branches`, gets a plain `Needs()`;
-    one that returns `[]` is off. A wrapper that drops it switches both hooks off for the step.
+    A plugin with either hook gets a plain `Needs()` if it has no `build_branches` or only asks for other things. It is
+    off if it returns `[]`. A wrapper that removes the `Needs` switches both hooks off for the step.
     """
 
     space: Space | None = attrs.field(default=None)
-    "The prediction type of all tensors the hooks get and return; `None` for the host's own."
+    "The prediction type of all tensors that the hooks get and return; `None` for the host's own."
     std: tuple[Covered, ...] = attrs.field(default=(), converter=_as_overs)
-    "What `reference.std(...)` will be asked over, such as `sample`: short for `statistics=Std(over)`."
+    "What `reference.std(...)` covers, such as `sample`: short for `statistics=Std(over)`."
     norm: tuple[Covered, ...] = attrs.field(default=(), converter=_as_overs)
-    "What `reference.norm(...)` will be asked over: short for `statistics=Norm(over)`."
+    "What `reference.norm(...)` covers: short for `statistics=Norm(over)`."
     statistics: tuple[Statistic, ...] = attrs.field(default=(), converter=_as_statistics)
-    "What `reference.measure(...)` will be asked for: statistics of the base prediction."
+    "The statistics of the base prediction that `reference.measure(...)` returns."
     reference: bool = False
     "Whether `reference.tensor` is used; on several devices it may cost communication."
     gradient: bool = False
-    """Whether `combine` differentiates: `cond` runs with gradients, also where the host has turned them off.
+    """Whether `combine` differentiates. If so, `cond` runs with gradients, even if the host has turned them off.
 
-    Then `step.gradient(loss)` differentiates what is formed from `predictions["cond"]` by the sample.
+    Then `step.gradient(loss)` differentiates a loss of `predictions["cond"]` with respect to the sample.
     """
     outputs: tuple[str, ...] | None = attrs.field(default=None, converter=_as_outputs)
     "The outputs the hooks are called for; `None` for all."
     fixed: bool = False
-    "Whether the hooks act in this step whatever window another plugin (`interval`) sets to this one."
+    "Whether the hooks act in this step even outside the window that another plugin (`interval`) sets."
     plugin: str = attrs.field(default="", kw_only=True)
     "Who asked for it; filled in by the core."
 
@@ -224,10 +224,10 @@ class Needs:
 
 @attrs.frozen
 class Hold:
-    """Keep the last denoised x0 of some outputs instead of guiding them anew.
+    """Keep the last denoised x0 of some outputs, instead of guiding them again.
 
-    If every output is held, no pass runs at all, not even `cond`. Until a first result exists
-    there is nothing to hold, and the step is evaluated.
+    If every output is held, no pass runs at all, not even `cond`. Before the first result there is nothing to hold, so
+    the step is evaluated.
     """
 
     outputs: tuple[str, ...] | None = attrs.field(default=None, converter=_as_outputs)

@@ -19,20 +19,20 @@ _NORM, _DISTANCE, _INNER = Norm(), Distance(), Inner()
 
 
 class Away(NamedTuple):  # torch.compile traces it, and not a frozen attrs class
-    """A delta of predictions alone: `Σ strength·(c − branch) + base·c`, with strengths that depend on predictions.
+    """A delta `Σ strength·(c − branch) + base·c` of predictions alone; strengths may depend on predictions.
 
-    Returning it instead of the sum lets the core form it in its one pass over memory. The differences are the same in
-    every space; `base` counts in the plugin's.
+    If a plugin returns this instead of the sum, the core computes it in its single pass over memory. The differences
+    are the same in every space; `base` applies in the plugin's space.
     """
 
     strengths: Mapping[str, Weight]
-    "By branch: a number, or a float32 tensor with as many dimensions as the prediction; statistics have that shape."
+    "By branch: a number, or a float32 tensor with as many dimensions as the prediction, such as a statistic."
     base: Weight = 0.0
-    "How much of c to add, likewise."
+    "How much of c to add: a number or a tensor as above."
 
 
 class Predictions(Mapping[str, Tensor]):
-    """What a `combine` may look at: `cond` and the branches its plugin asked for, in its space, float32."""
+    """The predictions that a `combine` may look at: `cond` and its plugin's branches, in its space, float32."""
 
     def __init__(
         self,
@@ -51,9 +51,9 @@ class Predictions(Mapping[str, Tensor]):
         return self._convert(branch)
 
     def measure(self, statistic: Statistic, *branches: str) -> Tensor:
-        """Return a statistic of predictions, as `step.measure` does of tensors, dimensions kept.
+        """Return a statistic of predictions, with the dimensions kept, as `step.measure` does for tensors.
 
-        Large predictions are read block by block for it, and never held in float32 or in another space.
+        Large predictions are read block by block, and never stored in float32 or in another space.
 
         Args:
             statistic: such as `Norm()`, or `Inner()` and `Distance()` of two predictions.
@@ -61,23 +61,23 @@ class Predictions(Mapping[str, Tensor]):
 
         Raises:
             PluginError: the plugin cannot see such a branch.
-            ConfigurationError: the statistic does not fit the predictions, or is formed from another number of them.
+            ConfigurationError: the statistic does not fit the predictions or their number.
         """
         return self.measure_all((statistic, *branches))[0]
 
     def measure_all(self, *asked: Asked) -> list[Tensor]:
         """Return several statistics of predictions, each as `measure` does, in the order given.
 
-        Large predictions are read once for all of them: faster than to ask one by one.
+        Large predictions are read once for all statistics, which is faster than one `measure` after another.
 
             product, square = predictions.measure_all((Inner(), "cond", "uncond"), (Inner(), "uncond", "uncond"))
 
         Args:
-            asked: a statistic each, followed by the names of the predictions it is formed from.
+            asked: tuples of a statistic and the names of the predictions that it is formed from.
 
         Raises:
             PluginError: the plugin cannot see such a branch.
-            ConfigurationError: a statistic does not fit the predictions, or is formed from another number of them.
+            ConfigurationError: a statistic does not fit the predictions or their number.
         """
         for _, *branches in asked:
             for branch in branches:
@@ -89,11 +89,11 @@ class Predictions(Mapping[str, Tensor]):
         return self.measure(_NORM, branch)
 
     def distance(self, branch: str, other: str) -> Tensor:
-        """Return the norm of the difference of two predictions, of each sample, `[B, 1, ...]`."""
+        """Return the norm of the difference of two predictions for each sample, `[B, 1, ...]`."""
         return self.measure(_DISTANCE, branch, other)
 
     def inner(self, branch: str, other: str) -> Tensor:
-        """Return the inner product of two predictions, of each sample, `[B, 1, ...]`."""
+        """Return the inner product of two predictions for each sample, `[B, 1, ...]`."""
         return self.measure(_INNER, branch, other)
 
     def _check(self, branch: str) -> None:

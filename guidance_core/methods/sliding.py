@@ -15,10 +15,10 @@ from guidance_core.methods.perturbations import Perturbation, real
 
 @attrs.frozen(repr=False)
 class SlidingWindows(Perturbation):
-    """The model sees the sample through windows that overlap, one after another, each as a sample of its own.
+    """The model gets overlapping windows of the sample, one after another, each as a sample of its own.
 
-    Where windows overlap, their predictions are averaged. So no prediction depends on what is further away than a
-    window is long.
+    Where windows overlap, their predictions are averaged. So no prediction depends on anything farther away than the
+    length of a window.
 
     Source: SWG, arXiv:2411.10257, Alg. 1.
     """
@@ -36,10 +36,10 @@ class SlidingWindows(Perturbation):
             raise ConfigurationError(f"SlidingWindows: count must be a whole number from 1; got {brief(value)}.")
 
     def along(self, length: int) -> tuple[tuple[int, int], ...]:
-        """Return where the windows along a side begin and end, evenly from one end to the other.
+        """Return the beginnings and ends of the windows along a side, evenly spaced from one end to the other.
 
         Args:
-            length: of the side, in whatever a window may be cut at: pixels, latents or tokens.
+            length: the length of the side in pixels, latents or tokens, whichever windows are cut at.
         """
         window = min(max(round(self.size * length), 1), length)
         last = length - window

@@ -51,7 +51,7 @@ class Piece:
         Every rank that holds a piece must ask for it.
 
         Raises:
-            PluginError: it cannot be formed from pieces.
+            PluginError: it cannot be computed from pieces.
         """
         ndim = tensors[0].ndim
         if not self.covers(statistic, ndim):
@@ -59,7 +59,7 @@ class Piece:
         if not statistic.joins:
             raise PluginError(
                 f"{who} wants {statistic} of output {self.output!r}, which is split over {self.split.size} ranks: it "
-                "cannot be formed from pieces."
+                "cannot be computed from pieces."
             )
         dim = self.dim % ndim
         length = tensors[0].shape[dim]

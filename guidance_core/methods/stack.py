@@ -100,7 +100,7 @@ def _check_plugin(plugin: Any) -> None:
     cls = type(plugin)
     if not attrs.has(cls) or not attrs.inspect(cls).is_frozen:
         raise ConfigurationError(
-            f"a plugin is an instance of a frozen attrs class (@attrs.frozen); {cls.__name__} is not. "
+            f"a plugin must be an instance of a frozen attrs class (@attrs.frozen); {cls.__name__} is not. "
             "What changes during a run belongs in step.state."
         )
 

@@ -52,10 +52,10 @@ Answers: TypeAlias = list[tuple[Question, Any]]
 
 
 class Step:
-    """One evaluation in a run, as a plugin's hook sees it.
+    """One evaluation of a run, as the hooks of a plugin get it.
 
-    In `build_branches` it stands for all outputs, and `output` is None; in `combine` and
-    `postprocess` for one of them.
+    In `build_branches` it is for all outputs, and `output` is None. In `combine` and `postprocess` it is for one
+    output.
     """
 
     __slots__ = (
@@ -106,7 +106,7 @@ class Step:
     def sample(self) -> Tensor | None:
         """The noisy sample of this output, `[B, ...]`, in the accumulation dtype; None in `build_branches`.
 
-        Whole numbers, of predictions that cannot be converted, stay as they are.
+        Samples of whole numbers, with predictions that cannot be converted, stay as they are.
         """
         given = self._sample
         if (
@@ -129,7 +129,7 @@ class Step:
 
     @property
     def evaluation(self) -> int:
-        """How often this step was evaluated before: 1 in the second pass of Heun's method."""
+        """How many times this step was evaluated before: 1 in the second evaluation of Heun's method."""
         return self._told("evaluation", self._moment.evaluation)
 
     @property
@@ -148,26 +148,26 @@ class Step:
 
     @property
     def next_sigma(self) -> float:
-        """Noise level that follows this step in the run's schedule: that of the next step, or the final one."""
+        """The noise level after this step in the run's schedule: that of the next step, or the final one."""
         return self._told("next_sigma", self._next_noise.sigma)
 
     @property
     def next_alpha(self) -> float:
-        """Signal level that follows this step in the run's schedule.
+        """The signal level after this step in the run's schedule.
 
         Raises:
-            ConfigurationError: as `alpha`.
+            ConfigurationError: as in `alpha`.
         """
         return self._told("next_alpha", self._next_noise.signal(self.prediction_type))
 
     def at(self, output: str) -> Step:
-        """Return the step as one output stands in it: its noise levels and values; for `build_branches`.
+        """Return the step as it is for one output, with its noise levels and values; for `build_branches`.
 
-        With it a strength may follow the level of each output:
+        For example, a strength may depend on the noise level of each output:
         `PerOutput({output: 1 / step.at(output).sigma for output in step.outputs})`.
 
         Raises:
-            PluginError: there is no such output, or the hook is called for one already.
+            PluginError: the output does not exist, or the hook is already called for one output.
         """
         if self.output is not None or output not in self.outputs:
             raise PluginError(
@@ -194,16 +194,16 @@ class Step:
         """Convert a prediction of this output from one space to another; for `combine` and `postprocess`.
 
         Args:
-            tensor: `[B, ...]`, as the sample.
-            source: the prediction type it has: `epsilon`, `v`, `x0` or `flow`.
-            target: the one to return it in.
+            tensor: `[B, ...]`, like the sample.
+            source: its prediction type: `epsilon`, `v`, `x0` or `flow`.
+            target: the prediction type to return.
 
         Returns:
-            It, in the accumulation dtype; `tensor` itself where nothing is to be done.
+            The converted prediction, in the accumulation dtype; `tensor` itself if there is nothing to do.
 
         Raises:
-            ConfigurationError: there is no such space, or it cannot be reached at this noise level.
-            PluginError: in `build_branches`, where there is no sample.
+            ConfigurationError: the space does not exist, or cannot be reached at this noise level.
+            PluginError: it was called in `build_branches`, where there is no sample.
         """
         check_space("source", source)
         check_space("target", target)
@@ -216,7 +216,7 @@ class Step:
 
     @property
     def fraction(self) -> float:
-        """The fraction of the steps that is done, `index / count`."""
+        """The fraction of the steps that are done, `index / count`."""
         return self._told("fraction", self._moment.index / self._moment.run.count)
 
     @property
@@ -236,31 +236,31 @@ class Step:
 
     @property
     def model(self) -> str | None:
-        """The model the host runs at this step, where it has several and says so."""
+        """The model that the host runs in this step, if it passes `model=`."""
         return self._told("model", self._moment.model)
 
     @property
     def blocks(self) -> Mapping[str, int] | None:
-        """How many blocks the host's model has, by list of blocks; None where the host does not say.
+        """The number of blocks of the host's model, by list of blocks; None if the host does not declare it.
 
-        A model with one list has the key `blocks`. The host says it with `start(supports=Capabilities(blocks=28))`.
+        A model with one list has the key `blocks`. The host declares it with `start(supports=Capabilities(blocks=28))`.
         """
         return self._moment.run.blocks
 
     def measure(self, statistic: Statistic, *tensors: Tensor) -> Tensor:
-        """Return a statistic of tensors that lie as this output's prediction; for `combine` and `postprocess`.
+        """Return a statistic of tensors of the shape of this output's prediction; for `combine` and `postprocess`.
 
-        It is that of the whole prediction too where the host's tensors are pieces of it, on several ranks.
+        If the host's tensors are pieces of a prediction, on several ranks, it is the statistic of the whole.
 
         Args:
             statistic: such as `Std()`, `Norm("token")`, `Inner()` (of two tensors) or `Quantile(q=0.99)`.
-            tensors: `[B, ...]`, of one shape.
+            tensors: `[B, ...]`, all of the same shape.
 
         Returns:
-            It, in the dtype of the tensors, with the dimensions kept.
+            The statistic, in the dtype of the tensors, with the dimensions kept.
 
         Raises:
-            ConfigurationError: it does not fit the tensors.
+            ConfigurationError: the statistic does not fit the tensors.
         """
         shards = self._moment.run.shards
         piece = None if shards is None or self.output is None else shards.of(self.output)
@@ -279,14 +279,14 @@ class Step:
         return self.measure(_INNER if over == "sample" else Inner(over), x, y)
 
     def gradient(self, loss: Tensor) -> Tensor:
-        """Return the gradient of a loss by this output's noisy sample; for `combine` with `Needs(gradient=True)`.
+        """Return the gradient of a loss by this output's sample; for `combine` with `Needs(gradient=True)`.
 
         Args:
-            loss: a number, or one for each sample, which are added up. It is formed from `predictions["cond"]`, in
-                the space that the plugin works in, and perhaps from `step.sample`.
+            loss: a number, or one for each sample; these are added up. Compute it from `predictions["cond"]`, in the
+                space that the plugin works in, and perhaps from `step.sample`.
 
         Returns:
-            It, `[B, ...]`, in the accumulation dtype.
+            The gradient, `[B, ...]`, in the accumulation dtype.
 
         Raises:
             PluginError: the plugin did not ask for gradients, or the loss does not depend on the sample.
@@ -310,16 +310,16 @@ class Step:
     def noise_like(self, tensor: Tensor, purpose: str) -> Tensor:
         """Return standard normal noise with the shape, dtype and device of `tensor`; the only source for plugins.
 
-        It is the same on every rank, device and executor, and another one at each step (the same at all
-        evaluations of one step). If the first dimension of `tensor` is the batch, each row depends on its sample's
-        seed alone; a tensor that samples share has noise of the first seed.
+        The noise is the same on every rank, device and executor. It differs between steps, but not between evaluations
+        of one step. If the first dimension of `tensor` is the batch, each row depends only on the seed of its sample; a
+        tensor that samples share has noise of the first seed.
 
         Args:
             tensor: floating point.
-            purpose: what it is for, to tell several draws of one step apart.
+            purpose: a name that distinguishes several draws of one step.
 
         Raises:
-            PluginError: `tensor` is something else.
+            PluginError: `tensor` is not a floating-point tensor.
         """
         index = self._told("index", self._moment.index)
         sample = self._sample
@@ -353,16 +353,16 @@ class Step:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What this plugin keeps in this run for this output (in `build_branches`: for all).
+        """The state of this plugin in this run for this output (in `build_branches`: for all).
 
-        Put new values in; do not change stored tensors in place. Changes last only if the whole
-        step succeeds. A `build_branches` that looks here is called anew at every step.
+        Assign new values; do not change stored tensors in place. Changes last only if the whole step succeeds. A
+        `build_branches` that reads it is called again in every step.
         """
         return self._kept_for(self.output)
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What this plugin keeps in this run for all outputs: where `build_branches` leaves word."""
+        """The state of this plugin in this run for all outputs, where `build_branches` may leave values for hooks."""
         return self._kept_for(None)
 
     def _kept_for(self, output: str | None) -> dict[str, Any]:
@@ -383,12 +383,12 @@ class Step:
         return told
 
     def end(self) -> None:
-        """Answer no more questions about where the step stands: nobody would see them."""
+        """Refuse further questions about the step, whose answers would come too late."""
         self._is_over = True
 
     @property
     def looked_at_state(self) -> bool:
-        """Whether `state` or `shared` was used, so that an answer holds for this moment only."""
+        """Whether `state` or `shared` was used, so that an answer is valid for this evaluation only."""
         return self._touched
 
     @overload
@@ -400,10 +400,10 @@ class Step:
     def value(self, parameter: Any) -> Any:
         """Return the parameter's value at this step.
 
-        Schedules are resolved. With an output, so are values per output, and a tensor comes on the
-        sample's device, in the accumulation dtype, with trailing dimensions added so that it
-        broadcasts. In `build_branches` the result may be a number, a tensor or a `PerOutput`, with
-        which one calculates as with a number; its declared type leaves that out.
+        Schedules are resolved. In hooks for one output, so are values per output, and a tensor is on the sample's
+        device, in the accumulation dtype, with trailing dimensions added so that it broadcasts. In `build_branches` the
+        result may be a number, a tensor or a `PerOutput`, which supports the arithmetic of a number; its declared type
+        does not show this.
 
         Raises:
             ConfigurationError: no value for an output, a value that is not a finite number, or a tensor
@@ -435,11 +435,11 @@ class Step:
     def active(self, parameter: Any, neutral: float = 0.0) -> tuple[str, ...]:
         """Return the outputs for which `parameter` is not neutral at this step; for `build_branches`.
 
-        A method that looks at predictions asks for its branches only where this is not empty, and for its
-        hooks to be called for these outputs: `Needs(outputs=step.active(self.scale, neutral=1.0))`.
+        A method that looks at predictions asks for its branches only if this is not empty, and has its hooks called
+            only for these outputs: `Needs(outputs=step.active(self.scale, neutral=1.0))`.
 
         Raises:
-            ConfigurationError: as `value` does.
+            ConfigurationError: as in `value`.
         """
         value = self.value(parameter)
         each = value if isinstance(value, PerOutput) else dict.fromkeys(self.outputs, value)
@@ -449,7 +449,7 @@ class Step:
         return tuple(output for output in self.outputs if not is_neutral(each[output], neutral))
 
     def inside(self, window: Window) -> tuple[str, ...]:
-        """Return the outputs for which this step lies in `window`: all or none, unless sigmas differ."""
+        """Return the outputs for which this step lies in `window`: all or none, unless their sigmas differ."""
         inside = tuple(output for output in self.outputs if window.contains(self._moment.position(output)))
         return self._told("inside", inside, window)
 

@@ -37,11 +37,11 @@ class WeakenedPass(Windowed, ABC):
 
         guided = c + s·(c − p)
 
-    One of your own is a frozen attrs class that inherits it, with its parameters and `weakened(step)`.
+    Your own is a frozen attrs class that inherits from it, with its parameters and `weakened(step)`.
     """
 
     neutral: ClassVar[Mapping[str, float]] = {"scale": 0.0}
-    "For the conformance suite: what switches it off."
+    "For the conformance suite: the parameters that switch it off."
 
     @abstractmethod
     def weakened(self, step: Step) -> Branch:

@@ -18,10 +18,10 @@ MOST = 700.0
 
 @attrs.frozen
 class Exponential(Schedule):
-    """From `start` at the first step along an exponential: `start·exp(rate·progress)`.
+    """An exponential that begins with `start` at the first step: `start·exp(rate·progress)`.
 
-    A positive rate lets it grow up to `start·exp(rate)`, a negative one lets it decay. For flow models `by="sigma"` is
-    the paper's time.
+    With a positive rate it grows up to `start·exp(rate)`; with a negative rate it decays. For flow models `by="sigma"`
+    is the time of the paper.
 
     Source: C²FG, arXiv:2603.08155: `ω₀·exp(λ·(1 − t/t_max))`, with λ of 0.03 to 1.
     """
@@ -61,12 +61,12 @@ def _form(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 @attrs.frozen
 class Beta(Schedule):
-    """`scale` times the density of a β-distribution over the run: least at both ends, largest between.
+    """`scale` times the density of a β-distribution over the run: smallest at both ends, and largest between them.
 
         B(t) = tᵃ⁻¹·(1 − t)ᵇ⁻¹ / ∫ tᵃ⁻¹·(1 − t)ᵇ⁻¹ dt          t: progress, 0 at the first step
 
-    With form `density` the mean over the run is about `scale`; with `peak` B is divided by its largest value, so that
-    `scale` is the largest value. At an end where the density is 0 a guidance scale is 0: the prediction of u alone.
+    With form `density` the mean over the run is about `scale`. With `peak`, B is divided by its largest value, so that
+    the largest value is `scale`. If the density is 0 at an end, a guidance scale is 0 there: the prediction of u alone.
 
     Source: β-CFG, arXiv:2502.10574, with γ = 0 (the solver `ddim_beta` of its code). The paper also divides c − u by
     `‖c − u‖ᵞ`, which is not a schedule.
@@ -78,7 +78,7 @@ class Beta(Schedule):
     form: Literal["density", "peak"] = attrs.field(default="density", validator=_form)
     by: Axis = attrs.field(default="fraction", validator=axis)
     logarithm: float = attrs.field(init=False, repr=False, eq=False)
-    "What is subtracted from the logarithm of `tᵃ⁻¹·(1 − t)ᵇ⁻¹`."
+    "The number that is subtracted from the logarithm of `tᵃ⁻¹·(1 − t)ᵇ⁻¹`."
 
     @logarithm.default
     def _default_logarithm(self) -> float:

@@ -18,9 +18,9 @@ WIDTH = 112
 
 
 def documented(cls: type[T]) -> type[T]:
-    """Have `help()` show a plugin's parameters: types in the signature, help texts below the docstring.
+    """Make `help()` show a plugin's parameters: types in the signature, and help texts below the docstring.
 
-    It stands above `@attrs.frozen`, and takes everything from the fields.
+    Put it above `@attrs.frozen`. It takes everything from the fields.
 
         @documented
         @attrs.frozen

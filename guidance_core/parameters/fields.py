@@ -140,21 +140,20 @@ def number(
 ) -> T:
     """An attrs field for a numeric parameter: number, tensor, value per output, or schedule.
 
-    Annotate it with `Scale`, or with `float` where the plugin works with one number only. A schedule of somebody
-    else's is held to the bounds too, at every step when a run starts.
+    Annotate it with `Scale`, or with `float` if the plugin works with a single number only. The values of a schedule
+    are also checked against the bounds, at every step when a run starts.
 
     Args:
-        default: its default; `UNSET` where a preset or the plugin decides.
+        default: the default value; `UNSET` if a preset or the plugin decides.
         ge: smallest value allowed.
         le: largest value allowed.
-        gt: what every value must be larger than.
-        lt: what every value must be smaller than.
-        varies: whether it may differ by output, sample or step; else it is one number.
+        gt: number that every value must exceed.
+        lt: number that every value must stay below.
+        varies: whether the value may differ by output, sample or step; if not, it is one number.
         help: one line for `guidance-core plugins` and `describe()`.
 
     Raises (when the plugin is made):
-        ConfigurationError: naming plugin and parameter, for a value that is not a number, not finite
-            or out of bounds.
+        ConfigurationError: a value is not a number, not finite or out of bounds. The error names plugin and parameter.
     """
     bounds = Bounds(ge, le, gt, lt)
 
@@ -183,7 +182,7 @@ def numbers(
 ) -> T:
     """An attrs field for a list of plain numbers, kept as a tuple of floats; at least `least` of them.
 
-    Annotate it with `Sequence[float]`. A tensor of one dimension is taken too.
+    Annotate it with `Sequence[float]`. A tensor of one dimension is accepted too.
     """
     bounds = Bounds(ge, le, gt, lt)
 
@@ -208,7 +207,7 @@ def numbers(
 
 
 def names(default: T = NONE, *, help: str = "") -> T:
-    """An attrs field for a list of names, kept as a tuple; one name stands for a list of one.
+    """An attrs field for a list of names, kept as a tuple; a single name is a list of one.
 
     Annotate it with `Sequence[str]`.
     """
@@ -242,9 +241,9 @@ def function(default: T = REQUIRED, *, optional: bool = False, help: str = "") -
 def choice(default: T, options: tuple[T, ...], *, help: str = "", optional: bool = False) -> T:
     """An attrs field for one of a few names; `optional` also allows `None`.
 
-    Annotate it with a `Literal` of the names, so that type checkers find others. A number stands for the name it is
-    written like, so that `preset=2.3` means `"2.3"` in a spec; where it is `optional`, so does the word `none` for
-    None, which TOML cannot hold.
+    Annotate it with a `Literal` of the names, so that type checkers find wrong ones. A number means the name that is
+    written in the same way, so `preset=2.3` in a spec means `"2.3"`. If it is `optional`, the word `none` means None,
+    which TOML cannot represent.
     """
     allowed = tuple(map(str, options))
 
@@ -278,9 +277,9 @@ def flag(default: T, *, help: str = "") -> T:
 
 
 def text(default: T, *, optional: bool = False, help: str = "") -> T:
-    """An attrs field for a name of the author's or user's own choosing, which may not be empty.
+    """An attrs field for any name that is not empty.
 
-    Where it is `optional`, None is allowed too, and so is the word `none` for it.
+    If it is `optional`, None is also allowed, and so is the word `none`.
     """
 
     def convert(given: Any) -> Any:
@@ -297,7 +296,7 @@ def text(default: T, *, optional: bool = False, help: str = "") -> T:
 
 
 def whole(default: T = REQUIRED, *, ge: int = 0, optional: bool = False, help: str = "") -> T:
-    """An attrs field for a whole number of at least `ge`; per output and by sigma where wanted.
+    """An attrs field for a whole number of at least `ge`, perhaps by output and by sigma.
 
     Annotate it with `int`, or with `Whole` where it may differ by output or step. `optional` also allows None.
     """

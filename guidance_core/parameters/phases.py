@@ -30,10 +30,10 @@ def _all_finite(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 @attrs.frozen
 class Phases(Schedule):
-    """One value after another: `Phases([7, 4, 1], [0.9, 0.4])` is 7, then 4 from 0.9 on, then 1 from 0.4 on.
+    """One value after another: `Phases([7, 4, 1], [0.9, 0.4])` is 7, then 4 from sigma 0.9 on, then 1 from 0.4 on.
 
-    By sigma a phase begins at the first noise level that is at most the change, by fraction once that share of the
-    steps is done. There is one change less than there are values; changes fall by sigma, and rise by fraction.
+    By sigma, a phase begins at the first noise level that is at most the change. By fraction, it begins when that share
+    of the steps is done. There is one change fewer than values. Changes fall by sigma, and rise by fraction.
     """
 
     values: Sequence[float] = attrs.field(converter=_numbers, validator=_all_finite)
@@ -43,7 +43,7 @@ class Phases(Schedule):
     def __attrs_post_init__(self) -> None:
         if len(self.values) != len(self.changes) + 1:
             raise ConfigurationError(
-                f"Phases: there must be one change less than values; got values {brief(list(self.values))}, changes "
+                f"Phases: there must be one change fewer than values; got values {brief(list(self.values))}, changes "
                 f"{brief(list(self.changes))}."
             )
         ordered = sorted(self.changes, reverse=self.by == "sigma")
@@ -51,7 +51,7 @@ class Phases(Schedule):
             how = "fall: sigma falls during a run" if self.by == "sigma" else "rise"
             raise ConfigurationError(f"Phases: changes must {how}; got {brief(list(self.changes))}.")
         if self.by == "fraction" and any(each > 1 for each in ordered):
-            raise ConfigurationError(f"Phases: fractions lie in [0, 1]; got {brief(list(self.changes))}.")
+            raise ConfigurationError(f"Phases: fractions must lie in [0, 1]; got {brief(list(self.changes))}.")
 
     def limits(self) -> tuple[float, ...]:
         """Return the values of all phases."""
@@ -88,7 +88,7 @@ def _short(number: float) -> str:
 def _check_parts(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str) or not all(_PART.fullmatch(part) for part in value.split("+")):
         raise ConfigurationError(
-            f"Counted: parts are values and numbers of steps, such as '3x3+7x45'; got {brief(value)}."
+            f"Counted: parts must be values and numbers of steps, such as '3x3+7x45'; got {brief(value)}."
         )
 
 
@@ -104,11 +104,11 @@ def _optional(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 @attrs.frozen
 class Counted(Schedule):
-    """Values with a number of steps each: `Counted("3x3+7x45")` is 3 for the last three steps, and 7 for 45 before.
+    """Values with a number of steps each: `Counted("3x3+7x45")` is 3 for the last 3 steps, and 7 for the 45 before.
 
-    Parts are counted from the end of the run, as stable-diffusion.cpp and Ideogram do, or from its `start`. Parts
-    beyond the run are left out. Steps beyond the parts have the value `otherwise`; without one they are an error. A
-    numeric parameter takes the text alone, too: `cfg:scale=3x3+7x45`.
+    Parts are counted from the end of the run, as in stable-diffusion.cpp and Ideogram, or from its `start`. Parts
+    beyond the run are left out. Steps beyond the parts have the value `otherwise`, which is an error if it is not
+    given. A numeric parameter also accepts the text alone: `cfg:scale=3x3+7x45`.
     """
 
     parts: str = attrs.field(converter=_counted_text, validator=_check_parts)
@@ -121,7 +121,7 @@ class Counted(Schedule):
             (float(value), int(count)) for value, count in (part.split("x") for part in self.parts.split("+"))
         )
         if any(count < 1 for _, count in pairs):
-            raise ConfigurationError(f"Counted: every part has at least one step; got {brief(self.parts)}.")
+            raise ConfigurationError(f"Counted: every part must have at least one step; got {brief(self.parts)}.")
         for value, _ in pairs:
             finite(self, attrs.fields(Counted).parts, value)
         object.__setattr__(self, "counts", pairs)
@@ -132,7 +132,7 @@ class Counted(Schedule):
         return values if self.otherwise is None else (*values, self.otherwise)
 
     def at(self, position: Position) -> float:
-        """Return the value of the part that the step is in.
+        """Return the value of the part that the step lies in.
 
         Raises:
             ConfigurationError: the run has more steps than the parts, and there is no `otherwise`.
@@ -145,7 +145,7 @@ class Counted(Schedule):
         if self.otherwise is None:
             total = sum(count for _, count in self.counts)
             raise ConfigurationError(
-                f"{self.parts} is for {total} steps, but the run has {position.count}. Say what the others have: "
+                f"{self.parts} is for {total} steps, but the run has {position.count}. Give a value for the others: "
                 f'Counted("{self.parts}", otherwise=...).'
             )
         return self.otherwise

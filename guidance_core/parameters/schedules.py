@@ -16,12 +16,12 @@ import attrs
 from guidance_core.errors import ConfigurationError, brief
 
 Axis: TypeAlias = Literal["sigma", "fraction"]
-"Whether a place in the run is a noise level, or the fraction of the steps that is done."
+"Whether a place in the run is a noise level, or the fraction of the steps that are done."
 WindowAxis: TypeAlias = Literal["sigma", "fraction", "done"]
-"Those, and `done`: the fraction of the steps that is done after the step."
+"Those, and `done`: the fraction of the steps that are done after the step."
 
 Ends: TypeAlias = Literal["exact", "floored", "inside"]
-"How fractions become steps: as they are, or rounded down to whole steps; `inside` leaves the first of those out."
+"How fractions become steps: as they are, or rounded down to whole steps; `inside` also leaves out the first of them."
 
 ROUNDING = 1e-6
 "Relative: 1 - 8/10 is a little less than 0.2, and sigmas may come as float32."
@@ -29,24 +29,24 @@ ROUNDING = 1e-6
 
 @attrs.frozen
 class Position:
-    """Where in the run a step stands."""
+    """The place of a step in the run."""
 
     index: int
     "Index of the step, from 0."
     count: int
     "Number of steps of the run."
     sigma: float
-    "Noise level at which this evaluation happens."
+    "Noise level of this evaluation."
     first_sigma: float
     "Noise level of the run's first step."
 
     @property
     def fraction(self) -> float:
-        """The fraction of the steps that is done before this one, `index / count`."""
+        """The fraction of the steps that are done before this one, `index / count`."""
         return self.index / self.count
 
     def progress(self, by: Axis) -> float:
-        """How far the run is: 0 at the first step; 1 at the last step, or at sigma 0."""
+        """Return the progress of the run: 0 at the first step, and 1 at the last step or at sigma 0."""
         if by == "sigma":
             return max(0.0, 1.0 - self.sigma / self.first_sigma) if self.first_sigma else 1.0
         return self.index / (self.count - 1) if self.count > 1 else 0.0
@@ -75,7 +75,7 @@ def _ends(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 
 class Schedule:
-    """Base class of schedules. One of your own is a frozen attrs class that inherits it."""
+    """Base class of schedules. Your own is a frozen attrs class that inherits from it."""
 
     __slots__ = ()
 
@@ -84,9 +84,10 @@ class Schedule:
         raise NotImplementedError(f"{type(self).__name__} must implement at(position).")
 
     def limits(self) -> tuple[Any, ...] | None:
-        """Return numbers between which all values lie; None if that is known at each step only.
+        """Return numbers between which all values lie; None if they are only known at each step.
 
-        They are held to a parameter's bounds when the plugin is made. When a run starts, so is each value.
+        They are checked against the bounds of a parameter when the plugin is made. Each value is checked when a run
+        starts.
         """
         return None
 
@@ -98,13 +99,13 @@ def _window_axis(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 @attrs.frozen
 class Window:
-    """The steps between `lo` and `hi`, the one place where a step window is decided.
+    """The steps between `lo` and `hi`.
 
-    By sigma it is the closed interval [lo, hi], whose ends hold for sigmas rounded to float32 too. By
-    fraction it is [lo, hi), so that windows which meet do not overlap; `hi = 1` includes the last step. By what
-    is done after the step it is (lo, hi]; `lo = 0` includes the first step.
-    Engines that count whole steps round both ends of a fraction down first: with `ends="floored"` step i of n is inside
-    where ⌊lo·n⌋ ≤ i < ⌊hi·n⌋, and with `ends="inside"` where ⌊lo·n⌋ < i < ⌊hi·n⌋.
+    By sigma it is the closed interval [lo, hi]; its ends also include sigmas that were rounded to float32. By fraction
+    it is [lo, hi), so that adjacent windows do not overlap; `hi = 1` includes the last step. By the fraction done after
+    the step it is (lo, hi]; `lo = 0` includes the first step. Engines that count whole steps first round both ends of a
+    fraction down. With `ends="floored"`, step i of n is inside if ⌊lo·n⌋ ≤ i < ⌊hi·n⌋, and with `ends="inside"` if
+    ⌊lo·n⌋ < i < ⌊hi·n⌋.
     """
 
     lo: float = attrs.field(validator=finite)
@@ -119,16 +120,16 @@ class Window:
                 "lo is the noise level at which the window ends."
             )
         if self.by != "sigma" and not 0 <= self.lo <= self.hi <= 1:
-            raise ConfigurationError(f"fractions lie in [0, 1]; got lo={self.lo:g}, hi={self.hi:g}.")
+            raise ConfigurationError(f"fractions must lie in [0, 1]; got lo={self.lo:g}, hi={self.hi:g}.")
         if self.by != "fraction" and self.ends != "exact":
             raise ConfigurationError(
                 f"ends={self.ends} rounds down to whole steps, which needs fractions of them: by='fraction'."
             )
         if self.lo < 0:
-            raise ConfigurationError(f"sigma is never negative; got lo={self.lo:g}.")
+            raise ConfigurationError(f"sigma cannot be negative; got lo={self.lo:g}.")
 
     def contains(self, position: Position) -> bool:
-        """Whether the window holds at `position`."""
+        """Whether `position` lies in the window."""
         if self.by == "sigma":
             slack = ROUNDING * self.hi
             return self.lo - slack <= position.sigma <= self.hi + slack
@@ -165,7 +166,7 @@ class Within(Schedule):
 
 @attrs.frozen
 class Linear(Schedule):
-    """From `start` at the first step straight to `stop` at the last step (or, by sigma, at 0)."""
+    """A straight line from `start` at the first step to `stop` at the last step (or, by sigma, at 0)."""
 
     start: float = attrs.field(validator=finite)
     stop: float = attrs.field(validator=finite)
@@ -182,7 +183,7 @@ class Linear(Schedule):
 
 @attrs.frozen
 class Cosine(Schedule):
-    """From `start` to `stop` along half a cosine wave, flat at both ends."""
+    """Half a cosine wave from `start` to `stop`, flat at both ends."""
 
     start: float = attrs.field(validator=finite)
     stop: float = attrs.field(validator=finite)
@@ -217,8 +218,8 @@ def _as_rows(rows: Mapping[float, Any] | Iterable[tuple[float, Any]]) -> tuple[t
 class Table(Schedule):
     """A value for each bin of sigma: `Table({0.5: 3.0, 1.0: 7.0})`.
 
-    The bin of a bound reaches from the next smaller bound (exclusive) to itself (inclusive); a
-    sigma above the largest bound uses the largest. The rule is that of ltx-core's guider factory.
+    The bin of a bound extends from the next smaller bound (exclusive) to the bound itself (inclusive). A sigma above
+    the largest bound uses the value of the largest. The rule is that of ltx-core's guider factory.
     """
 
     rows: tuple[tuple[float, Any], ...] = attrs.field(converter=_as_rows)

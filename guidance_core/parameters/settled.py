@@ -20,15 +20,15 @@ class Settled:
 
 
 def settle(plugin: Any, given: frozenset[str] | None = None) -> dict[str, Settled]:
-    """Return every parameter of a plugin with its effective value and origin.
+    """Return the effective value and the origin of every parameter of a plugin.
 
     A plugin with presets has a field `preset` and a class attribute `presets` that maps each name
     to values; a field left `UNSET` takes its value from there.
 
     Args:
         plugin: the plugin.
-        given: names of the parameters its maker gave, where that is known; otherwise a value that
-            equals the default counts as default.
+        given: names of the parameters that were given, if they are known. Otherwise a value that equals the default
+            counts as default.
     """
     fields = [field for field in attrs.fields(type(plugin)) if field.init]
     preset = getattr(plugin, "preset", None)

@@ -34,7 +34,7 @@ def plain_number(given: Any) -> Any:
 class PerOutput(Mapping[str, Any]):
     """A value for each named output, with element-wise arithmetic: `PerOutput(video=3) - 1`.
 
-    A dict given as a parameter becomes one. Arithmetic takes a number, a tensor, or another
+    A dict given as a parameter becomes a `PerOutput`. The other operand may be a number, a tensor, or another
     `PerOutput` with the same outputs.
     """
 
@@ -102,7 +102,9 @@ def _as_constant(given: Tensor) -> Tensor:
             raise TypeError("complex")
         return given.detach().to("cpu", torch.float32).clone().contiguous()
     except Exception as error:  # without values, sparse, of a dtype that cannot be converted
-        raise ConfigurationError(f"a tensor as a value is dense, real and has values; got {brief(given)}.") from error
+        raise ConfigurationError(
+            f"a tensor as a value must be dense and real, and have values; got {brief(given)}."
+        ) from error
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -127,10 +129,10 @@ class TensorValue:
 
 
 def aligned(one: Any, other: Any) -> tuple[Any, Any]:
-    """Return two values with which one can calculate: tensors with dimensions aligned from the batch on.
+    """Return two values for arithmetic: tensors with dimensions aligned from the batch on.
 
-    `[B]` and `[B, S]` become `[B, 1]` and `[B, S]`. It is for the `build_branches` of a method with two parameters that
-    may be tensors; elsewhere `step.value` returns them aligned with the prediction.
+    `[B]` and `[B, S]` become `[B, 1]` and `[B, S]`. Use it in the `build_branches` of a method with two parameters that
+    may be tensors; in other hooks `step.value` aligns them with the prediction.
 
     Args:
         one: a number, a tensor, or a `PerOutput` of these.
@@ -162,7 +164,7 @@ def is_neutral(value: float | Tensor, neutral: float = 0.0) -> bool:
 
 @attrs.frozen
 class Unset:
-    """The value of a parameter that was not given, where every number would mean something."""
+    """The value of a parameter that was not given, if every number would have a meaning."""
 
     def __repr__(self) -> str:
         return "unset"

@@ -143,7 +143,7 @@ def register_recipe(recipe: Recipe) -> None:
     if not isinstance(recipe, Recipe):
         raise ConfigurationError(f"register_recipe takes a Recipe; got {brief(recipe)}.")
     if recipe.name in recipe_names():
-        raise ConfigurationError(f"there is a recipe {recipe.name!r} already; choose another name.")
+        raise ConfigurationError(f"there is already a recipe {recipe.name!r}; choose another name.")
     _registered[recipe.name] = recipe
 
 

@@ -152,7 +152,7 @@ class Recipe:
     @cls.default
     def _made(self) -> type:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise SpecError(f"the name of a recipe consists of letters, digits, . - and _; got {brief(self.name)}.")
+            raise SpecError(f"the name of a recipe must consist of letters, digits, . - and _; got {brief(self.name)}.")
         if not all(isinstance(each, str) for each in (self.title, self.source, self.compared, self.notes)):
             raise SpecError("title, source, compared and notes are texts.")
         if not self.prediction_types or not set(self.prediction_types) <= {*SPACES, OTHER}:

@@ -24,7 +24,7 @@ from guidance_core.steps.layout import Layout
 
 
 class BoundBranch:
-    """A branch as the host's denoiser gets it: everything one forward pass needs to know."""
+    """A branch as the host's denoiser gets it, with everything that one forward pass needs."""
 
     __slots__ = (
         "_branch",
@@ -75,7 +75,7 @@ class BoundBranch:
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        """The condition's model inputs, edited where a plugin does so, and with the branch's overrides; read-only.
+        """The condition's model inputs, with the edits of plugins and the branch's overrides; read-only.
 
         Raises:
             PluginError: a plugin failed to edit them.
@@ -86,24 +86,24 @@ class BoundBranch:
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        """What edits the model inputs of the pass, in order: as every pass with its condition, and its own."""
+        """The edits of the model inputs of the pass, in order: those of its condition first, then its own."""
         amend = self._edits.get(self.condition)
         edits = (None if amend is None else amend.edit, self._branch.edit)
         return tuple(edit for edit in edits if edit is not None)
 
     @property
     def also(self) -> Mapping[str, Mapping[str, Any]]:
-        """Model inputs of further conditions that the pass is given beside its own, by condition."""
+        """Model inputs of the further conditions that the pass gets, by condition."""
         if not self._branch.also:
             return NOTHING
         given = self._moment.run.inputs
         return {name: self._after_edit(name, given.get(name) or NOTHING) for name in self._branch.also}
 
     def amend(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the inputs of a host that holds those of the conditions itself, as this pass is to be run with them.
+        """Return the edited inputs of this pass, for a host that holds the inputs of the conditions itself.
 
         Args:
-            inputs: those of the branch's condition, by the names that the model gives them.
+            inputs: the inputs of the branch's condition, by the model's names.
 
         Raises:
             PluginError: a plugin failed to edit them.
@@ -144,9 +144,9 @@ class BoundBranch:
 
     @contextmanager
     def differentiable(self) -> Iterator[None]:
-        """Record gradients by the sample while the pass runs, where a method differentiates; else do nothing.
+        """Record gradients with respect to the sample while the pass runs, if a method differentiates; else do nothing.
 
-        The forward must use the sample that the step was given, the same tensor.
+        The forward pass must use the sample of the step: the same tensor, not a copy.
         """
         if not self.gradient:
             yield
@@ -164,7 +164,7 @@ class BoundBranch:
 
     @property
     def tracked(self) -> Mapping[str, Tracked]:
-        """The samples by output, in the graph of the pass, once it has run differentiably."""
+        """The samples by output, in the graph of the pass, once it has run with gradients."""
         return self._tracked
 
     @property
@@ -179,7 +179,7 @@ class BoundBranch:
 
     @property
     def evaluation(self) -> int:
-        """How often the run was evaluated at this step before: 0, or 1 for Heun's second pass."""
+        """How many times the run was evaluated at this step before: 0, or 1 in Heun's second evaluation."""
         return self._moment.evaluation
 
     @property
@@ -189,7 +189,7 @@ class BoundBranch:
 
     @property
     def sigma(self) -> float:
-        """Noise level of the evaluation (of the first output, where they differ)."""
+        """Noise level of the evaluation (of the first output, if they differ)."""
         return self._moment.noise[self._moment.run.outputs[0]].sigma
 
     def for_rows(self, rows: slice) -> BoundBranch:
@@ -201,7 +201,7 @@ class BoundBranch:
         return part
 
     def for_samples(self, samples: Mapping[str, Tensor]) -> BoundBranch:
-        """Return the same branch for this noisy sample, by output, which edits and gradients depend on."""
+        """Return the same branch for this noisy sample by output, on which edits and gradients depend."""
         bound = copy.copy(self)
         bound._samples, bound._tracked = samples, {}
         if self._is_random:

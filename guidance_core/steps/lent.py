@@ -58,7 +58,7 @@ class Lent:
             except Exception as error:
                 raise PluginError(
                     f"{whose} keeps a prediction, the sample or the result in a {type(value).__name__} that cannot be "
-                    f"copied ({type(error).__name__}: {error}); keep copies of tensors there, as .clone() makes them."
+                    f"copied ({type(error).__name__}: {error}); keep copies of tensors there, made with .clone()."
                 ) from error
             known[id(value)] = value
         return value

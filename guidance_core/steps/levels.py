@@ -52,8 +52,8 @@ def nearest_step(levels: Sequence[float], sigma: float, first: int) -> int:
     """
     if sigma > max(levels) * CHURN * (1 + ROUNDING):
         raise ConfigurationError(
-            f"sigma {sigma:.6g} lies above all noise levels of the run, {max(levels):.6g} and less. Give start() those "
-            "of the sampler."
+            f"sigma {sigma:.6g} lies above all noise levels of the run, which are at most {max(levels):.6g}. "
+            "Give start() the noise levels of the sampler."
         )
     return min(range(first, len(levels) - 1), key=lambda index: abs(levels[index] - sigma))
 

@@ -26,7 +26,7 @@ def checked_index(given: Any, count: int) -> int:
         number = as_index(given)
     except Exception:
         hint = " Pass int(index)." if is_far else ""
-        raise ConfigurationError(f"a step index is a whole number; got {brief(given)}.{hint}") from None
+        raise ConfigurationError(f"a step index must be a whole number; got {brief(given)}.{hint}") from None
     if not 0 <= number < count:
         hint = " That looks like a timestep; the index counts the steps." if number > count else ""
         raise ConfigurationError(

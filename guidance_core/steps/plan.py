@@ -30,10 +30,10 @@ Predictions: TypeAlias = dict[str, dict[str, Tensor]]
 
 @attrs.frozen(eq=False)
 class Sums:
-    """What an executor hands back that adds up the branches instead of gathering them.
+    """The result of an executor that adds up the branches instead of gathering them.
 
-    Every mapping is by output, every tensor in the host's space. `Plan.partial_sum` computes one
-    rank's share, `Plan.wanted_statistics` names what corrections will ask of the base prediction.
+    Every mapping is by output, and every tensor is in the host's space. `Plan.partial_sum` computes the share of one
+    rank, and `Plan.wanted_statistics` returns the statistics of the base prediction that corrections ask for.
     """
 
     sums: Mapping[str, Tensor]
@@ -43,11 +43,11 @@ class Sums:
     statistics: Mapping[str, Mapping[Measured, Tensor]]
     "Of the base prediction, by space and statistic."
     references: Mapping[str, Tensor]
-    "The base prediction itself, where the plan wants it."
+    "The base prediction itself, if the plan asks for it."
 
 
 class Plan:
-    """The branches of one step, for those who run the forwards, and what finishing it needs.
+    """The branches of one step, for code that runs the forward passes, and what it takes to finish the step.
 
     with run.plan(i, x) as plan:
         guided = plan.finish({branch.name: forward(branch) for branch in plan.own_branches})
@@ -123,14 +123,14 @@ class Plan:
         return self._finish(self, predictions)
 
     def copied(self, prediction: Any) -> Any:
-        """Return a copy of a prediction, for a host whose next forward overwrites it.
+        """Return a copy of a prediction, for a host whose next forward pass overwrites it.
 
         made = {branch.name: plan.copied(forward(branch)) for branch in plan.own_branches}
         """
         return copy_of(prediction)
 
     def abandon(self, error: BaseException) -> NoReturn:
-        """Give the step up because of `error`: raise it, on several ranks as what all of them raise."""
+        """Give up the step because of `error`, and raise it. On several ranks, all of them raise an error."""
         self._give_up(self, error)
         raise error
 
@@ -155,9 +155,9 @@ class Plan:
         self._give_up(self, error)
 
     def expected_next(self) -> Plan | None:
-        """Return the plan of the next step if the host goes on as usual; None if that cannot be said.
+        """Return the plan of the next step, if the host goes on as usual; None if it is not known.
 
-        Its samples are this plan's: only their shapes, dtypes and devices count.
+        Its samples are those of this plan: only their shapes, dtypes and devices count.
         """
         return self._following(self)
 
@@ -177,7 +177,7 @@ class Plan:
 
     @property
     def tracked(self) -> Mapping[str, Tracked]:
-        """The samples by output in the graph of the base prediction, where a method differentiates."""
+        """The samples by output in the graph of the base prediction, if a method differentiates."""
         return self.branches[0].tracked if self.branches else {}
 
     @property
@@ -217,7 +217,7 @@ class Plan:
 
     @property
     def details(self) -> dict[str, str]:
-        """Everything that `fingerprint` stands for, in words, so that what two processes differ in can be shown."""
+        """Everything that `fingerprint` includes, in words, to show how two processes differ."""
         levels = {name: (each.sigma, each.alpha) for name, each in self.noise.items()}
         found = {
             **self.identity.details,
@@ -243,7 +243,7 @@ class Plan:
 
     @property
     def fingerprint(self) -> tuple[int, ...]:
-        """What ranks compare before they exchange predictions; see `PARTS`."""
+        """The number that ranks compare before they exchange predictions; see `PARTS`."""
         moment = self.moment
         levels = [(level.sigma, level.alpha, level.map) for level in self.noise.values()]
         step = digest([moment.index, moment.run.count, moment.evaluation, moment.model, levels])
@@ -267,23 +267,23 @@ class Plan:
         return found
 
     def misfit(self, prediction: Any, branch: str) -> GuidanceError:
-        """Return the error that says how the structure of one branch's prediction differs."""
+        """Return the error that explains how the structure of one branch's prediction differs."""
         return self.structure.misfit(prediction, f"the prediction of branch {branch!r}", DenoiserError)
 
     def restored(self, named: Mapping[str, Tensor]) -> Any:
-        """Return the tensor, tuple or dict that predictions by output stand for."""
+        """Return predictions by output in the structure of the denoiser: a tensor, a tuple or a dict."""
         return self.structure.restore(named)
 
     def shape_of(self, output: str, rows: slice | None = None) -> tuple[int, ...]:
-        """Return the shape of an output's prediction, of some rows of the batch or all."""
+        """Return the shape of an output's prediction, for some rows of the batch or all."""
         shape = tuple(self.samples[output].shape)
         return shape if rows is None else (rows.stop - rows.start, *shape[1:])
 
     def can_split_rows(self, *, needs_tensor_statistics: bool) -> bool:
-        """Whether the batch can be shared out by rows.
+        """Whether the rows of the batch can be divided between ranks.
 
-        It cannot where outputs differ in batch size, or a statistic over the whole batch has to be
-        computed from the parts.
+        They cannot if outputs differ in batch size, or if a statistic of the whole batch would have to be computed from
+        parts.
         """
         if len({sample.shape[0] for sample in self.samples.values()}) > 1:
             return False
@@ -302,7 +302,7 @@ class Plan:
         return evaluate(terms) if terms else None
 
     def wanted_statistics(self, output: str) -> tuple[Measured, ...]:
-        """Return each statistic of the base prediction that is wanted, with the space that it is of."""
+        """Return each statistic of the base prediction that corrections ask for, with its space."""
         wanted = {
             (acting.space, statistic): None
             for acting in self.layout.outputs[output].all_correcting

@@ -74,7 +74,7 @@ class Program:
         shards = settings.shards
         if shards is not None and not set(shards.dims) <= set(self.outputs):
             raise ConfigurationError(
-                f"shards are of {', '.join(shards.dims)}, but the outputs are {', '.join(self.outputs)}."
+                f"shards are given for {', '.join(shards.dims)}, but the outputs are {', '.join(self.outputs)}."
             )
         self._facts = RunFacts(
             run_id=self.identity.id,

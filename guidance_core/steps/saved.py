@@ -72,7 +72,9 @@ def _read(program: Program, data: Mapping[str, Any]) -> Saved:
     own = program.identity.fingerprint[:2]
     for what, mine, theirs in zip(("methods or parameters", "sigmas"), own, data["methods"], strict=True):
         if mine != theirs:
-            raise ConfigurationError(f"the saved state is of a run with other {what}; start this one as that was.")
+            raise ConfigurationError(
+                f"the saved state is from a run with different {what}; start this run in the same way."
+            )
     last, selected = data["last"], data["selection"]
     held = HeldOutputs(program.settings.prediction_type)
     held.load(data["x0"])

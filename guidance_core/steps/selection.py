@@ -28,11 +28,13 @@ def checked_indices(given: Any, batch: int) -> tuple[int, ...]:
         indices = tuple(range(batch)[index] for index in listed if not isinstance(index, bool))
     except Exception:
         raise ConfigurationError(
-            f"indices are those of the samples to keep, from 0 to {batch - 1}; got {brief(given)}."
+            f"indices must be those of the samples to keep, from 0 to {batch - 1}; got {brief(given)}."
         ) from None
     if not indices or len(indices) != len(listed):
         hint = " Pass the indices of a mask, mask.nonzero()[:, 0]." if listed else ""
-        raise ConfigurationError(f"indices are those of the samples to keep, at least one; got {brief(given)}.{hint}")
+        raise ConfigurationError(
+            f"indices must be those of the samples to keep, at least one; got {brief(given)}.{hint}"
+        )
     return indices
 
 

@@ -31,7 +31,7 @@ def checked_flag(what: str, given: Any) -> bool:
 def checked_call(given: Any) -> Any:
     """Return the function that says what else ranks compare or None; raise `ConfigurationError` for anything else."""
     if given is not None and not callable(given):
-        raise ConfigurationError(f"given is a function that returns a number for each thing; got {brief(given)}.")
+        raise ConfigurationError(f"given must be a function that returns a dict of values; got {brief(given)}.")
     return given
 
 
@@ -39,7 +39,7 @@ def checked_trace(trace: Any) -> Any:
     """Return the function that gets a record of each step or None; raise `ConfigurationError` for anything else."""
     if trace is not None and (not callable(trace) or isinstance(trace, type)):
         raise ConfigurationError(
-            f"trace is called with a record of each step, such as Trace() or a function; got {brief(trace)}."
+            f"trace must be a function of the record of a step, such as Trace(); got {brief(trace)}."
         )
     return trace
 
@@ -55,7 +55,7 @@ def checked_conditions(conditions: Any) -> Mapping[str, Mapping[str, Any] | None
     """Return the model inputs by condition, which nobody can change, or raise `ConfigurationError`."""
     if not isinstance(conditions, Mapping):
         raise ConfigurationError(
-            "conditions map names to model inputs, as in {'positive': {'text': p}}; "
+            "conditions must be a dict of model inputs by name, as in {'positive': {'text': p}}; "
             f"got {type(conditions).__name__}."
         )
     for name, inputs in conditions.items():
@@ -74,7 +74,9 @@ def checked_sigmas(sigmas: Any, *, may_rise: bool = False) -> Mapping[str | None
     if not isinstance(sigmas, Mapping):
         return {None: _sigma_list("sigmas", sigmas, may_rise)}
     if not sigmas:
-        raise ConfigurationError("sigmas must be a list of noise levels, or one for each output; got an empty dict.")
+        raise ConfigurationError(
+            "sigmas must be a list of noise levels, or a dict of lists by output; got an empty dict."
+        )
     lists: dict[str | None, tuple[float, ...]] = {
         str(output): _sigma_list(f"sigmas of {output!r}", levels, may_rise) for output, levels in sigmas.items()
     }
@@ -89,7 +91,7 @@ def checked_sigmas(sigmas: Any, *, may_rise: bool = False) -> Mapping[str | None
 def checked_alphas(given: Any, steps: int) -> tuple[float, ...]:
     """Return a signal level for each step, perhaps with the final one, or raise `ConfigurationError`."""
     if isinstance(given, bool):
-        raise ConfigurationError(f"alphas must be a list of numbers, or one; got {given!r}.")
+        raise ConfigurationError(f"alphas must be a number or a list of numbers; got {given!r}.")
     is_one = isinstance(given, (int, float)) or (isinstance(given, torch.Tensor) and given.ndim == 0)
     return _numbers("alphas", [given] * steps if is_one else given)
 
@@ -106,8 +108,8 @@ def _sigma_list(what: str, given: Any, may_rise: bool) -> tuple[float, ...]:
     is_sorted = all(one >= other for one, other in pairs) or all(one <= other for one, other in pairs)
     if not is_sorted and not may_rise:
         raise ConfigurationError(
-            f"{what} must be sorted (falling for sampling, rising for inversion); got {brief(list(levels))}. A sampler "
-            "that goes back in noise says so with start(may_rise=True)."
+            f"{what} must be sorted (falling for sampling, rising for inversion); got {brief(list(levels))}. For a "
+            "sampler that goes back in noise, call start(may_rise=True)."
         )
     return levels
 
@@ -144,12 +146,12 @@ def checked_shards(shards: Any, stack: Stack) -> Split | None:
         return None
     if not isinstance(shards, Split):
         raise ConfigurationError(
-            f"shards says which outputs are split, as Shards(group, dims=...); got {brief(shards)}."
+            f"shards must be Shards(group, dims=...), which names the outputs that are split; got {brief(shards)}."
         )
     for name, plugin in stack.plugins.items():
         if not getattr(type(plugin), "shardable", True):
             raise ConfigurationError(
-                f"plugin {name!r} looks at whole tensors (shardable = False), but the run's are pieces: {shards}."
+                f"plugin {name!r} needs whole tensors (shardable = False), but this run has pieces: {shards}."
             )
     return shards
 
@@ -160,7 +162,7 @@ def checked_supports(supports: Any) -> Supports | None:
         checked: Supports | None = supports
         return checked
     raise ConfigurationError(
-        "supports is a function of a pass that returns None or the reason why the model cannot run it, such as "
+        "supports must be a function of a pass that returns None or the reason why the model cannot run it, such as "
         f"Capabilities(perturbations=(SkipBlocks,), blocks=28); got {brief(supports)}."
     )
 
@@ -179,7 +181,7 @@ def checked_outputs(outputs: Any) -> tuple[str, ...] | None:
         return None
     is_list = isinstance(outputs, tuple | list | KeysView)
     if not is_list or not all(isinstance(name, str) and name for name in outputs):
-        raise ConfigurationError(f"outputs is a list of names, such as ('video', 'audio'); got {brief(outputs)}.")
+        raise ConfigurationError(f"outputs must be a list of names, such as ('video', 'audio'); got {brief(outputs)}.")
     names = tuple(outputs)
     if not names or len(set(names)) < len(names):
         raise ConfigurationError(f"outputs must be distinct names, at least one; got {brief(names)}.")

@@ -118,7 +118,7 @@ def _checked(plan: Plan, predictions: Mapping[str, Any]) -> Predictions:
     """Return predictions by output, then by branch, or raise what is wrong with them."""
     if not isinstance(predictions, Mapping):
         raise DenoiserError(
-            f"predictions are given by branch name; step {plan.index} got a {type(predictions).__name__}."
+            f"predictions must be a dict by branch name; step {plan.index} got a {type(predictions).__name__}."
         )
     made: list[tuple[BoundBranch, Sequence[Tensor]]] = []
     for branch in plan.own_branches:

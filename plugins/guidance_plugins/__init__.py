@@ -1,6 +1,6 @@
-"""The guidance methods that ship with guidance-core, one class a method.
+"""The guidance methods that ship with guidance-core, one class for each method.
 
-They use nothing but what `guidance_core` exports, as any third-party plugin would.
+They use only names that `guidance_core` exports, like any third-party plugin.
 """
 
 from guidance_plugins.adaptive import Adaptive

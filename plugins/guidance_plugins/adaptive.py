@@ -28,18 +28,18 @@ from guidance_core import (
 @documented
 @attrs.frozen
 class Adaptive:
-    """Adaptive guidance: once c and u point the same way, run c alone and reuse the last guidance.
+    """Adaptive guidance: once c and u point in the same direction, run only c and reuse the last guidance.
 
         from the step on that follows  cos(c, u) ≥ γ:   guided = c + Δ       form=reuse
                                                         guided = c           form=paper
         Δ = guided − c of that step
 
-    Each sample has its own γ-crossing; the passes of the other methods stop when all samples of all outputs have
-    crossed it. What has crossed stays so, until the host changes the model. Δ holds everything that the plugins given
-    before it made of the prediction, as in `gate`.
+    Each sample crosses γ on its own. The passes of the other methods stop when all samples of all outputs have crossed
+    it, and they start again only if the host changes the model. Δ contains the effect of all plugins before this one in
+    the stack, as in `gate`.
 
-    Which passes run depends on predictions here, so that `describe()` shows the most there can be, and each step reads
-    one truth value from the device while it runs them. `all_reduce` cannot run it.
+    Which passes run depends on predictions. So `describe()` shows the largest possible number, and each step that runs
+    them reads one truth value from the device. `all_reduce` cannot run it.
 
     Source: Castillo et al., arXiv:2312.12487, which compares noise predictions: `space=epsilon`.
     """
@@ -49,9 +49,9 @@ class Adaptive:
     neutral: ClassVar[None] = None
     plan_follows_predictions: ClassVar[bool] = True
 
-    threshold: float = number(0.991, ge=-1, le=1, help="γ: c and u agree if their cosine is at least this")
+    threshold: float = number(0.991, ge=-1, le=1, help="γ, the cosine of c and u from which they agree")
     form: Literal["reuse", "paper"] = choice(
-        "reuse", ("reuse", "paper"), help="whether to reuse the last guidance, or to use c alone"
+        "reuse", ("reuse", "paper"), help="whether to reuse the last guidance, or to use only c"
     )
     condition: str = text("negative", help="the condition of the passes that c is compared with")
     space: Space | None = choice(
@@ -60,11 +60,11 @@ class Adaptive:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.threshold, float):
-            raise ConfigurationError(f"Adaptive: threshold is one number; got {self.threshold}.")
+            raise ConfigurationError(f"Adaptive: threshold must be one number; got {self.threshold}.")
 
     @hookimpl(wrapper=True, tryfirst=True)  # outermost, to see what is left of the branches
     def build_branches(self, step: Step) -> Generator[None, list[Request], list[Request]]:
-        """Drop every branch where all samples agree; else have c compared with the negative passes."""
+        """Drop every branch if all samples agree; else ask for c and the negative passes, to compare them."""
         asked = yield
         held = {
             output
@@ -111,7 +111,7 @@ class Adaptive:
 
     @hookimpl
     def postprocess(self, step: Step, guided: torch.Tensor, reference: Reference) -> torch.Tensor:
-        """Take the stored guidance where a sample agreed before, and store that of this step elsewhere."""
+        """Use the stored guidance for samples that agreed before, and store that of this step for the others."""
         assert step.output is not None
         c, agreed = reference.tensor, step.shared["agreed"]
         stored = step.state.get("delta", 0.0) if self.form == "reuse" else 0.0

@@ -47,7 +47,7 @@ def projected(
 @documented
 @attrs.frozen
 class APG:
-    """Adaptive projected guidance: weaken the part of c − u that only makes the image stronger.
+    """Adaptive projected guidance: weaken the part of c − u that only amplifies the image.
 
         d = c − u + β·d_previous                  momentum (β is usually negative)
         d = d·min(1, r/‖d‖)                       cap, if r > 0
@@ -55,9 +55,8 @@ class APG:
         guided = c + (s − 1)·d                    form=paper
         guided = u + s·d                          form=diffusers
 
-    Norms and projections are per sample, or over the dimensions that `over` lists: the authors' code takes
-    [-1, -2, -3], which of `[B, C, F, H, W]` is not the sample but a channel of it. At s = 1 the method is off and
-    `uncond` is not run.
+    Norms and projections are per sample, or over the dimensions in `over`. The authors' code uses [-1, -2, -3], which
+    in `[B, C, F, H, W]` is one channel and not the sample. At s = 1 the method is off and `uncond` is not run.
 
     Source: Sadat et al., arXiv:2410.02416, Alg. 1; in x0 space, as section 4 recommends.
     """
@@ -69,7 +68,7 @@ class APG:
     momentum: Scale = number(0.0, help="β, the share of the last step's direction to add; 0 is off")
     threshold: Scale = number(0.0, ge=0, help="r, the largest norm of the direction; 0 disables the limit")
     over: Over = extent(
-        "sample", batch=False, help="what one norm and projection covers: a name, or dimensions such as [-1, -2]"
+        "sample", batch=False, help="range of one norm and projection: a name, or dimensions such as [-1, -2]"
     )
     form: Literal["paper", "diffusers"] = choice(
         "paper", ("paper", "diffusers"), help="whether the formula starts from c or from u"

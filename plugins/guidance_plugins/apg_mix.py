@@ -27,17 +27,17 @@ from guidance_plugins.apg import projected
 @documented
 @attrs.frozen
 class APGMix:
-    """Plain guidance up to a step, adaptive projected guidance after it, each with a scale of its own.
+    """Plain guidance up to a step, and adaptive projected guidance after it, each with its own scale.
 
         guided = u + s·(c − u)                        up to step k, which is counted from 0
         guided = u + s′·d                             after it, form=diffusers
         guided = c + (s′ − 1)·d                       after it, form=paper
 
-    d is c − u with momentum, cap and projection, as in `apg`. The momentum is fed from the first step on. A part whose
-    scale is 1 is off: `uncond` is not run there, and its steps feed no momentum.
+    d is c − u with momentum, cap and projection, as in `apg`. Momentum builds up from the first step on. A part whose
+    scale is 1 is off: `uncond` is not run there, and its steps do not contribute to the momentum.
 
-    Source: HunyuanImage-2.1, `hunyuanimage_pipeline.py` (`APG_mode_0`), whose form is the default; diffusers
-    has it as AdaptiveProjectedMixGuidance.
+    Source: HunyuanImage-2.1, `hunyuanimage_pipeline.py` (`APG_mode_0`), whose form is the default; in diffusers it is
+    AdaptiveProjectedMixGuidance.
     """
 
     form_of: ClassVar[str] = "cfg"

@@ -31,8 +31,8 @@ class Autoguidance(WeakenedPass):
 
         guided = c + (s − 1)·(c − w)
 
-    `w` is the prediction of another model, which the host offers under the name `model`, or of this one with part of
-    some blocks dropped: at `dropout=1` these blocks are skipped. It has the condition of c (`form=paper`), or the
+    `w` is the prediction of another model, which the host provides under the name `model`, or of this model with part
+    of some blocks dropped; with `dropout=1` these blocks are skipped. It has the condition of c (`form=paper`), or the
     negative one (`form=diffusers`). At s = 1 it is not run.
 
     Source: Karras et al., arXiv:2406.02507, eq. 3 and section 3; as in diffusers' AutoGuidance with `form=diffusers`.
@@ -42,11 +42,11 @@ class Autoguidance(WeakenedPass):
 
     scale: Scale = number(2.0, help="guidance scale s; 1 is off and runs no extra pass")
     model: str | None = text(
-        None, optional=True, help="name of a weaker model that the host has (none: drop parts of this model)"
+        None, optional=True, help="name of a weaker model of the host (none: drop parts of this model)"
     )
     blocks: Blocks | None = blocks(None, varies=False, help="indices of the blocks to drop from, from 0 (none: all)")
     dropout: float = number(
-        0.1, gt=0, le=1, varies=False, help="share of what these blocks add to drop, without another model"
+        0.1, gt=0, le=1, varies=False, help="share of the output of these blocks to drop, if there is no other model"
     )
     form: Literal["paper", "diffusers"] = choice(
         "paper", ("paper", "diffusers"), help="whether the weak pass has the condition of c or the negative one"

@@ -25,25 +25,25 @@ from guidance_core import (
 @documented
 @attrs.frozen
 class CADS:
-    """Condition-annealed diffusion sampling: noise on the condition, less and less of it, for more diverse results.
+    """Condition-annealed diffusion sampling: decreasing noise on the condition, for more diverse results.
 
         y′ = √γ·y + k·√(1 − γ)·n,   n ~ N(0, 1)
         y″ = mean(y) + std(y)·(y′ − mean(y′))/std(y′)
         y ← ψ·y″ + (1 − ψ)·y′
 
-    γ rises from 0 where t ≥ `high` to 1 where t ≤ `low`; t is the share of the steps that is left. Mean and std are per
-    sample. It changes every pass with the condition, and runs none. The noise follows from the sample's seed and the
-    step. At k = 0 it is off.
+    γ rises from 0 where t ≥ `high` to 1 where t ≤ `low`; t is the fraction of the steps that remain. Mean and std are
+    per sample. It changes every pass with the condition, and adds none. The noise depends only on the sample's seed and
+    the step. At k = 0 it is off.
 
     Source: Sadat et al., arXiv:2310.17347, as in the code of sd-webui-cads.
     """
 
     noise: float = number(0.25, ge=0, varies=False, help="k, the size of the noise; 0 is off")
     low: float = number(
-        0.6, ge=0, le=1, varies=False, help="fraction of remaining steps at and below which the condition has no noise"
+        0.6, ge=0, le=1, varies=False, help="fraction of remaining steps up to which the condition has no noise"
     )
     high: float = number(
-        0.9, ge=0, le=1, varies=False, help="fraction of remaining steps at and above which it is only noise"
+        0.9, ge=0, le=1, varies=False, help="fraction of remaining steps from which the condition is only noise"
     )
     mixing: float = number(1.0, ge=0, le=1, varies=False, help="ψ, how far mean and std of the condition are restored")
     condition: str = text("positive", help="name of the condition")
@@ -55,7 +55,7 @@ class CADS:
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Amend]:
-        """Edit the inputs of the condition, while there is noise."""
+        """Edit the inputs of the condition as long as there is noise."""
         gamma = min(max((self.high - (1 - step.fraction)) / (self.high - self.low), 0.0), 1.0)
         if gamma == 1.0 or self.noise == 0:
             return []

@@ -13,17 +13,17 @@ from guidance_core import Branch, ConfigurationError, PerOutput, Scale, Step, do
 @documented
 @attrs.frozen
 class CFGPlusPlus:
-    """CFG++: x0 moves by λ, and the noise that is added again is that of u.
+    """CFG++: move x0 by λ, and add the noise of u again.
 
         x0  = x0(u) + λ·(x0(c) − x0(u))
         x′  = α′·x0 + σ′·ε(u)                 α′, σ′ are those of the next step
 
-    With Euler's method or DDIM this is CFG with a scale that follows the noise levels, and so it is done here:
+    With Euler's method or DDIM this equals CFG with a scale that depends on the noise levels, which is used here:
 
         guided = u + s·(c − u),   s = λ·α′σ/(α′σ − ασ′)
 
-    It holds for samplers that evaluate a step once and add no noise. Every λ needs u: at 1 the noise is still that of
-    u.
+    This holds for samplers that evaluate each step once and add no noise. Every λ needs u, because even at 1 the noise
+    is that of u.
 
     Source: Chung et al., arXiv:2406.08070; as the solver `ddim_cfg++` of the authors' code.
     """

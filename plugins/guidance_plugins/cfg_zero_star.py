@@ -35,7 +35,7 @@ class CFGZeroStar:
         guided = c + (s − 1)·(c − α·u)
         guided = 0                          for the first `zero_steps` steps
 
-    The zero steps are those of the run: a window that `interval` sets limits the scale only.
+    The zero steps are counted from the start of the run: a window of `interval` only limits the scale.
 
     Source: Fan et al., arXiv:2503.18886, eq. 9 and Alg. 1. Made for flow predictions.
     """

@@ -23,8 +23,8 @@ class Classifier:
 
         ε ← ε − s·σ·∇ log p(y | x, σ)                in x0 space: + s·(σ²/α)·∇ log p
 
-    It differentiates the classifier and not the model, so that every executor can run it. At s = 0 it is off, and so it
-    is where α is 0, since pure noise says nothing of x0.
+    It differentiates the classifier and not the model, so every executor can run it. It is off at s = 0, and also where
+    α is 0, because pure noise says nothing about x0.
 
     Source: Dhariwal & Nichol, arXiv:2105.05233, Alg. 2, and the authors' code, `condition_score`.
     """
@@ -33,7 +33,7 @@ class Classifier:
     values_to_try: ClassVar[Mapping[str, Any]] = {"log_prob": (distance,)}
 
     log_prob: Callable[[torch.Tensor, float], torch.Tensor] = function(
-        help="given noisy samples [B, ...] and σ, returns log p(y | x) of each, [B]"
+        help="function of noisy samples [B, ...] and σ that returns log p(y | x) of each, [B]"
     )
     scale: Scale = number(1.0, help="scale s of the gradient; 0 is off")
 

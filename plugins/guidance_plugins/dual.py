@@ -18,8 +18,8 @@ class Dual:
         guided = u + i·(r − u) + t·(c − r)            form=pix2pix
         guided = n + i·(r + t·(c − r) − n)            form=bagel
 
-    c has the text and the image, r the image alone, u neither (the condition `negative`), and n the text alone. A pass
-    whose prediction cancels out is not run: none but c at t = i = 1, no u or n at i = 1.
+    c has the text and the image, r only the image, u neither (the condition `negative`), and n only the text. A pass
+    whose prediction cancels out is not run: at t = i = 1 only c is run, and at i = 1 neither u nor n.
 
     Source: Brooks et al., arXiv:2211.09800, eq. 3, `edit_cli.py` of the authors, and OmniGen2; form=bagel: the code of
     BAGEL, arXiv:2505.14683.
@@ -40,7 +40,7 @@ class Dual:
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Branch]:
-        """Ask for the passes with the strengths to which the formula amounts."""
+        """Ask for the passes with the strengths that follow from the formula."""
         t, i = aligned(step.value(self.text_scale), step.value(self.image_scale))
         image = self.image_condition
         if self.form == "pix2pix":

@@ -1,4 +1,4 @@
-"""Dynamic thresholding: a large scale within the spread of a smaller one."""
+"""Dynamic thresholding: a large scale with the spread of a smaller one."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from guidance_core import (
 @documented
 @attrs.frozen
 class DynamicThresholding:
-    """CFG at a large scale, with the spread that a smaller scale, which it mimics, would give.
+    """CFG at a large scale, with the spread of a smaller scale that it mimics.
 
         g = u + s·(c − u),  m = u + k·(c − u)          k: mimic
         A = max |m − mean(m)|,  T = percentile of |g − mean(g)|
         guided = mean(g) + clamp(g − mean(g), ±max(A, T))/max(A, T)·A         start=mean
         guided = g·A/T                                                        start=zero
 
-    With `measure=std` A and T are the standard deviations, and nothing is clamped: the mean form is mean(g) +
-    (g − mean(g))·A/T. The result is mixed with g by φ. Where k is s, it is plain CFG. At s = 1 the method is off and
-    `uncond` is not run. Its schedules of k and s are schedules of `mimic` and `scale` here.
+    With `measure=std`, A and T are the standard deviations, and nothing is clamped: the mean form is mean(g) + (g −
+    mean(g))·A/T. The result is mixed with g by φ. If k equals s, it is plain CFG. At s = 1 the method is off and
+    `uncond` is not run. For the source's schedules of k and s, use schedules of `mimic` and `scale`.
 
-    Means are those of each channel, A and T too unless `separate` is false; then a sample has one of each.
+    Means are per channel. A and T are too, unless `separate` is false; then they are per sample.
 
     Source: mcmonkeyprojects/sd-dynamic-thresholding, dynthres_core.py.
     """
@@ -54,15 +54,17 @@ class DynamicThresholding:
     neutral: ClassVar[Mapping[str, Any]] = {"scale": 1.0}
 
     scale: Scale = number(12.0, help="guidance scale s; 1 is off and runs no extra pass")
-    mimic: Scale = number(7.0, help="k, the scale whose spread the result has")
-    percentile: float = number(1.0, ge=0, le=1, help="the share of |g − mean| that is below T; 1 is the largest")
-    start: Literal["mean", "zero"] = choice("mean", ("mean", "zero"), help="whether values shrink to the mean or to 0")
+    mimic: Scale = number(7.0, help="k, the scale whose spread the result gets")
+    percentile: float = number(1.0, ge=0, le=1, help="share of |g − mean| that lies below T; at 1, T is the largest")
+    start: Literal["mean", "zero"] = choice(
+        "mean", ("mean", "zero"), help="whether values shrink towards the mean or 0"
+    )
     measure: Literal["largest", "std"] = choice(
-        "largest", ("largest", "std"), help="what spread is: the largest distance from the mean, or the std"
+        "largest", ("largest", "std"), help="measure of spread: the largest distance from the mean, or the std"
     )
     separate: bool = flag(True, help="whether each channel has a spread of its own")
     phi: Scale = number(1.0, ge=0, le=1, help="φ, how much of the result to use; the rest is plain CFG")
-    over: Over = extent("channel", batch=False, help="what one mean covers: channel, channel_last, or dimensions")
+    over: Over = extent("channel", batch=False, help="range of one mean: channel, channel_last, or dimensions")
     space: Space | None = choice(
         "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"
     )
@@ -75,7 +77,7 @@ class DynamicThresholding:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.percentile, float):
-            raise ConfigurationError(f"DynamicThresholding: percentile is one number; got {self.percentile}.")
+            raise ConfigurationError(f"DynamicThresholding: percentile must be one number; got {self.percentile}.")
         over = self.over if self.separate else "sample"
         largest = Quantile(over, q=1.0, absolute=True), Quantile(over, q=self.percentile, absolute=True)
         object.__setattr__(self, "spreads", (Std(over), Std(over)) if self.measure == "std" else largest)

@@ -28,8 +28,8 @@ class EPCFG:
 
         guided = g·√(E(c)/E(g)),   E(x) = Σ xᵢ² over the elements with P_lo ≤ xᵢ² ≤ P_hi
 
-    P are percentiles of the squares of x itself, of each sample. It corrects the sum that the methods before it make,
-    such as `cfg`. Where E(g) is 0 the prediction is left as it is. Without percentiles, as in the authors' code, it is
+    P are percentiles of the squares of x itself, for each sample. It corrects the result of the methods before it, such
+    as `cfg`. If E(g) is 0, the prediction stays as it is. Without percentiles, as in the authors' code, it is
     `normalize:form=match,over=sample`.
 
     Source: Zhang et al., arXiv:2412.09966; the plain form is `energy_preserve_cfg` of the authors' minFM.
@@ -45,7 +45,7 @@ class EPCFG:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.lo, float) or not isinstance(self.hi, float) or self.lo >= self.hi:
-            raise ConfigurationError(f"EPCFG: lo and hi are numbers with lo < hi; got lo={self.lo}, hi={self.hi}.")
+            raise ConfigurationError(f"EPCFG: lo and hi must be numbers with lo < hi; got lo={self.lo}, hi={self.hi}.")
         object.__setattr__(self, "ends", (Quantile(q=self.lo, absolute=True), Quantile(q=self.hi, absolute=True)))
 
     @hookimpl

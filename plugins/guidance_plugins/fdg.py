@@ -33,19 +33,19 @@ from guidance_core import (
 @documented
 @attrs.frozen
 class FDG:
-    """Frequency-decoupled guidance: guide the bands of a Laplacian pyramid with a scale each.
+    """Frequency-decoupled guidance: guide each band of a Laplacian pyramid with its own scale.
 
         dₖ = cₖ − uₖ                             k-th band, from the highest frequencies to the lowest
         dₖ = dₖ⊥ + wₖ·dₖ∥                        dₖ∥ is the part of dₖ parallel to cₖ, per sample
         guidedₖ = cₖ + (sₖ − 1)·dₖ               form=paper
         guidedₖ = uₖ + sₖ·dₖ                     form=diffusers; cₖ where sₖ is 1
 
-    The forms differ where a weight is not 1. Where sₖ is 1 for all bands, the method is off and `uncond` is not run.
-    With `zero_star`, α·u stands for u, α = ⟨c, u⟩/(‖u‖² + 1e−8), as in `cfg-zero-star`: with `rescale` after it, that
-    is the guidance of ZeResFDG.
+    The forms differ if a weight is not 1. If sₖ is 1 for all bands, the method is off and `uncond` is not run. With
+    `zero_star`, α·u replaces u, where α = ⟨c, u⟩/(‖u‖² + 1e−8) as in `cfg-zero-star`. Followed by `rescale`, this is
+    the guidance of ZeResFDG.
 
     A prediction is `[B, C, H, W]`, `[B, C, F, H, W]`, or tokens `[B, S, C]` with their `grid`. Sides that cannot be
-    halved for each band are mirrored to the next power of two, and the result is cut.
+    halved for each band are extended by mirroring to the next power of two, and the result is cropped.
 
     Source: Sadat et al., arXiv:2506.19713, Alg. 2, with the pyramid of kornia; `zero_star`: arXiv:2510.12954.
     """
@@ -66,7 +66,7 @@ class FDG:
     parallel: Sequence[float] = numbers(
         (1.0,), least=1, help="weight of the part parallel to c: one for each band, or one for all"
     )
-    zero_star: bool = flag(False, help="whether to put α·u in the place of u, as CFG-Zero* does")
+    zero_star: bool = flag(False, help="whether to replace u with α·u, as CFG-Zero* does")
     grid: Sequence[int] | None = grid(None, help="rows and columns of the tokens [B, S, C], such as [64, 96]")
     form: Literal["paper", "diffusers"] = choice(
         "paper", ("paper", "diffusers"), help="whether the formula starts from c or from u"

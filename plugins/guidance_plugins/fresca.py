@@ -27,14 +27,15 @@ from guidance_core import (
 @documented
 @attrs.frozen
 class FreSca:
-    """Frequency scaling: weigh the low and the high frequencies of c − u differently.
+    """Frequency scaling: weight the low and the high frequencies of c − u differently.
 
         guided = u + s·(l·low(c − u) + h·high(c − u))
 
-    `low` keeps the frequencies below `cutoff` of rows and columns, at most half of each; `high` is the rest. With
-    `cutoff=none` the cutoff of each sample follows from its spectrum, as in the authors' code: along the middle row and
-    the middle column of the centred spectrum, the place at which its magnitudes have added up to the share `energy`, at
-    most a quarter of the shorter side; the mean of both, and at least 3. The method is off where s, l and h are 1.
+    `low` keeps the frequencies of rows and columns below `cutoff`, at most half of each; `high` is the rest. With
+    `cutoff=none` each sample has a cutoff from its own spectrum, as in the authors' code. Along the middle row and the
+    middle column of the centred spectrum, it is the place where the sum of the magnitudes reaches the share `energy`,
+    at most a quarter of the shorter side. The cutoff is the mean of both, and at least 3. The method is off if s, l and
+    h are 1.
 
     A prediction is `[B, C, H, W]`, `[B, C, F, H, W]`, or tokens `[B, S, C]` with their `grid`.
 
@@ -60,9 +61,7 @@ class FreSca:
     cutoff: int | None = whole(
         20, ge=0, optional=True, help="frequencies to count as low (none: found from the spectrum of each sample)"
     )
-    energy: Scale = number(
-        0.2, ge=0, le=1, help="share of the spectrum below the cutoff, if that is found from the spectrum"
-    )
+    energy: Scale = number(0.2, ge=0, le=1, help="share of the spectrum below a cutoff that is found from the spectrum")
     grid: Sequence[int] | None = grid(None, help="rows and columns of the tokens [B, S, C], such as [64, 96]")
 
     @hookimpl

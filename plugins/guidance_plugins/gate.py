@@ -14,15 +14,15 @@ from guidance_core import Axis, Branch, Hold, Needs, Reference, Request, Step, W
 @documented
 @attrs.frozen
 class Gate:
-    """Inside a window of the run, reuse the last stored guidance instead of running its branches.
+    """Reuse the last stored guidance in a window of the run, instead of running its branches.
 
         guided = c + Δ,   Δ = guided − c of the last step before the window
 
-    The default window is the second half of the steps. Only `cond` runs there. Δ is kept in the
-    prediction's own space, for each output, and is dropped when the host changes the model: that step
-    is run in full, and stored anew. It holds everything that the plugins given before the gate made
-    of the prediction; corrections given after it are applied to the sum. Where `interval` stands in the
-    stack makes no difference: outside its window there is no guidance, to be stored or reused.
+    The default window is the second half of the steps. Only `cond` runs there. Δ is kept for each output, in the
+    prediction's own space. If the host changes the model, Δ is dropped: that step runs all branches and stores a new Δ.
+    It contains the effect of all plugins before the gate in the stack; corrections after the gate are applied to the
+    sum. The position of `interval` in the stack makes no difference: outside its window there is no guidance to store
+    or reuse.
 
     Source: Castillo et al., arXiv:2312.12487 (reuse of the guidance direction).
     """
@@ -40,7 +40,7 @@ class Gate:
 
     @hookimpl(wrapper=True, tryfirst=True)  # outermost, to see what is left of the branches
     def build_branches(self, step: Step) -> Generator[None, list[Request], list[Request]]:
-        """Drop every branch where the guidance can be reused; else have it stored, if it will be."""
+        """Drop every branch if the guidance can be reused; else have it stored, if a later step reuses it."""
         asked = yield
         held = {
             output

@@ -31,13 +31,14 @@ class ICG(WeakenedPass):
 
         guided = c + (s − 1)·(c − u)
 
-    `u` is the pass with a condition drawn anew at each step: with `draw=noise` each floating-point input is Gaussian
-    noise with its standard deviation, with `draw=class` labels are drawn from `classes`, and with `draw=given` it is
-    the condition that the host gives under the name `random`, such as random text. What is drawn follows from the
-    sample's seed and the step. It needs no model that was trained without conditions. At s = 1 it is not run.
+    `u` is the pass with a new random condition in each step. With `draw=noise` each floating-point input is Gaussian
+    noise with the input's standard deviation, with `draw=class` labels are drawn from `classes`, and with `draw=given`
+    it is the condition that the host provides under the name `random`, such as random text. The random numbers depend
+    only on the sample's seed and the step. The model does not have to be trained without conditions. At s = 1 it is not
+    run.
 
-    Source: Sadat et al., arXiv:2407.02687, section 4 and appendix G. The standard deviation is per sample here; there
-    it is that of the whole batch.
+    Source: Sadat et al., arXiv:2407.02687, section 4 and appendix G. Here, the standard deviation is per sample; in the
+    paper it is that of the whole batch.
     """
 
     form_of: ClassVar[str] = "cfg"
@@ -45,16 +46,16 @@ class ICG(WeakenedPass):
 
     scale: Scale = number(3.0, help="guidance scale s; 1 is off and runs no extra pass")
     draw: Literal["noise", "class", "given"] = choice(
-        "noise", ("noise", "class", "given"), help="what the random condition is"
+        "noise", ("noise", "class", "given"), help="kind of the random condition"
     )
     classes: int = whole(1000, ge=1, help="number of labels to draw from, with draw=class")
-    inputs: Sequence[str] = names(help="names of the inputs to draw (none: every one of the kind)")
+    inputs: Sequence[str] = names(help="names of the inputs to draw (none: all of the kind)")
     branch: str = text("random", help="name of the branch")
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if self.draw == "given" and self.inputs:
-            raise ConfigurationError("ICG: with draw=given the host draws the condition; leave inputs out.")
+            raise ConfigurationError("ICG: with draw=given the host provides the condition; leave out inputs.")
 
     def weakened(self, step: Step) -> Branch:
         """Return the pass with a random condition."""

@@ -28,12 +28,13 @@ from guidance_core import (
 @documented
 @attrs.frozen
 class Interval:
-    """Guidance only while the noise level is in [lo, hi]; outside, other methods are neutral.
+    """Guidance only while the noise level is in [lo, hi]; outside it, the other methods are neutral.
 
-    It wraps the methods given before or after it: outside the window their branches are not run
-    and their corrections not applied. By fraction of the steps before a step the window is [lo, hi), by the fraction
-    that is done after it (`by=done`) (lo, hi]. With `ends=floored` both ends of a fraction are rounded down to whole
-    steps, as diffusers' guiders do; `ends=inside` leaves out the first of them too, as its skip-layer guidance does.
+    It limits all methods of the stack, before and after it: outside the window their branches are not run and their
+    corrections are not applied. By the fraction of the steps before a step the window is [lo, hi), and by the fraction
+    done after it (`by=done`) it is (lo, hi]. With `ends=floored` both ends of a fraction are rounded down to whole
+    steps, as in diffusers' guiders; `ends=inside` also leaves out the first of these steps, as in its skip-layer
+    guidance.
 
     Source: Kynkäänniemi et al., arXiv:2404.07724, eq. 5.
     """
@@ -68,7 +69,7 @@ class Interval:
         return [request for request in kept if request is not None]
 
     def _check_methods(self, plugins: tuple[str, ...]) -> None:
-        """Raise where a name limits nothing, which is known once there is a stack."""
+        """Raise an error if a name is not in the stack."""
         known = {*plugins, *(name.partition("#")[0] for name in plugins)}
         for method in self.methods:
             if method not in known:

@@ -72,15 +72,14 @@ class LTX2:
         guided = c + (cfg − 1)·(c − neg) + stg·(c − perturbed) + (mod − 1)·(c − modality)
         guided = guided·(rescale·std(c)/std(guided) + 1 − rescale)
 
-    `neg` has the negative condition; `perturbed` skips self-attention in the STG blocks; `modality`
-    turns the cross-attention between video and audio off. Every scale may be a number, a value per
-    output, or a table by sigma; what is not given comes from the preset. A pass runs if either output
-    needs it. With `skip_step` k an output is evaluated at steps divisible by k + 1 and keeps its
-    last x0 in between. With `stg_blocks` of None the STG pass weakens all blocks, and with `[]` it is not run. With
-    `negative=guided` an output whose cfg is 1 keeps its positive text in the neg pass, as in vLLM-Omni; ltx-core gives
-    both the negative one. Further evaluations of a step that is held (a res2s or Heun midpoint) are held too; with
-    `midpoints=evaluated` they are run, as in ltx-pipelines. The std is per sample, as in diffusers;
-    ltx-core takes it over the batch.
+    `neg` has the negative condition, `perturbed` skips self-attention in the STG blocks, and `modality` turns off the
+    cross-attention between video and audio. Every scale may be a number, a value per output, or a table by sigma;
+    parameters that are not given come from the preset. A pass runs if either output needs it. With `skip_step` k, an
+    output is evaluated in steps divisible by k + 1 and keeps its last x0 in between. With `stg_blocks` of None the STG
+    pass weakens all blocks, and with `[]` it is not run. With `negative=guided`, an output whose cfg is 1 keeps its
+    positive text in the neg pass, as in vLLM-Omni; in ltx-core both outputs get the negative text. Further evaluations
+    of a held step (a res2s or Heun midpoint) are held too; with `midpoints=evaluated` they are run, as in
+    ltx-pipelines. The std is per sample, as in diffusers; in ltx-core it is that of the batch.
 
     Source: ltx-core, `MultiModalGuider`; rescale: arXiv:2305.08891 §3.4; STG: arXiv:2411.18664.
     """
@@ -96,9 +95,7 @@ class LTX2:
 
     values_to_try: ClassVar[Mapping[str, tuple[Any, ...]]] = {"cfg_scale": (4.0, _both(3.0, 1.0), _both(1.0, 7.0))}
 
-    preset: Preset = choice(
-        "2.3", tuple(_PRESETS), help="preset whose values are used for parameters that are not given"
-    )
+    preset: Preset = choice("2.3", tuple(_PRESETS), help="preset with the values of parameters that are not given")
     cfg_scale: Scale | Unset = number(UNSET, help="scale of the negative pass; 1 does not run it")
     stg_scale: Scale | Unset = number(UNSET, help="strength of the perturbed pass; 0 does not run it")
     modality_scale: Scale | Unset = number(UNSET, help="scale of the modality pass; 1 does not run it")
@@ -112,7 +109,7 @@ class LTX2:
     negative: Literal["both", "guided"] = choice(
         "both",
         ("both", "guided"),
-        help="whose text is negative in the neg pass: both outputs' (ltx-core), or that of outputs whose cfg is not 1",
+        help="outputs that get the negative text in the neg pass: both (ltx-core), or those whose cfg is not 1",
     )
     midpoints: Literal["held", "evaluated"] = choice(
         "held",
@@ -130,9 +127,9 @@ class LTX2:
 
     @classmethod
     def by_sigma(cls, table: Mapping[float, Mapping[str, Any]], preset: Preset = "2.3") -> LTX2:
-        """Make one whose parameters depend on sigma: upper bounds of sigma to parameters.
+        """Make one whose parameters depend on sigma, from a mapping of upper bounds of sigma to parameters.
 
-        The bin of a bound reaches from the next smaller bound (exclusive) to itself (inclusive).
+        The bin of a bound extends from the next smaller bound (exclusive) to the bound itself (inclusive).
 
         Raises:
             ConfigurationError: the rows do not give the same parameters.

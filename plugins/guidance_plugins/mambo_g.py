@@ -27,13 +27,13 @@ DISTANCE, NORM = Distance(), Norm()
 @documented
 @attrs.frozen
 class MamboG:
-    """Magnitude-aware mitigation for boosted guidance: the further u is from c, the smaller the scale.
+    """Magnitude-aware mitigation for boosted guidance: the farther u is from c, the smaller the scale.
 
         r = ‖c − u‖/‖u‖                       per sample
         s′ = 1 + (s − 1)·exp(−α·r)
         guided = c + (s′ − 1)·(c − u)
 
-    Where u is 0 and c is not, r is infinite and there is no guidance; where both are 0 there is nothing to guide.
+    If u is 0 and c is not, r is infinite and there is no guidance. If both are 0, there is nothing to guide.
 
     Source: arXiv:2508.03442; as in diffusers' MagnitudeAwareGuidance.
     """

@@ -25,14 +25,14 @@ from guidance_core import (
 @documented
 @attrs.frozen
 class MultiCondition:
-    """Guidance by one more condition, beside that of `cfg`; several stand in one stack.
+    """Guidance by one more condition, in addition to that of `cfg`; a stack may have several.
 
         guided = c + w·(a − u)
 
-    a is the prediction with `condition`, u that with the condition `negative`. With `cfg:scale=s` in the stack the
-    result is u + s·(c − u) + Σ wᵢ·(aᵢ − u), where passes whose weights cancel out are not run. The weight may be a
-    mask: a tensor that broadcasts to the prediction from the batch on, such as `[1, 1, H, W]`. With `frames` it runs
-    from `weight` in the first frame to `last` in the last one. At weight 0 nothing is run.
+    a is the prediction with `condition`, and u that with the condition `negative`. With `cfg:scale=s` in the stack the
+    result is u + s·(c − u) + Σ wᵢ·(aᵢ − u); passes whose weights cancel out are not run. The weight may be a mask: a
+    tensor that broadcasts to the prediction, with dimensions aligned from the batch on, such as `[1, 1, H, W]`. With
+    `frames` it goes from `weight` in the first frame to `last` in the last one. At weight 0 the method adds no passes.
 
     Source: Liu et al., arXiv:2206.01714, and the authors' code; weights by frame as in Stable Video Diffusion.
     """
@@ -48,9 +48,7 @@ class MultiCondition:
 
     def __attrs_post_init__(self) -> None:
         if self.condition == "negative":
-            raise ConfigurationError(
-                "MultiCondition: condition must be another than negative, which it is compared with."
-            )
+            raise ConfigurationError("MultiCondition: condition cannot be 'negative', which it is compared with.")
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Branch]:

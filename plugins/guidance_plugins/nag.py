@@ -21,20 +21,20 @@ from guidance_core import (
 @documented
 @attrs.frozen
 class NAG(Windowed):
-    """Normalized attention guidance: the positive pass moves away from the negative text inside its cross-attention.
+    """Normalized attention guidance: move away from the negative text inside the cross-attention of the positive pass.
 
         z̃ = z⁺ + φ·(z⁺ − z⁻)
         ẑ = z̃·min(r, τ)/r,   r = ‖z̃‖₁/‖z⁺‖₁        per token
         z = α·ẑ + (1 − α)·z⁺
 
-    It costs no pass, and works with distilled models, which have no guidance of their own. The model makes it: every
-    pass with the condition `positive` gets the change, and the negative inputs in `branch.also`. At φ = 0 or α = 0 it
-    is off.
+    It needs no extra pass, and works with distilled models, which have no guidance of their own. The model must support
+    it: every pass with the condition `positive` gets the change, and the negative inputs in `branch.also`. At φ = 0 or
+    α = 0 it is off.
 
     Source: Chen et al., arXiv:2505.21179, and the authors' code, whose `nag_scale` is φ + 1.
     """
 
-    scale: float = number(5.0, ge=0, varies=False, help="φ, how far to move; 0 is off")
+    scale: float = number(5.0, ge=0, varies=False, help="φ, how far to move away; 0 is off")
     tau: float = number(2.5, gt=0, varies=False, help="τ, the largest growth of a token's norm")
     alpha: float = number(0.25, ge=0, le=1, varies=False, help="α, the weight of the normalized result; 0 is off")
     blocks: Blocks | None = blocks(

@@ -32,13 +32,13 @@ class Normalize:
         clamp:  g·min(1, k·‖c‖/‖g‖)   per sample: the norm may grow by the factor k at most
         match:  g·‖c‖/‖g‖             per token (last dimension): the norm is that of c
 
-    Where ‖g‖ is 0 the prediction is left as it is.
+    If ‖g‖ is 0, the prediction stays as it is.
 
     Source: clamp as in the CFG normalization of Z-Image; match as in Qwen-Image.
     """
 
     form: Literal["clamp", "match"] = choice(
-        "clamp", ("clamp", "match"), help="clamp bounds the norm, match makes it equal"
+        "clamp", ("clamp", "match"), help="whether to bound the norm or to match that of c"
     )
     limit: Scale = number(1.0, ge=0, help="k, how much the norm may grow (clamp form)")
     over: Over | None = extent(

@@ -14,9 +14,10 @@ class PAG(WeakenedPass):
 
         guided = c + s·(c − p)
 
-    `p` is the conditional pass in whose chosen blocks the self-attention map is the identity. At s = 0 it is not run.
+    `p` is the conditional pass with the identity as the self-attention map of the chosen blocks. At s = 0 it is not
+    run.
 
-    Source: Ahn et al., arXiv:2403.17377, and the authors' code, which counts from p: its scale is s + 1.
+    Source: Ahn et al., arXiv:2403.17377, and the authors' code, whose formula starts from p: its scale is s + 1.
     """
 
     scale: Scale = number(3.0, help="strength s; 0 is off and runs no extra pass")

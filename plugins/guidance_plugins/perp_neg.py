@@ -33,9 +33,9 @@ class PerpNeg:
         d = c − u,   dᵢ = nᵢ − u
         guided = u + s·(d − Σ wᵢ·dᵢ⊥),   dᵢ⊥ = dᵢ − ⟨dᵢ, d⟩·d/‖d‖²     per sample
 
-    nᵢ are the predictions with negative prompts, u that with the empty prompt, which is a condition of its own. The
-    authors' weights are the negatives of these. Without negative prompts it is `cfg` with the empty prompt; at s = 1
-    with weights of 0 no extra pass is run.
+    nᵢ are the predictions with negative prompts, and u is that with the empty prompt, which is a condition of its own.
+    The authors' weights are the negatives of these. Without negative prompts it is `cfg` with the empty prompt. At s =
+    1 with weights of 0, no extra pass is run.
 
     Source: Armandpour et al., arXiv:2304.04968, Alg. 1, and the authors' code.
     """
@@ -50,7 +50,7 @@ class PerpNeg:
 
     scale: Scale = number(7.5, help="guidance scale s")
     conditions: Sequence[str] = names(("negative",), help="names of the conditions with negative prompts")
-    weights: Sequence[float] = numbers((1.0,), help="weight of each, positive to move away from it; 0 does not run it")
+    weights: Sequence[float] = numbers((1.0,), help="weight of each; positive moves away from it, 0 does not run it")
     empty: str = text("empty", help="name of the condition with the empty prompt")
 
     def __attrs_post_init__(self) -> None:
@@ -64,7 +64,7 @@ class PerpNeg:
         if twice is not None:
             raise ConfigurationError(
                 f"PerpNeg: the condition {twice!r} is given twice. Negative prompts, the empty prompt and the positive "
-                "one are different conditions."
+                "one must be different conditions."
             )
 
     @property
@@ -74,7 +74,7 @@ class PerpNeg:
 
     @hookimpl
     def build_branches(self, step: Step) -> list[Request]:
-        """Ask for all predictions, or for none where the result is c."""
+        """Ask for all predictions, or for none if the result is c."""
         acting = step.outputs if self.weighted else step.active(self.scale, neutral=1.0)
         if not acting:
             return []
@@ -97,5 +97,5 @@ class PerpNeg:
 
 
 def _branch(condition: str) -> str:
-    """Return the name of the pass with a condition: that under which other methods know it."""
+    """Return the name of the pass with a condition, which is the same in other methods."""
     return "uncond" if condition == "negative" else condition

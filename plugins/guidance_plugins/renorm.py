@@ -23,12 +23,12 @@ def limiting(
 @documented
 @attrs.frozen
 class Renorm:
-    """Give the guided prediction g no larger norm than c has, but at least a share of its own.
+    """Limit the norm of the guided prediction g to that of c, but keep at least a share of its own.
 
         guided = k·g,   k = min(1, max(m, ‖c‖/‖g‖))
 
-    Norms are per sample (`global`), or per token, which is the last dimension (`channel`). It follows `dual` or another
-    guidance. Where g is 0 it is left as it is. `renorm-text` limits the part by the text alone.
+    Norms are per sample (`global`), or per token, which is the last dimension (`channel`). Put it after `dual` or
+    another guidance. If g is 0, it stays as it is. `renorm-text` limits only the part of the text.
 
     Source: the code of BAGEL, arXiv:2505.14683 (`cfg_renorm_type`, `cfg_renorm_min`).
     """

@@ -1,4 +1,4 @@
-"""Guidance by a text and an image, in which the part by the text is limited."""
+"""Guidance by a text and an image, with a limit for the part of the text."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ NORM = Norm("token")
 @documented
 @attrs.frozen
 class RenormText:
-    """Guidance as by `dual:form=bagel`, whose part by the text gets no larger norm than c has.
+    """Guidance like `dual:form=bagel`, with the norm of the part of the text limited to that of c.
 
         h = r + t·(c − r)
         k = min(1, max(m, ‖c‖/‖h‖))              per token (last dimension)
         guided = n + i·(k·h − n)
 
-    c has the text and the image, r the image alone, and n the text alone. n is not run at i = 1, r not at t = 1.
+    c has the text and the image, r only the image, and n only the text. n is not run at i = 1, and r not at t = 1.
 
     Source: the code of BAGEL, arXiv:2505.14683 (`cfg_renorm_type="text_channel"`).
     """
@@ -45,7 +45,7 @@ class RenormText:
 
     text_scale: Scale = number(4.0, help="scale t of the text")
     image_scale: Scale = number(1.5, help="scale i of the image")
-    least: Scale = number(0.0, ge=0, le=1, help="m, the smallest factor; 1 limits nothing")
+    least: Scale = number(0.0, ge=0, le=1, help="m, the smallest factor; 1 disables the limit")
     image_condition: str = text("image", help="the condition with the image, but without the text")
     text_condition: str = text("text", help="the condition with the text, but without the image")
 
@@ -62,7 +62,7 @@ class RenormText:
 
     @hookimpl
     def combine(self, step: Step, predictions: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return i·(k − 1)·h, which the limit takes away."""
+        """Return i·(k − 1)·h, the part that the limit removes."""
         c, r = predictions["cond"], predictions[self.image_condition]
         h = r + step.value(self.text_scale) * (c - r)
         k = limiting(step, step.measure(NORM, c), h, step.value(self.least), NORM)

@@ -28,7 +28,7 @@ from guidance_core import (
 
 
 def rescaling(step: Step, guided: torch.Tensor, reference: Reference, phi: float | torch.Tensor, std: Std) -> Multiply:
-    """Return the correction g·(φ·std(c)/std(g) + 1 − φ), which leaves a constant g as it is.
+    """Return the correction g·(φ·std(c)/std(g) + 1 − φ), which does not change a constant g.
 
     `guided` is `[B, ...]`; the factor has the shape of the statistics, `[B, 1, ...]`.
     """
@@ -42,7 +42,7 @@ class Rescale:
 
         guided = φ·g·std(c)/std(g) + (1 − φ)·g
 
-    Each sample has its own statistics. A guided prediction without spread is left as it is.
+    Each sample has its own statistics. A guided prediction without spread stays as it is.
 
     Source: Lin et al., arXiv:2305.08891, eq. 15 and 16.
     """
@@ -53,7 +53,7 @@ class Rescale:
     phi: Scale = number(0.7, ge=0, le=1, help="how much of the rescaled prediction to use; 0 is off")
     over: Over = extent(
         "sample",
-        help="what one std covers: a sample, its channels or tokens, the whole tensor, or dimensions such as [-1, -2]",
+        help="range of one std: a sample, its channels or tokens, the whole tensor, or dimensions such as [-1, -2]",
     )
     space: Space | None = choice(
         None,
@@ -62,7 +62,7 @@ class Rescale:
         help="space to rescale in (none: the model's own)",
     )
     first: int | None = whole(
-        None, ge=1, optional=True, help="how many of the first tokens of [B, ..., S, C] to count (none: all)"
+        None, ge=1, optional=True, help="number of first tokens of [B, ..., S, C] to use (none: all)"
     )
     std: Std = attrs.field(
         init=False,

@@ -16,13 +16,13 @@ ROUNDED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 @documented
 @attrs.frozen
 class RoundedCFG:
-    """CFG with every operation rounded to the model's dtype, for results that equal an engine's bit for bit.
+    """CFG with every operation rounded to the model's dtype, so that results equal an engine's bit for bit.
 
         difference:  u + s·(c − u)         diffusers, vLLM-Omni, and sglang on one device
         weights:     s·c + (1 − s)·u       sglang on two CFG ranks
 
-    `cfg` rounds once, at the end, and is more precise. Use this one where results must not change when an engine's own
-    guidance is replaced. `dtype` is that of the predictions; with float32 only the order of the operations remains.
+    `cfg` rounds once, at the end, and is more precise. Use this method if results must not change when you replace an
+    engine's own guidance. `dtype` is that of the predictions; with float32 only the order of the operations differs.
 
     Source: sglang 0.5.23, `CFGPolicy.combine`; vLLM-Omni 0.30.0, `CFGParallelMixin.combine_cfg_noise`.
     """
@@ -35,7 +35,7 @@ class RoundedCFG:
         "difference", ("difference", "weights"), help="the order of the operations"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = choice(
-        "float32", ("float32", "bfloat16", "float16"), help="what each operation is rounded to"
+        "float32", ("float32", "bfloat16", "float16"), help="dtype that each operation is rounded to"
     )
 
     @hookimpl

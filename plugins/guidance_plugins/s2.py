@@ -27,14 +27,14 @@ from guidance_core import (
 @documented
 @attrs.frozen
 class S2(WeakenedPass):
-    """Stochastic self-guidance: move away from a pass without some blocks, others at each step.
+    """Stochastic self-guidance: move away from a pass without some blocks, chosen at random in each step.
 
         guided = c + s·(c − p)
 
-    `p` is the conditional pass that skips a share of the blocks, drawn anew at each step. What is drawn follows from
-    `seed` and the step, not from the run, since one forward skips the same blocks for all samples of a batch. At s = 0
-    it is not run. The number of blocks is what the host says with `start(supports=Capabilities(blocks=28))`, or
-    `count`.
+    `p` is the conditional pass that skips a share of the blocks, drawn in each step. The choice depends on `seed` and
+    the step, not on the run, because a forward pass skips the same blocks for all samples of a batch. At s = 0 it is
+    not run. The number of blocks is `count`, or the number that the host declares with
+    `start(supports=Capabilities(blocks=28))`.
 
     Source: Chen et al., arXiv:2508.12880, eq. 4 and Alg. 1 of the third version.
     """
@@ -46,7 +46,7 @@ class S2(WeakenedPass):
     count: int | None = whole(
         None, optional=True, ge=1, help="number of the model's blocks (none: as the host declares)"
     )
-    branch: str = text("without", help="beginning of the names of its branches, such as without-3-7")
+    branch: str = text("without", help="first part of the names of its branches, such as without-3-7")
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -71,7 +71,7 @@ class S2(WeakenedPass):
         return Branch(f"{self.branch}-{name}", perturbations=changes, strength=step.value(self.scale))
 
     def _places(self, step: Step) -> list[tuple[str | None, int]]:
-        """Return the blocks to draw from, each with the list that it is in."""
+        """Return the blocks to draw from, each with its list."""
         if self.blocks is not None:
             return [(None, block) for block in SkipBlocks(self.blocks).blocks or ()]
         lists = {"blocks": self.count} if self.count is not None else step.blocks

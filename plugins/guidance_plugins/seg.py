@@ -14,9 +14,9 @@ class SEG(WeakenedPass):
 
         guided = c + s·(c − p)
 
-    `p` is the conditional pass in whose chosen blocks the queries of self-attention are blurred by a Gaussian over the
-    grid of their tokens. Where σ is more than 9999, every query is their mean. At s = 0 it is not run. The paper's γ is
-    s + 1, as it counts from p; its code takes s.
+    `p` is the conditional pass with a Gaussian blur of the queries of self-attention in the chosen blocks, over the
+    grid of their tokens. If σ is more than 9999, every query is the mean of all. At s = 0 it is not run. The paper's γ
+    is s + 1, because its formula starts from p; its code uses s.
 
     Source: Hong, arXiv:2408.00760, eq. 6 and 9, and the authors' code.
     """
@@ -26,7 +26,7 @@ class SEG(WeakenedPass):
         None, varies=False, help="indices of the transformer blocks to blur, from 0 (none: all)"
     )
     sigma: float = number(
-        1e6, gt=0, varies=False, help="standard deviation σ of the blur in tokens; more than 9999 is their mean"
+        1e6, gt=0, varies=False, help="standard deviation σ of the blur in tokens; above 9999 it is the mean"
     )
     branch: str = text("blurred", help="name of the branch; two stacked SEGs need two")
 

@@ -14,13 +14,13 @@ from guidance_core import Request, Scale, Space, Step, choice, documented, hooki
 @documented
 @attrs.frozen
 class Skimmed:
-    """CFG whose scale is k instead of s in the elements that guidance only makes larger.
+    """CFG with the scale k instead of s for the elements that guidance only makes larger.
 
         those with sign(c − u) = sign(c) = sign(g) = sign(g − x),  g = u + s·(c − u)
         and then, with the new u, those with sign(u − c) = sign(u) = sign(h) = sign(h − x),  h = c + s·(u − c)
 
-    In each, u ← w·u + (1 − w)·c with w = (k − 1)/(s − 1), so that c + (s − 1)(c − u) is the result of scale k. The
-    comparisons are made on x0, which the sample x is near to. At s = 1 the method is off and `uncond` is not run.
+    In each of them, u ← w·u + (1 − w)·c with w = (k − 1)/(s − 1), so that c + (s − 1)(c − u) is the result of scale k.
+    The comparisons use x0, which is close to the sample x. At s = 1 the method is off and `uncond` is not run.
 
     Source: Extraltodeus/Skimmed_CFG, skimmed_CFG.py, the node "linear interpolation".
     """
@@ -29,7 +29,7 @@ class Skimmed:
     neutral: ClassVar[Mapping[str, float]] = {"scale": 1.0}
 
     scale: Scale = number(7.5, help="guidance scale s; 1 is off and runs no extra pass")
-    skim: Scale = number(5.0, ge=0, help="k, the scale of elements that would overshoot; s is plain cfg")
+    skim: Scale = number(5.0, ge=0, help="k, the scale of elements that overshoot; if equal to s, it is plain cfg")
     space: Space | None = choice(
         "x0", ("epsilon", "v", "x0", "flow"), optional=True, help="space to work in (none: the model's own)"
     )

@@ -22,7 +22,7 @@ class SMCCFG:
         e ← e − k·r/‖r‖                       form=norm, per sample
         guided = u + s·e
 
-    At s = 1 the method is off and `uncond` is not run. In a sampler that goes back in noise (Restart) e′ stays that of
+    At s = 1 the method is off and `uncond` is not run. In a sampler that goes back in noise (Restart), e′ stays that of
     the lower noise.
 
     Source: CFG-Ctrl, arXiv:2603.03281; form=sign and the defaults λ = 5, k = 0.2 are those of the authors' code, which

@@ -30,9 +30,9 @@ class SoftPAG(WeakenedPass):
 
         guided = c + s·(c − p)
 
-    `p` is the conditional pass in which the attention map A of each chosen head is (1 − u)·A + u·I. Heads are chosen
-    one by one, as `heads=[L3H0, L7H5]`, or all of some blocks. At s = 0 it is not run; with u = 1 and all heads it is
-    PAG.
+    `p` is the conditional pass in which the attention map A of each chosen head is replaced with (1 − u)·A + u·I.
+    Choose single heads, as in `heads=[L3H0, L7H5]`, or all heads of some blocks. At s = 0 it is not run; with u = 1 and
+    all heads it is PAG.
 
     Source: Ahn et al., arXiv:2506.10978, of which the abstract was read.
     """
@@ -54,7 +54,7 @@ class SoftPAG(WeakenedPass):
         if not self.heads:
             return (SoftIdentityAttention(self.blocks, weight=self.weight),)
         if self.blocks is not None:
-            raise ConfigurationError("SoftPAG: heads says in which blocks they are; leave blocks out.")
+            raise ConfigurationError("SoftPAG: heads already names the blocks; leave out blocks.")
         chosen: dict[int, list[int]] = {}
         for name in self.heads:
             found = re.fullmatch(r"[Ll](\d{1,5})[Hh](\d{1,5})", name)

@@ -31,8 +31,8 @@ class SWG(WeakenedPass):
 
         guided = c + s·(c − p)
 
-    `p` is the conditional pass whose predictions are made in windows that overlap, and averaged where they do. Windows
-    lie along the height and the width. At s = 0 it is not run.
+    `p` is the conditional pass whose predictions are made in overlapping windows, and averaged where these overlap.
+    Windows lie along the height and the width. At s = 0 it is not run.
 
     Source: Adaloglou et al., arXiv:2411.10257, Alg. 1 of the first version, and the authors' code.
     """
@@ -57,7 +57,7 @@ class SWG(WeakenedPass):
 @documented
 @attrs.frozen
 class MaskedSWG(SWG):
-    """Masked sliding-window guidance: move away from a pass that sees windows, where these overlap.
+    """Masked sliding-window guidance: move away from a pass that sees windows, only where these overlap.
 
         guided = c + s·m·(c − p)
 

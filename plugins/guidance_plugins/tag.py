@@ -15,12 +15,12 @@ class TAG:
 
         x′ − x = Δ∥ + Δ⊥,   x′ ← x + Δ∥ + η·Δ⊥              Δ∥ is parallel to x, per sample
 
-    A step of Euler's method or DDIM is a multiple of x and one of the prediction g. So Δ⊥ is a multiple of the part of
-    g that is orthogonal to x, and the same is done here before the step, in whatever space the model predicts:
+    A step of Euler's method or DDIM is a multiple of x plus a multiple of the prediction g. So Δ⊥ is a multiple of the
+    part of g that is orthogonal to x, and the method can act on g before the step, in any prediction type:
 
         guided = η·g + (1 − η)·g∥
 
-    It corrects the sum that the methods before it make, and costs no pass.
+    It corrects the result of the methods before it, without an extra pass.
 
     Source: Cho et al., arXiv:2510.04533, eq. 6.
     """

@@ -14,15 +14,15 @@ from guidance_core import Away, Request, Scale, Step, documented, hookimpl, nega
 @documented
 @attrs.frozen
 class TCFG:
-    """Tangential damping classifier-free guidance: keep of u what the two predictions have in common.
+    """Tangential damping classifier-free guidance: keep only the part of u that both predictions share.
 
         v = first right singular vector of the matrix with rows c and u, per sample
         u′ = ⟨u, v⟩·v
         guided = c + (s − 1)·(c − u′)
 
-    The vector follows from the three inner products of c and u: with the larger eigenvalue λ of their Gram matrix
-    and its eigenvector (a, b), v = (a·c + b·u)/√λ. Where c and u are orthogonal and of one length, every direction
-    is as good, and that of c is taken.
+    The vector is computed from the three inner products of c and u: with the larger eigenvalue λ of their Gram matrix
+    and its eigenvector (a, b), v = (a·c + b·u)/√λ. If c and u are orthogonal and of equal length, every direction is
+    valid, and that of c is used.
 
     Source: Kwon et al., arXiv:2503.18137, Alg. 1; as in diffusers' TangentialClassifierFreeGuidance.
     """

@@ -10,12 +10,12 @@ from guidance_core import Blocks, Branch, Scale, ShuffledTokens, Step, WeakenedP
 @documented
 @attrs.frozen
 class TPG(WeakenedPass):
-    """Token perturbation guidance: move away from a pass in which the tokens of some blocks have changed places.
+    """Token perturbation guidance: move away from a pass in which the tokens of some blocks are shuffled.
 
         guided = c + s·(c − p)
 
-    `p` is the conditional pass in which the tokens that enter each of the chosen blocks are shuffled. The order follows
-    from the sample's seed and the step. At s = 0 it is not run.
+    `p` is the conditional pass in which the tokens that enter each of the chosen blocks are shuffled. The order depends
+    only on the sample's seed and the step. At s = 0 it is not run.
 
     Source: Rajabi et al., arXiv:2506.10036, Alg. 1, and the authors' code.
     """

@@ -19,12 +19,12 @@ def distance(x0: torch.Tensor) -> torch.Tensor:
 @documented
 @attrs.frozen
 class Universal:
-    """Forward universal guidance: follow the gradient of any loss of the estimate of x0, through the model.
+    """Forward universal guidance: follow the gradient of any loss of the estimated x0, through the model.
 
         ε ← ε + s·σ·∇ₓ loss(x0(x))                in x0 space: − s·(σ²/α)·∇ₓ loss
 
-    The loss is one of clean images, such as the distance to a text in CLIP's space, a segmentation or a face. At s = 0
-    it is off, and so it is where α is 0. The paper's backward steps and self-recurrence belong to a sampler.
+    The loss is a function of clean images, such as the distance to a text in CLIP's space, to a segmentation or to a
+    face. It is off at s = 0, and also where α is 0. The paper's backward steps and self-recurrence belong to a sampler.
 
     Source: Bansal et al., arXiv:2302.07121, and the authors' code, `ddim_with_grad.py`.
     """
@@ -32,7 +32,7 @@ class Universal:
     values_to_try: ClassVar[Mapping[str, Any]] = {"loss": (distance,)}
 
     loss: Callable[[torch.Tensor], torch.Tensor] = function(
-        help="given estimates of x0 [B, ...], returns the loss of each, [B]"
+        help="function of estimates of x0 [B, ...] that returns the loss of each, [B]"
     )
     scale: Scale = number(1.0, help="scale s of the gradient; 0 is off")
 

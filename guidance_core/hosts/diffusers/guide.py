@@ -22,11 +22,11 @@ from guidance_core.recipes import Recipe, recipe_of
 
 
 class GuidanceRecipeWarning(UserWarning):
-    """The stack is made from the recipe of a model that the pipeline does not run."""
+    """The stack is made from the recipe of a model other than the pipeline's."""
 
 
 class GuidanceArgumentWarning(UserWarning):
-    """An argument of the pipeline's own guidance was given; it has no effect, since the stack decides."""
+    """An argument of the pipeline's own guidance was given. It has no effect, because the stack decides."""
 
 
 def guide(
@@ -36,24 +36,24 @@ def guide(
     executor: str | Executor | None = None,
     pattern: Pattern | str | None = None,
 ) -> Callable[..., Any]:
-    """Return a callable with the pipeline's signature that runs it with a stack of methods.
+    """Return a function with the pipeline's signature that runs the pipeline with a stack of methods.
 
         image = guide(pipe, "cfg:scale=5,rescale:phi=0.7")(prompt="a lake", num_inference_steps=28).images[0]
 
     Args:
         pipe: a pipeline of diffusers; it is not changed.
-        guidance: a spec, a `Guidance`, or a list of plugins. If not given, the recipe of the pipeline's model, whose
-            parameters the call takes under their own names.
-        executor: what runs the branches; `all_gather` and `all_reduce` spread them over the ranks of torchrun. If not
-            given, they run in this process as the pipeline's own passes do: `batched` where it hands its model both
-            conditions in one call, which are then one forward on as many rows, and `serial` where it makes two calls.
-        pattern: how the pipeline calls its model, for one that is not known; or the name of a pipeline that calls its
-            model in the same way.
+        guidance: a spec, a `Guidance`, or a list of plugins. By default, it is the recipe of the pipeline's model; the
+            call accepts the recipe's parameters under their own names.
+        executor: what runs the branches; `all_gather` and `all_reduce` spread them over the ranks of torchrun. By
+            default, they run in this process like the pipeline's own passes: `batched` if the pipeline passes both
+            conditions to its model in one call, with as many rows, and `serial` if it makes two calls.
+        pattern: how the pipeline calls its model, if the library does not know the pipeline; or the name of a pipeline
+            that calls its model in the same way.
 
     Raises:
-        ConfigurationError: the pipeline is guided already, how it calls its model is not known, or the guidance
-            cannot be used. A call of the result raises it where the pipeline's own guidance is off, its scheduler
-            is not known, or its model cannot be perturbed as a method wants.
+        ConfigurationError: the pipeline is already guided, the library does not know how it calls its model, or the
+            guidance cannot be used. A call of the result raises it if the pipeline's own guidance is off, if its
+            scheduler is not known, or if its model cannot make a perturbation that a method asks for.
     """
     stack, pattern, executor = _checked(pipe, guidance, executor, pattern)
     if guidance is not None:
@@ -76,12 +76,12 @@ def guided(
     executor: str | Executor | None = None,
     pattern: Pattern | str | None = None,
 ) -> Iterator[Any]:
-    """Have every call of a pipeline inside the block guided by a stack of methods.
+    """Guide every call of a pipeline inside the block with a stack of methods.
 
         with guided(pipe, "apg:scale=6"):
             code_that_calls_the_pipeline(pipe)
 
-    Each call is a run of its own. Takes and raises what `guide` does.
+    Each call is a run of its own. Arguments and errors are those of `guide`.
     """
     stack, pattern, executor = _checked(pipe, guidance, executor, pattern)
     if guidance is not None:

@@ -27,27 +27,27 @@ PREDICTION_TYPES: Mapping[str, PredictionType] = {
 
 @attrs.frozen
 class Levels:
-    """The noise levels of a sampler's steps, as the model sees them."""
+    """The noise levels of a sampler's steps, as the model gets them."""
 
     prediction_type: PredictionType
     "`epsilon`, `v`, `x0` or `flow`."
     sigmas: tuple[float, ...]
-    "Of each step, and the final one."
+    "The noise level of each step, and the final one."
     alphas: tuple[float, ...] | None
-    "Signal levels to go with them; None for `flow`, where they are `1 − σ`."
+    "The signal level of each; None for `flow`, where they are `1 − σ`."
     evaluations: tuple[tuple[int, float, float | None], ...]
-    """The model's evaluations in the sampler's order: the step, and its own sigma and alpha.
+    """The model's evaluations in the sampler's order: the step, with the sigma and alpha of the evaluation.
 
-    Most samplers evaluate each step once. Heun's method evaluates it a second time, at the next step's level.
+    Most samplers evaluate each step once. Heun's method evaluates it again, at the level of the next step.
     """
 
 
 def levels_of(scheduler: Any) -> Levels:
-    """Return what the model sees of a scheduler's steps, once `set_timesteps` was called.
+    """Return the noise levels that the model gets in a scheduler's steps. Call `set_timesteps` first.
 
     Raises:
-        ConfigurationError: it has no timesteps yet, its kind is not known, or it is configured in a way that is not
-            understood. The message names it.
+        ConfigurationError: the scheduler has no timesteps yet, its class is not known, or its configuration is not
+            supported. The message names it.
     """
     name = type(scheduler).__name__
     kind = next((KINDS[each.__name__] for each in type(scheduler).__mro__ if each.__name__ in KINDS), None)

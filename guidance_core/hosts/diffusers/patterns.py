@@ -24,39 +24,39 @@ class Pattern:
     False: two calls, the positive condition first.
     """
     on: Mapping[str, float]
-    "Arguments of the pipeline's call that turn its own guidance on, and what each gets where it is left out."
+    "Arguments of the pipeline's call that turn its own guidance on, and the value of each if it is left out."
     models: tuple[str, ...] = ("transformer",)
-    "Attributes of the pipeline; a pipeline with experts has several."
+    "Attributes of the pipeline that hold its model; a pipeline with experts has several."
     sample: tuple[str, ...] = ("hidden_states",)
-    "The model's arguments that are denoised, one for each output."
+    "The model's arguments for the noisy sample, one for each output."
     outputs: tuple[str, ...] = ()
-    "Names of the outputs, where there are several."
+    "Names of the outputs, if there are several."
     needs: tuple[str, ...] = ()
-    "Arguments of the pipeline's call one of which its own guidance needs."
+    "Arguments of the pipeline's call; its own guidance needs one of them."
     replaced: Mapping[str, Any] = attrs.field(factory=dict)
-    "Further arguments of the pipeline's own guidance, which the stack replaces: each gets the value that turns it off."
+    "Further arguments of the pipeline's own guidance, which the stack replaces, with the value that turns each off."
     divides_by_norm: bool = False
     "Whether the pipeline divides by the norm of a token's prediction, so that a token of zeros would become NaN."
     flags: Flags | None = None
-    "None: perturbations are made as in `perturbed`."
+    "None if perturbations are made as in `perturbed`."
     off: float = 1.0
-    "The value of the arguments `on` up to which its own guidance is off."
+    "The largest value of the arguments `on` at which its own guidance is off."
     positive_first: bool = False
-    "Of one call for both conditions: whether the positive one is in the first half."
+    "In one call for both conditions, whether the positive one is in the first half."
     is_listed: bool = False
     "Whether the model gets and returns lists, with an entry for each sample of the batch."
     halved: Mapping[str, int] = attrs.field(factory=dict)
-    """Arguments of one call for both conditions that are halved along a dimension of their own.
+    """In one call for both conditions, the arguments that are halved along a dimension of their own.
 
-    The others are halved along their first, where that is as long as the batch.
+    The others are halved along their first dimension, if it is as long as the batch.
     """
     sign: int = 1
-    "-1 where the pipeline turns the model's prediction round before its scheduler gets it."
+    "-1 if the pipeline negates the model's prediction before it passes it to its scheduler."
     has_variance: bool = False
-    "Whether the pipeline cuts off a variance, as many channels again, that the model may return."
+    "Whether the pipeline removes a variance (as many channels again) that the model may return."
     defers: bool = False
-    "Of two calls: whether the pipeline slices, scales or adds to the first prediction before its second call."
+    "With two calls, whether the pipeline slices, scales or adds to the first prediction before its second call."
     guiders: tuple[str, ...] = ()
-    "Attributes of the pipeline that hold a guider of diffusers; a plain one stands there for the call."
+    "Attributes of the pipeline that hold a guider of diffusers; a plain one replaces it during the call."
     levels: Callable[[Any], Levels] | None = None
-    "Reads the scheduler's noise levels as the model sees them; None for `levels_of`."
+    "A function that returns the scheduler's noise levels as the model gets them; None for `levels_of`."

@@ -42,24 +42,24 @@ class Plan:
 
 @contextlib.contextmanager
 def perturbed(model: Any, branch: Branch | BoundBranch) -> Iterator[Mapping[str, Any]]:
-    """Have a model of diffusers make a branch's perturbations inside the block, in this thread alone.
+    """Make a model of diffusers apply a branch's perturbations inside the block, in this thread only.
 
         with perturbed(transformer, branch) as arguments:
             made = transformer(**inputs, **arguments)
 
-    The model is as it was after the block, however it ends. Give one branch's inputs to the model: a batch of branches
-    with different perturbations needs a block, and a call of the model, for each.
+    After the block the model is as it was, even if the block fails. Give the model the inputs of one branch: branches
+    with different perturbations need a block, and a call of the model, for each.
 
     Args:
-        model: a transformer or a U-Net, perhaps with LoRA.
-        branch: a branch as a denoiser gets it, or as a plugin makes it.
+        model: a transformer or a U-Net, with or without LoRA.
+        branch: a branch that a denoiser gets, or that a plugin makes.
 
     Returns:
-        The arguments that the model must be given besides; most models need none.
+        Additional arguments for the model; most models need none.
 
     Raises:
-        ConfigurationError: the model cannot make one of the perturbations, or is perturbed already.
-        DenoiserError: in the model's call: the attention to change is not computed by torch.
+        ConfigurationError: the model cannot make one of the perturbations, or is already perturbed.
+        DenoiserError: when the model is called, if torch does not compute the attention to change.
     """
     with changed(model, branch.perturbations) as arguments:
         yield arguments
@@ -80,7 +80,7 @@ def capabilities_of(model: Any) -> Capabilities:
     """Return what a model of diffusers can do inside `perturbed`, for `guidance.start(supports=...)`.
 
     Raises:
-        ConfigurationError: its blocks are not known.
+        ConfigurationError: the library does not know its blocks.
     """
     anatomy = anatomy_of(model)
     return _ModelCapabilities(kinds_of(anatomy), blocks=anatomy.counts, models=(), also=(), model=model)

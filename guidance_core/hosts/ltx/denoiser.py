@@ -27,13 +27,13 @@ Texts = tuple[Tensor | None, Tensor | None]
 
 
 class StackDenoiser:
-    """A `Denoiser` of ltx-pipelines: give it to a stage or to a sampler in the place of its `GuidedDenoiser`.
+    """A `Denoiser` of ltx-pipelines: give it to a stage or to a sampler instead of its `GuidedDenoiser`.
 
         denoiser = StackDenoiser("ltx2:preset=2.3", {"positive": (v_context, a_context), "negative": (v_neg, a_neg)})
         video, audio = stage(denoiser=denoiser, sigmas=sigmas, ...)
 
-    Predictions are x0 with the outputs `video` and `audio`, those that the stage denoises. Each schedule that it is
-    called with, and each return to an earlier step, begins a run of its own.
+    Predictions are x0, with those of the outputs `video` and `audio` that the stage denoises. Each schedule that it is
+    called with begins a new run, and so does each return to an earlier step.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class StackDenoiser:
         return video, audio
 
     def with_transformer(self, transformer: Any) -> Callable[..., tuple[Tensor | None, Tensor | None]]:
-        """Return the `DenoisingFunc` that the samplers of ltx-pipelines 1.0 take: it returns two tensors."""
+        """Return the `DenoisingFunc` for samplers of ltx-pipelines 1.0: a function that returns two tensors."""
 
         def denoise(
             video_state: Any, audio_state: Any, sigmas: Tensor, step_index: int

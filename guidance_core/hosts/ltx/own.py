@@ -26,18 +26,18 @@ OFF: dict[str, Any] = {
 
 
 def stack_of(video: Any = None, audio: Any = None, sigmas: Sequence[float] = (1.0,)) -> Guidance:
-    """Return the stack that guides as ltx-core's parameters say.
+    """Return the stack that ltx-core's guidance parameters describe.
 
         stack_of(params.video_guider_params, params.audio_guider_params)
 
     Args:
         video: `MultiModalGuiderParams` of the video, or a `MultiModalGuider` or `MultiModalGuiderFactory`; None for no
             guidance.
-        audio: those of the audio.
-        sigmas: the schedule, at whose noise levels a factory is asked for its parameters.
+        audio: the same for the audio.
+        sigmas: the schedule; a factory is called at its noise levels.
 
     Raises:
-        ConfigurationError: an object has none of these parameters, or one of them cannot be used.
+        ConfigurationError: an object does not have these parameters, or one of them cannot be used.
     """
     bounds = sorted({float(sigma) for sigma in sigmas[:-1] or sigmas}, reverse=True)
     rows = {bound: _row({"video": video, "audio": audio}, bound) for bound in bounds}

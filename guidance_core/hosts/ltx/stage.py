@@ -19,11 +19,11 @@ OWN = {"GuidedDenoiser": "guider", "FactoryGuidedDenoiser": "guider_factory"}
 
 
 class GuidedStage:
-    """A `DiffusionStage` whose guided denoisers are replaced by a stack of methods.
+    """A `DiffusionStage` that replaces guided denoisers with a stack of methods.
 
         pipeline.stage_1 = GuidedStage(pipeline.stage_1, "ltx2:preset=2.3,skip_step=1")
 
-    A denoiser without guidance (a distilled model, a second stage), or another one, is left as it is.
+    Other denoisers, such as those without guidance (a distilled model, a second stage), stay as they are.
     """
 
     def __init__(self, stage: Any, stack: Stack | None = None, *, executor: str | Executor = "serial") -> None:
@@ -31,7 +31,7 @@ class GuidedStage:
 
         Args:
             stage: ltx-pipelines' `DiffusionStage`.
-            stack: a spec, a `Guidance` or a list of plugins; None for what the pipeline's own parameters say.
+            stack: a spec, a `Guidance` or a list of plugins; None for the guidance of its own parameters.
             executor: what runs the branches, as for `guidance.start`.
         """
         self._stage = stage
@@ -76,17 +76,17 @@ class GuidedStage:
 
 
 def guide(pipeline: Any, stack: Stack | None = None, *, executor: str | Executor = "serial") -> Any:
-    """Have the stages of a pipeline guided by a stack of methods, and return the pipeline.
+    """Guide the stages of a pipeline with a stack of methods, and return the pipeline.
 
         guide(pipeline, "ltx2:preset=2.3,skip_step=1")
 
     Args:
-        pipeline: one of ltx-pipelines', such as `TI2VidTwoStagesPipeline`.
-        stack: a spec, a `Guidance` or a list of plugins; None for what the pipeline's own parameters say.
+        pipeline: a pipeline of ltx-pipelines, such as `TI2VidTwoStagesPipeline`.
+        stack: a spec, a `Guidance` or a list of plugins; None for the guidance of its own parameters.
         executor: what runs the branches, as for `guidance.start`.
 
     Raises:
-        ConfigurationError: it has no stage, as those before ltx-pipelines 1.1, or the stack cannot be used.
+        ConfigurationError: the pipeline has no stage, as before ltx-pipelines 1.1, or the stack cannot be used.
     """
     stages = {
         name: value
