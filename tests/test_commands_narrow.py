@@ -54,7 +54,7 @@ def test_a_narrow_terminal_without_letters_beyond_ascii_is_fine(words):
 def test_plugins_shows_those_that_are_named_in_full():
     shown = runner.invoke(app, ["plugins", "cfg", "serial"]).stdout
     assert "guided = c + (s − 1)·(c − u)" in shown
-    assert "serial  Runs each branch" in shown
+    assert "serial  Runs the branches" in shown
     assert "apg" not in shown
     found = json.loads(runner.invoke(app, ["plugins", "cfg", "--json"]).stdout)
     assert [row["name"] for row in found["plugins"]] == ["cfg"]
@@ -68,8 +68,8 @@ def test_plugins_keeps_the_lines_of_formulas_and_joins_those_of_prose():
     formula = [line for line in lines if line.lstrip().startswith(("d = ", "guided = c + (s"))]
     assert len(formula) == 4
     assert {len(line) - len(line.lstrip()) for line in formula} == {4}
-    assert "the authors' code takes [-1, -2, -3], which" in " ".join(shown.split())
-    assert all(len(line) > 40 for line in lines if line.endswith("takes"))
+    assert "The authors' code uses [-1, -2, -3], which" in " ".join(shown.split())
+    assert all(len(line) > 40 for line in lines if line.endswith("uses"))
     assert "0 is off (allowed: [0, 1])" in " ".join(shown.split())
 
 
