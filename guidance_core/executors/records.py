@@ -132,9 +132,7 @@ def _apart(told: Sequence[Mapping[str, str]]) -> str:
     """Say what differs, by rank."""
     said = []
     for name in dict.fromkeys(name for each in told for name in each):
-        ranks: dict[str, list[int]] = {}
-        for rank, each in enumerate(told):
-            ranks.setdefault(each.get(name, "nothing"), []).append(rank)
+        ranks = _ranks_by_value(told, name, "nothing")
         if len(ranks) > 1:
             listed = ", ".join(f"{text} on rank {', '.join(map(str, which))}" for text, which in ranks.items())
             said.append(f"{name}: {listed}")
@@ -145,9 +143,7 @@ def check_same_versions(told: Sequence[Mapping[str, str]]) -> None:
     """Raise `PlanMismatchError` where ranks have different versions of a distribution, which it names."""
     said = []
     for name in sorted({name for each in told for name in each}):
-        found: dict[str, list[int]] = {}
-        for rank, versions in enumerate(told):
-            found.setdefault(versions.get(name, "not installed as a distribution"), []).append(rank)
+        found = _ranks_by_value(told, name, "not installed as a distribution")
         if len(found) > 1:
             shown = "; ".join(f"rank {', '.join(map(str, ranks))}: {version}" for version, ranks in found.items())
             said.append(f"{name} ({shown})")
@@ -155,6 +151,14 @@ def check_same_versions(told: Sequence[Mapping[str, str]]) -> None:
         raise PlanMismatchError(
             f"the ranks have different versions of {', '.join(said)}. Install the same version on every rank."
         )
+
+
+def _ranks_by_value(told: Sequence[Mapping[str, str]], name: str, otherwise: str) -> dict[str, list[int]]:
+    """Return which ranks say what of `name`; those that say nothing stand under `otherwise`."""
+    found: dict[str, list[int]] = {}
+    for rank, each in enumerate(told):
+        found.setdefault(each.get(name, otherwise), []).append(rank)
+    return found
 
 
 def agreed_dtypes(records: Sequence[Record]) -> tuple[torch.dtype, ...]:
